@@ -1,0 +1,5 @@
+"""The error for data that cannot be read: one line that names the file or field and what would be right."""
+
+
+class DataError(Exception):
+    pass

@@ -1,0 +1,1 @@
+"""Compositions of tasks, the recipe schema, the command line and submission to a cluster."""

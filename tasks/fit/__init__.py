@@ -1,0 +1,1 @@
+"""Scaling laws as pure functions over a table of runs."""

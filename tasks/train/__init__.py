@@ -1,0 +1,1 @@
+"""The training task: the step, its schedule, its parallelism and its checkpoints."""
