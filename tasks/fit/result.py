@@ -1,0 +1,317 @@
+"""What a fit found, as frozen dataclasses that go to fit.json and back: the report, `predict` and the CLI read these.
+
+Units: N parameters, D training target units, C training FLOPs, loss in nats per target unit. Every interval is 95 %.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import math
+import types
+import typing
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, TypeVar, Union
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+
+Floats = NDArray[np.float64]
+T = TypeVar("T")
+
+
+@dataclass(frozen=True)
+class Estimate:
+    """A value with its 95 % interval; an interval that is open above has high = inf, one unknown has nan."""
+
+    value: float
+    low: float = math.nan
+    high: float = math.nan
+
+    def __str__(self) -> str:
+        return f"{self.value:.4g} [{self.low:.4g}, {self.high:.4g}]"
+
+
+@dataclass(frozen=True)
+class Run:
+    """One row of the table: used by the fit, or left out with the reason."""
+
+    name: str
+    N: float
+    D: float
+    C: float
+    loss: float
+    budget: float | None = None
+    seed: int | None = None
+    status: str = "finished"
+    used: bool = True
+    reason: str | None = None  # why it was left out, or why one that is used deserves a look
+    fitted: float | None = None  # loss of the law at this (N, D)
+    residual: float | None = None  # log(loss) - log(fitted)
+
+
+@dataclass(frozen=True)
+class Law:
+    """L(N, D) = E + A N^-alpha + B D^-beta. E's interval is by profile likelihood, the others by bootstrap."""
+
+    E: Estimate
+    A: Estimate
+    B: Estimate
+    alpha: Estimate
+    beta: Estimate
+    draws: tuple[tuple[float, float, float, float, float], ...] = ()  # bootstrap (E, A, B, alpha, beta)
+
+    def loss(self, N: ArrayLike, D: ArrayLike) -> Floats:
+        """Expected loss at (N, D); the two broadcast."""
+        N, D = np.asarray(N, dtype=float), np.asarray(D, dtype=float)
+        return self.E.value + self.A.value * N**-self.alpha.value + self.B.value * D**-self.beta.value
+
+    def loss_draws(self, N: ArrayLike, D: ArrayLike) -> Floats:
+        """Loss of every bootstrap draw, shape (draws, *shape of N and D): percentiles over axis 0 make the band."""
+        N, D = np.broadcast_arrays(np.asarray(N, dtype=float), np.asarray(D, dtype=float))
+        draws = np.asarray(self.draws).reshape(-1, 5)
+        E, A, B, alpha, beta = draws.T.reshape(5, -1, *([1] * N.ndim))
+        return E + A * N**-alpha + B * D**-beta
+
+
+@dataclass(frozen=True)
+class Cost:
+    """FLOPs per unit as a power of N, regressed on the table: C = coefficient * N^power * D.
+
+    6ND is coefficient 6, power 1; tiny models with attention and embeddings have a larger coefficient and a lower power.
+    """
+
+    coefficient: float
+    power: float
+    worst: float  # largest relative error of this formula over the runs
+
+    def units(self, N: ArrayLike, C: ArrayLike) -> Floats:
+        """D that C FLOPs buy at N parameters."""
+        return np.asarray(C, dtype=float) / (self.coefficient * np.asarray(N, dtype=float) ** self.power)
+
+
+@dataclass(frozen=True)
+class Allocation:
+    """N* = n C^a and D* = d C^b along the compute-optimal frontier; a and b with intervals."""
+
+    approach: str  # "law" (closed form) or "isoflop" (minima of the budgets)
+    a: Estimate
+    b: Estimate
+    n: float
+    d: float
+    # Bootstrap (a, b, log n, log d): bands of N*(C) and D*(C). A law draw that has no optimum is left out.
+    draws: tuple[tuple[float, float, float, float], ...] = ()
+
+    def N(self, C: ArrayLike) -> Floats:
+        return self.n * np.asarray(C, dtype=float) ** self.a.value
+
+    def D(self, C: ArrayLike) -> Floats:
+        return self.d * np.asarray(C, dtype=float) ** self.b.value
+
+    def N_draws(self, C: ArrayLike) -> Floats:
+        """N* of every draw, shape (draws, *shape of C)."""
+        return self._draws(C, 0)
+
+    def D_draws(self, C: ArrayLike) -> Floats:
+        """D* of every draw, shape (draws, *shape of C)."""
+        return self._draws(C, 1)
+
+    def _draws(self, C: ArrayLike, which: int) -> Floats:
+        C = np.asarray(C, dtype=float)
+        draws = np.asarray(self.draws).reshape(-1, 4)
+        shape = (-1, *([1] * C.ndim))
+        return np.exp(draws[:, 2 + which].reshape(shape) + draws[:, which].reshape(shape) * np.log(C))
+
+
+@dataclass(frozen=True)
+class IsoFlop:
+    """One budget's parabola of loss over log N, and its minimum; `refused` says why there is none."""
+
+    C: float
+    runs: tuple[str, ...]  # all runs of the budget
+    window: tuple[float, float]  # smallest and largest N whose runs made the parabola
+    # loss = curve[0] + curve[1] x + curve[2] x^2 with x = log N - log centre
+    curve: tuple[float, float, float] | None
+    centre: float
+    N: Estimate | None
+    D: Estimate | None
+    loss: Estimate | None
+    refused: str | None = None
+
+    def parabola(self, N: ArrayLike) -> Floats:
+        """The parabola's loss at N (only where `curve` is not None)."""
+        assert self.curve is not None
+        x = np.log(np.asarray(N, dtype=float) / self.centre)
+        return self.curve[0] + self.curve[1] * x + self.curve[2] * x * x
+
+
+@dataclass(frozen=True)
+class Frontier:
+    """L(C) = E + K C^-gamma through the minima of the budgets; None where the minima are too few."""
+
+    points: tuple[IsoFlop, ...]
+    E: Estimate | None = None
+    K: Estimate | None = None
+    gamma: Estimate | None = None
+    draws: tuple[tuple[float, float, float], ...] = ()  # (E, K, gamma)
+    verdict: str = ""
+
+    def loss(self, C: ArrayLike) -> Floats:
+        """Loss of the fitted frontier at C (only where it was fitted)."""
+        assert self.E is not None and self.K is not None and self.gamma is not None
+        return self.E.value + self.K.value * np.asarray(C, dtype=float) ** -self.gamma.value
+
+    def loss_draws(self, C: ArrayLike) -> Floats:
+        """Loss of every draw, shape (draws, *shape of C)."""
+        C = np.asarray(C, dtype=float)
+        E, K, gamma = np.asarray(self.draws).reshape(-1, 3).T.reshape(3, -1, *([1] * C.ndim))
+        return E + K * C**-gamma
+
+
+@dataclass(frozen=True)
+class ProfileOfE:
+    """The objective minimised over everything but E, on a grid of E; E below `threshold` lies in the interval."""
+
+    E: tuple[float, ...]
+    objective: tuple[float, ...]
+    minimum: float
+    threshold: float
+    interval: Estimate  # low 0 or high inf: the profile is open on that side
+    bootstrap: Estimate  # the bootstrap's interval for E, for comparison
+
+
+@dataclass(frozen=True)
+class Health:
+    """What an expert asks before believing a fit."""
+
+    runs: int
+    cells: int  # runs at distinct (N, D)
+    starts: int
+    share_at_best: float  # of the starts, within 1e-4 (relative) of the best objective
+    basins: int  # distinct optima among the starts that came to rest
+    objective: float  # sum of Huber terms on log residuals
+    gradient_norm: float  # projected gradient in scaled parameters, relative to the objective's scale
+    condition_number: float  # of the Jacobian in scaled parameters
+    bound_hits: tuple[str, ...]  # parameters at a bound: "E = 0"
+    residual_deviation: float  # robust standard deviation of log residuals
+    residual_largest: float  # largest absolute log residual
+    residual_largest_run: str
+    r_squared: float  # of log reducible loss
+    identified: bool  # is E?
+    verdict: str  # one sentence about E
+    warnings: tuple[str, ...] = ()  # sentences: outliers by name, few starts at the best, ...
+
+
+@dataclass(frozen=True)
+class BackTest:
+    """Fit on the runs up to `below` FLOPs, predict one run above."""
+
+    below: float
+    run: str
+    C: float
+    ratio: float  # C / below: the extrapolation
+    predicted: float
+    actual: float
+    error: float  # predicted / actual - 1, signed
+
+
+@dataclass(frozen=True)
+class Fit:
+    """Everything the fit found."""
+
+    runs: tuple[Run, ...]
+    counts: str  # what N counts: "parameters" or "parameters_without_embeddings"
+    law: Law | None  # None where the runs cannot carry five parameters; health.verdict says why
+    cost: Cost
+    health: Health
+    profile: ProfileOfE | None
+    allocation: Allocation | None  # from the law
+    frontier: Frontier
+    isoflop: Allocation | None  # from the budgets' minima
+    back_tests: tuple[BackTest, ...]
+    seconds: float
+    options: dict[str, Any]
+    notes: tuple[str, ...] = ()  # sentences for the reader: "C was absent and is taken as 6ND", ...
+
+    @property
+    def used(self) -> tuple[Run, ...]:
+        return tuple(run for run in self.runs if run.used)
+
+    @property
+    def excluded(self) -> tuple[Run, ...]:
+        return tuple(run for run in self.runs if not run.used)
+
+    @property
+    def largest_compute(self) -> float:
+        """C of the most expensive run that was used: extrapolation starts here."""
+        return max(run.C for run in self.used)
+
+    def to_dict(self) -> dict[str, Any]:
+        """JSON-ready: nan becomes null, infinities the strings "inf" and "-inf"."""
+        return _plain(self)
+
+    @classmethod
+    def from_dict(cls, content: dict[str, Any]) -> Fit:
+        return _typed(cls, content)
+
+    def save(self, path: Path) -> None:
+        path.write_text(json.dumps(self.to_dict(), indent=1, allow_nan=False) + "\n")
+
+    @classmethod
+    def load(cls, path: Path) -> Fit:
+        return cls.from_dict(json.loads(path.read_text()))
+
+
+@dataclass(frozen=True)
+class Prediction:
+    """What to train with a budget, or what a loss costs; intervals hold parameter uncertainty, loss also run noise."""
+
+    compute: Estimate  # exact (low = high) when the question was a budget
+    N: Estimate
+    D: Estimate
+    loss: Estimate  # exact when the question was a loss
+    reducible: Estimate  # loss - E
+    ratio: float  # compute / largest compute of a used run
+    warnings: tuple[str, ...] = ()
+
+    def to_dict(self) -> dict[str, Any]:
+        return _plain(self)
+
+    @classmethod
+    def from_dict(cls, content: dict[str, Any]) -> Prediction:
+        return _typed(cls, content)
+
+
+def _plain(value: Any) -> Any:
+    """Dataclasses to dicts, tuples to lists, numpy scalars to Python, non-finite floats to what JSON can hold."""
+    if dataclasses.is_dataclass(value) and not isinstance(value, type):
+        return {field.name: _plain(getattr(value, field.name)) for field in dataclasses.fields(value)}
+    if isinstance(value, dict):
+        return {str(key): _plain(item) for key, item in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [_plain(item) for item in value]
+    if isinstance(value, (bool, np.bool_)):
+        return bool(value)
+    if isinstance(value, (int, np.integer)):
+        return int(value)
+    if isinstance(value, (float, np.floating)):
+        number = float(value)
+        return number if math.isfinite(number) else None if math.isnan(number) else str(number)
+    return value
+
+
+def _typed(kind: Any, value: Any) -> Any:
+    """The inverse of `_plain`, led by the annotations."""
+    if dataclasses.is_dataclass(kind):
+        hints = typing.get_type_hints(kind)
+        return kind(**{key: _typed(hints[key], item) for key, item in value.items()})  # type: ignore[operator]
+    origin, arguments = typing.get_origin(kind), typing.get_args(kind)
+    if origin is tuple:
+        inner = arguments[0] if arguments[-1] is Ellipsis else None
+        return tuple(_typed(inner or arguments[i], item) for i, item in enumerate(value))
+    if origin in (Union, types.UnionType):
+        return None if value is None else _typed(next(a for a in arguments if a is not type(None)), value)
+    if kind is float:
+        return math.nan if value is None else float(value)
+    return value
