@@ -1,0 +1,37 @@
+"""The model families by name: what a recipe's `model.family` may say. A new family is one file and one line here."""
+
+import difflib
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+from torch import nn
+
+from models.cost import Cost
+from models.transformer import Transformer, TransformerConfig, transformer_cost
+
+
+@dataclass(frozen=True)
+class Family:
+    name: str
+    config: type
+    """Frozen dataclass; `config(**recipe keys)` raises ValueError with a message for the person who wrote the recipe."""
+    build: Callable[[Any], nn.Module]
+    """Config -> module with forward(batch) -> Loss, parameter_groups(), blocks() and stochastic."""
+    cost: Callable[[Any, int], Cost]
+    """(config, sequence length) -> parameters and FLOPs per target unit."""
+
+
+FAMILIES: dict[str, Family] = {
+    "transformer": Family("transformer", TransformerConfig, Transformer, transformer_cost),
+}
+
+
+def family(name: str) -> Family:
+    """The family of that name; ValueError names the nearest one there is."""
+    if name in FAMILIES:
+        return FAMILIES[name]
+    nearest = difflib.get_close_matches(name, FAMILIES, n=1, cutoff=0)
+    raise ValueError(
+        f"model.family: there is no family {name!r}; nearest is {nearest[0]!r}, all: {', '.join(FAMILIES)}"
+    )

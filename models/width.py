@@ -1,0 +1,55 @@
+"""The width rule: learning rates found at a small width hold at a large one (maximal update parameterisation).
+
+Yang et al. 2022, "Tensor Programs V", table 8, for Adam. Relative to BASE_WIDTH:
+
+    kind of parameter                initial deviation      learning rate      output
+    embedding table                  EMBEDDING_DEVIATION    1                  -
+    hidden matrix (in and out grow)  1 / sqrt(fan in)       BASE_WIDTH/width   -
+    logits (tied or untied)          as the embedding       1                  times BASE_WIDTH/width
+    vector (gain of a norm)          1                      1                  -
+
+At BASE_WIDTH it is the ordinary parameterisation. The recipe's learning rate is the one of BASE_WIDTH.
+Decoupled weight decay takes learning rate x decay off a weight in every step; dividing the decay of a hidden matrix by
+its rate keeps that product, the time over which weights are forgotten, the same at every width
+(Wang and Aitchison 2024).
+"""
+
+from collections.abc import Sequence
+from typing import NamedTuple
+
+from torch import nn
+
+BASE_WIDTH = 64
+EMBEDDING_DEVIATION = 0.1
+
+
+class ParameterGroup(NamedTuple):
+    name: str
+    parameters: Sequence[nn.Parameter]
+    rate: float
+    """Multiplies the recipe's learning rate."""
+    decay: float
+    """Multiplies the recipe's weight decay: 0 for anything but matrices."""
+
+
+def hidden_rate(width: int) -> float:
+    return BASE_WIDTH / width
+
+
+def logit_scale(width: int) -> float:
+    return BASE_WIDTH / width
+
+
+def width_groups(
+    width: int,
+    embeddings: Sequence[nn.Parameter],
+    matrices: Sequence[nn.Parameter],
+    vectors: Sequence[nn.Parameter],
+) -> list[ParameterGroup]:
+    rate = hidden_rate(width)
+    groups = [
+        ParameterGroup("embeddings", embeddings, 1.0, 1.0),
+        ParameterGroup("matrices", matrices, rate, 1.0 / rate),
+        ParameterGroup("vectors", vectors, 1.0, 0.0),
+    ]
+    return [group for group in groups if group.parameters]
