@@ -33,10 +33,14 @@ def canonical(value: Any, path: str = "") -> Any:
         return {key: canonical(value[key], f"{path}.{key}".lstrip(".")) for key in sorted(value)}
     if isinstance(value, list | tuple):
         return [canonical(item, f"{path}[{index}]") for index, item in enumerate(value)]
-    raise TypeError(f"{path or 'value'}: {type(value).__name__} has no canonical form and cannot be part of an identity")
+    raise TypeError(
+        f"{path or 'value'}: {type(value).__name__} has no canonical form and cannot be part of an identity"
+    )
 
 
 def fingerprint(value: Any) -> str:
     """SHA-256 (hex) of the canonical JSON of `value`."""
-    text = json.dumps(canonical(value), sort_keys=True, separators=(",", ":"), ensure_ascii=False, allow_nan=False)
+    text = json.dumps(
+        canonical(value), sort_keys=True, separators=(",", ":"), ensure_ascii=False, allow_nan=False
+    )
     return hashlib.sha256(text.encode()).hexdigest()

@@ -1,8 +1,8 @@
 """The artifact store: durable results by identity, committed once, last, with a manifest.
 
-    <root>/artifacts/<task>/<identity>/   files + manifest.json     never changed after its commit
-    <root>/staging/                        what attempts are writing; nobody reads it
-    <root>/work/<task>/<identity>/         what outlives a killed attempt (checkpoints, live records)
+<root>/artifacts/<task>/<identity>/   files + manifest.json     never changed after its commit
+<root>/staging/                        what attempts are writing; nobody reads it
+<root>/work/<task>/<identity>/         what outlives a killed attempt (checkpoints, live records)
 """
 
 import errno
@@ -20,7 +20,6 @@ from typing import Any
 
 from tasks.code import code_version
 from tasks.errors import UserError
-from tasks.task import Task, description
 
 MANIFEST = "manifest.json"
 
@@ -43,7 +42,9 @@ class Store:
             for folder in ("artifacts", "staging", "work"):
                 (self.root / folder).mkdir(parents=True, exist_ok=True)
         except OSError as error:
-            raise UserError(f"--root {root}: cannot be made ({error.strerror}); give a folder you can write to") from None
+            raise UserError(
+                f"--root {root}: cannot be made ({error.strerror}); give a folder you can write to"
+            ) from None
 
     def artifact(self, name: str, identity: str) -> Path:
         return self.root / "artifacts" / name / identity
@@ -72,7 +73,9 @@ class Store:
             shutil.rmtree(trash)
 
     @contextmanager
-    def staged(self, name: str, identity: str, label: str, described: dict[str, Any]) -> Iterator[tuple[str, Path]]:
+    def staged(
+        self, name: str, identity: str, label: str, described: dict[str, Any]
+    ) -> Iterator[tuple[str, Path]]:
         """(attempt, private folder), committed when the block ends well, removed when it does not.
 
         Of two attempts that race, the first commit wins and the second is dropped.
@@ -83,15 +86,21 @@ class Store:
         started = time.time()
         try:
             yield attempt, staging
-            write_manifest(staging, described, identity=identity, label=label, attempt=attempt, started=started)
+            write_manifest(
+                staging, described, identity=identity, label=label, attempt=attempt, started=started
+            )
             self._commit(staging, self.artifact(name, identity))
         except OSError as error:
             if error.errno == errno.ENOSPC:
-                raise UserError(f"{self.root}: no space left on the disk while writing {label}; free some and run again") from None
+                raise UserError(
+                    f"{self.root}: no space left on the disk while writing {label}; free some and run again"
+                ) from None
             raise
         finally:
             shutil.rmtree(staging, ignore_errors=True)
         shutil.rmtree(self.work(name, identity), ignore_errors=True)
+        for left in (self.root / "staging").glob(f"{name}-{identity[:12]}-*"):  # by attempts that were killed
+            shutil.rmtree(left, ignore_errors=True)
 
     @staticmethod
     def _commit(staging: Path, artifact: Path) -> None:
@@ -113,7 +122,11 @@ def write_manifest(
     for path in sorted(path for path in folder.rglob("*") if path.is_file()):
         _sync(path)
         files.append(
-            {"path": path.relative_to(folder).as_posix(), "size": path.stat().st_size, "sha256": sha256_of(path)}
+            {
+                "path": path.relative_to(folder).as_posix(),
+                "size": path.stat().st_size,
+                "sha256": sha256_of(path),
+            }
         )
     manifest = {
         **described,
@@ -138,7 +151,9 @@ def read_manifest(artifact: Path) -> dict[str, Any]:
     except FileNotFoundError:
         raise UserError(f"{artifact}: no artifact lies there (its {MANIFEST} is missing)") from None
     except ValueError:
-        raise UserError(f"{artifact / MANIFEST}: damaged; remove the folder {artifact} and run again") from None
+        raise UserError(
+            f"{artifact / MANIFEST}: damaged; remove the folder {artifact} and run again"
+        ) from None
     return manifest
 
 
@@ -147,26 +162,13 @@ def verify(artifact: Path) -> None:
     for file in read_manifest(artifact)["files"]:
         path = artifact / file["path"]
         if not path.is_file():
-            raise UserError(f"{path}: missing, though the manifest lists it; remove the folder {artifact} and run again")
+            raise UserError(
+                f"{path}: missing, though the manifest lists it; remove the folder {artifact} and run again"
+            )
         if path.stat().st_size != file["size"] or sha256_of(path) != file["sha256"]:
-            raise UserError(f"{path}: differs from its manifest (altered or torn); remove the folder {artifact} and run again")
-
-
-def described_in(manifest: dict[str, Any]) -> dict[str, Any]:
-    """The part of a manifest that is the task's identity."""
-    return {key: manifest[key] for key in ("task", "version", "spec", "inputs")}
-
-
-def is_done(store: Store, task: Task) -> bool:
-    return store.committed(task.name, task.identity)
-
-
-def folder_of(store: Store, task: Task) -> Path:
-    return store.artifact(task.name, task.identity)
-
-
-def staged_for(store: Store, task: Task) -> Any:
-    return store.staged(task.name, task.identity, task.title, description(task))
+            raise UserError(
+                f"{path}: differs from its manifest (altered or torn); remove the folder {artifact} and run again"
+            )
 
 
 def sha256_of(path: Path) -> str:
