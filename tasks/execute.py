@@ -84,9 +84,7 @@ def execute(
     return outcomes
 
 
-def _run_on_ray(
-    waiting: list[Task], store: Store, outcomes: dict[str, Outcome], observers: list[Observer]
-) -> None:
+def _run_on_ray(waiting: list[Task], store: Store, outcomes: dict[str, Outcome], observers: list[Observer]) -> None:
     import ray
 
     remote = ray.remote(_run_task)
@@ -200,9 +198,7 @@ def _outcome(task: Task, reference: Any, store: Store, outcomes: Mapping[str, Ou
     import ray
 
     broken = [
-        outcomes[t.identity]
-        for t in task.inputs.values()
-        if t.identity in outcomes and not outcomes[t.identity].ok
+        outcomes[t.identity] for t in task.inputs.values() if t.identity in outcomes and not outcomes[t.identity].ok
     ]
     try:
         artifact = Path(ray.get(reference))

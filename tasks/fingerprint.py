@@ -40,7 +40,5 @@ def canonical(value: Any, path: str = "") -> Any:
 
 def fingerprint(value: Any) -> str:
     """SHA-256 (hex) of the canonical JSON of `value`."""
-    text = json.dumps(
-        canonical(value), sort_keys=True, separators=(",", ":"), ensure_ascii=False, allow_nan=False
-    )
+    text = json.dumps(canonical(value), sort_keys=True, separators=(",", ":"), ensure_ascii=False, allow_nan=False)
     return hashlib.sha256(text.encode()).hexdigest()

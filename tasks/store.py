@@ -73,9 +73,7 @@ class Store:
             shutil.rmtree(trash)
 
     @contextmanager
-    def staged(
-        self, name: str, identity: str, label: str, described: dict[str, Any]
-    ) -> Iterator[tuple[str, Path]]:
+    def staged(self, name: str, identity: str, label: str, described: dict[str, Any]) -> Iterator[tuple[str, Path]]:
         """(attempt, private folder), committed when the block ends well, removed when it does not.
 
         Of two attempts that race, the first commit wins and the second is dropped.
@@ -86,11 +84,11 @@ class Store:
         started = time.time()
         try:
             yield attempt, staging
-            write_manifest(
-                staging, described, identity=identity, label=label, attempt=attempt, started=started
-            )
+            write_manifest(staging, described, identity=identity, label=label, attempt=attempt, started=started)
             self._commit(staging, self.artifact(name, identity))
         except OSError as error:
+            if self.committed(name, identity):  # another attempt won, and took this one's files away
+                return
             if error.errno == errno.ENOSPC:
                 raise UserError(
                     f"{self.root}: no space left on the disk while writing {label}; free some and run again"
@@ -151,9 +149,7 @@ def read_manifest(artifact: Path) -> dict[str, Any]:
     except FileNotFoundError:
         raise UserError(f"{artifact}: no artifact lies there (its {MANIFEST} is missing)") from None
     except ValueError:
-        raise UserError(
-            f"{artifact / MANIFEST}: damaged; remove the folder {artifact} and run again"
-        ) from None
+        raise UserError(f"{artifact / MANIFEST}: damaged; remove the folder {artifact} and run again") from None
     return manifest
 
 

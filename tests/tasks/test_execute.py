@@ -72,9 +72,7 @@ def test_a_failure_takes_its_dependants_along_and_nobody_else(ray_session: None,
     assert calls(store) == ["bad", "good"]
 
 
-def test_a_killed_worker_is_replaced_and_goes_on_from_its_work_folder(
-    ray_session: None, tmp_path: Path
-) -> None:
+def test_a_killed_worker_is_replaced_and_goes_on_from_its_work_folder(ray_session: None, tmp_path: Path) -> None:
     store = Store(tmp_path)
     killed = dag.task("killed", 5, kill=str(tmp_path / "killed-once"))
     outcome = execute([killed], store, nullcontext)[killed.identity]
