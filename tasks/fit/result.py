@@ -1,6 +1,7 @@
-"""What a fit found, as frozen dataclasses that go to fit.json and back: the report, `predict` and the CLI read these.
+"""What a fit found, as frozen dataclasses that go to fit.json and back; report, `predict` and CLI read them.
 
-Units: N parameters, D training target units, C training FLOPs, loss in nats per target unit. Every interval is 95 %.
+Units: N parameters, D training target units, C training FLOPs, loss in nats per target unit.
+Every interval is 95 %.
 """
 
 from __future__ import annotations
@@ -53,7 +54,7 @@ class Run:
 
 @dataclass(frozen=True)
 class Law:
-    """L(N, D) = E + A N^-alpha + B D^-beta. E's interval is by profile likelihood, the others by bootstrap."""
+    """L(N, D) = E + A N^-alpha + B D^-beta; E's interval is by profile, the others' by bootstrap."""
 
     E: Estimate
     A: Estimate
@@ -68,7 +69,7 @@ class Law:
         return self.E.value + self.A.value * N**-self.alpha.value + self.B.value * D**-self.beta.value
 
     def loss_draws(self, N: ArrayLike, D: ArrayLike) -> Floats:
-        """Loss of every bootstrap draw, shape (draws, *shape of N and D): percentiles over axis 0 make the band."""
+        """Loss of every bootstrap draw, (draws, *shape of N and D): percentiles over axis 0 are the band."""
         N, D = np.broadcast_arrays(np.asarray(N, dtype=float), np.asarray(D, dtype=float))
         draws = np.asarray(self.draws).reshape(-1, 5)
         E, A, B, alpha, beta = draws.T.reshape(5, -1, *([1] * N.ndim))
@@ -77,23 +78,32 @@ class Law:
 
 @dataclass(frozen=True)
 class Cost:
-    """FLOPs per unit as a power of N, regressed on the table: C = coefficient * N^power * D.
+    """Training FLOPs per unit as a function of N, regressed on the table: coefficient N + overhead N^power.
 
-    6ND is coefficient 6, power 1; tiny models with attention and embeddings have a larger coefficient and a lower power.
+    6ND is coefficient 6, overhead 0. In tiny models attention adds, and embeddings that are looked up subtract.
     """
 
     coefficient: float
+    overhead: float
     power: float
     worst: float  # largest relative error of this formula over the runs
 
+    def per_unit(self, N: ArrayLike) -> Floats:
+        N = np.asarray(N, dtype=float)
+        return self.coefficient * N + self.overhead * N**self.power
+
     def units(self, N: ArrayLike, C: ArrayLike) -> Floats:
         """D that C FLOPs buy at N parameters."""
-        return np.asarray(C, dtype=float) / (self.coefficient * np.asarray(N, dtype=float) ** self.power)
+        return np.asarray(C, dtype=float) / self.per_unit(N)
 
 
 @dataclass(frozen=True)
 class Allocation:
-    """N* = n C^a and D* = d C^b along the compute-optimal frontier; a and b with intervals."""
+    """N* = n C^a and D* = d C^b along the compute-optimal frontier; a and b with intervals.
+
+    The law's own optimum is not quite a power of C where tiny models have overhead: its power goes through the
+    exact optima at the smallest and at ten times the largest C of the runs. `predict` uses the exact ones.
+    """
 
     approach: str  # "law" (closed form) or "isoflop" (minima of the budgets)
     a: Estimate
@@ -171,7 +181,7 @@ class Frontier:
 
 @dataclass(frozen=True)
 class ProfileOfE:
-    """The objective minimised over everything but E, on a grid of E; E below `threshold` lies in the interval."""
+    """The objective minimised over all but E, on a grid of E; where it is below `threshold` lies the interval."""
 
     E: tuple[float, ...]
     objective: tuple[float, ...]
@@ -265,7 +275,7 @@ class Fit:
 
 @dataclass(frozen=True)
 class Prediction:
-    """What to train with a budget, or what a loss costs; intervals hold parameter uncertainty, loss also run noise."""
+    """What to train with a budget, or what a loss costs; intervals hold the law's uncertainty and run noise."""
 
     compute: Estimate  # exact (low = high) when the question was a budget
     N: Estimate
@@ -284,7 +294,7 @@ class Prediction:
 
 
 def _plain(value: Any) -> Any:
-    """Dataclasses to dicts, tuples to lists, numpy scalars to Python, non-finite floats to what JSON can hold."""
+    """Dataclasses to dicts, tuples to lists, numpy to Python, non-finite floats to what JSON can hold."""
     if dataclasses.is_dataclass(value) and not isinstance(value, type):
         return {field.name: _plain(getattr(value, field.name)) for field in dataclasses.fields(value)}
     if isinstance(value, dict):
