@@ -1,0 +1,248 @@
+"""The command line. Nothing heavy is imported before a command needs it: `reducible --help` answers at once."""
+
+import sys
+from pathlib import Path
+from typing import Any
+
+import click
+
+ROOT = click.option(
+    "--root",
+    default=".reducible",
+    show_default=True,
+    envvar="REDUCIBLE_ROOT",
+    help="Folder for everything that is written: artifacts, checkpoints, the MLflow database. "
+    "On a cluster: storage that every node sees.",
+)
+ADDRESS = click.option(
+    "--address",
+    envvar="RAY_ADDRESS",
+    help="The cluster's dashboard, such as http://127.0.0.1:8265 (through `ray dashboard cluster.yaml`).",
+)
+RECIPE = click.argument("recipe", type=click.Path(path_type=Path, dir_okay=False))
+OVERRIDES = click.argument("overrides", nargs=-1, metavar="[KEY=VALUE]...")
+FRESH = click.option("--fresh", multiple=True, metavar="TASK", help="Make this task again (a name from `plan`); repeatable.")
+
+
+class Commands(click.Group):
+    """Errors for the person who made the mistake: one line, exit code 2, no traceback (contract 8)."""
+
+    def invoke(self, context: click.Context) -> Any:
+        from data.errors import DataError
+        from tasks.errors import UserError
+
+        try:
+            return super().invoke(context)
+        except (UserError, DataError) as error:
+            click.secho(f"reducible: {error}", fg="red", err=True)
+            sys.exit(2)
+        except KeyboardInterrupt:
+            click.echo("\nStopped. What was finished is kept; the same command goes on from here.", err=True)
+            sys.exit(130)
+
+    def list_commands(self, context: click.Context) -> list[str]:
+        return list(self.commands)  # in the order of a first day's work
+
+
+@click.group(cls=Commands, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 110})
+@click.version_option(package_name="reducible")
+def main() -> None:
+    """Train families of sequence models on Ray and learn how their reducible loss falls with compute.
+
+    \b
+    First steps:
+      reducible plan recipes/transformer.yaml           what would run and why; runs nothing
+      reducible run recipes/transformer.yaml            tokenise -> train -> evaluate
+      reducible sweep recipes/sweep.yaml                many runs -> law -> report
+      reducible predict demo --compute 1e15             what to train with a budget, and the loss to expect
+      reducible ui                                      MLflow, ready to browse
+
+    Every task is done once: run a command again and it goes on where it stopped. Any field of a recipe can be
+    overridden: reducible run recipes/transformer.yaml model.width=256 train.tokens=50M
+    """
+
+
+@main.command()
+@RECIPE
+@OVERRIDES
+@ROOT
+@FRESH
+def run(recipe: Path, overrides: tuple[str, ...], root: str, fresh: tuple[str, ...]) -> None:
+    """Tokenise, train and evaluate one model.
+
+    \b
+    reducible run recipes/transformer.yaml
+    reducible run recipes/transformer.yaml model.width=256 train.tokens=50M compute.workers=2
+    """
+    from pipelines.load import load_recipe
+    from pipelines.run import run_recipe
+
+    sys.exit(run_recipe(load_recipe(recipe, overrides), root, fresh))
+
+
+@main.command()
+@RECIPE
+@OVERRIDES
+@ROOT
+@FRESH
+def sweep(recipe: Path, overrides: tuple[str, ...], root: str, fresh: tuple[str, ...]) -> None:
+    """Train the cells of a sweep, fit the scaling law, write the report.
+
+    A budget or width added later trains only the new cells.
+
+    \b
+    reducible sweep recipes/demo.yaml
+    reducible sweep recipes/sweep.yaml 'sweep.budgets=[1e12, 1e13]'
+    """
+    from pipelines.load import load_recipe
+    from pipelines.sweep import sweep_recipe
+
+    sys.exit(sweep_recipe(load_recipe(recipe, overrides), root, fresh))
+
+
+@main.command()
+@RECIPE
+@OVERRIDES
+@ROOT
+@FRESH
+@click.option("--settings", is_flag=True, help="Also print the recipe with every default filled in.")
+def plan(recipe: Path, overrides: tuple[str, ...], root: str, fresh: tuple[str, ...], settings: bool) -> None:
+    """Say what would run, and why, with FLOPs, bytes and time. Runs nothing."""
+    from pipelines.load import load_recipe
+    from pipelines.plan import print_plan
+
+    print_plan(load_recipe(recipe, overrides), root, fresh, settings)
+
+
+@main.command()
+@click.argument("table", type=click.Path(path_type=Path, dir_okay=False))
+@click.option("--out", type=click.Path(path_type=Path, file_okay=False), help="Folder for fit.json and the report; default beside the table.")
+@click.option("--draws", default=1000, show_default=True, help="Bootstrap draws.")
+def fit(table: Path, out: Path | None, draws: int) -> None:
+    """Fit scaling laws to any table of runs: a CSV with the columns N, D, C and loss."""
+    from pipelines.fit import fit_table
+
+    fit_table(table, out or table.with_name(table.stem + "-fit"), draws)
+
+
+@main.command()
+@click.argument("sweep")
+@click.option("--compute", metavar="FLOPS", help="A training budget: what to train, and the loss to expect.")
+@click.option("--loss", type=float, help="A target in nats per unit: the compute that reaches it.")
+@click.option("--json", "as_json", is_flag=True, help="For programs.")
+@ROOT
+def predict(sweep: str, compute: str | None, loss: float | None, as_json: bool, root: str) -> None:
+    """Read a fitted law: SWEEP is the sweep's name, an artifact's identity, or the path of a fit.json.
+
+    \b
+    reducible predict demo --compute 1e15
+    reducible predict demo --loss 1.2
+    """
+    from pipelines.predict import print_prediction
+
+    print_prediction(sweep, compute, loss, as_json, root)
+
+
+@main.command()
+@click.argument("run")
+@click.option("--prompt", default="", help="The text to go on from.")
+@click.option("--tokens", default=200, show_default=True, help="How many to add.")
+@click.option("--temperature", default=0.8, show_default=True, help="0 takes the likeliest token every time.")
+@click.option("--top-k", type=int, help="Draw from the k likeliest tokens only.")
+@click.option("--seed", default=0, show_default=True)
+@ROOT
+def sample(run: str, prompt: str, tokens: int, temperature: float, top_k: int | None, seed: int, root: str) -> None:
+    """Let a trained model write. RUN is a recipe's name, a cell's label or the beginning of an identity."""
+    from pipelines.inference import print_sample
+
+    print_sample(run, prompt, tokens, temperature, top_k, seed, root)
+
+
+@main.command()
+@click.argument("run")
+@ROOT
+def evaluate(run: str, root: str) -> None:
+    """Evaluate a trained model on its whole validation split: nats, perplexity, bits per byte, loss by position."""
+    from pipelines.inference import evaluate_run
+
+    sys.exit(evaluate_run(run, root))
+
+
+@main.command()
+@ROOT
+@click.option("--port", default=5000, show_default=True, help="On 127.0.0.1; the next free one if it is taken.")
+@click.option("--no-browser", is_flag=True, help="Only print the address.")
+def ui(root: str, port: int, no_browser: bool) -> None:
+    """Open MLflow on everything that ran under --root."""
+    from pipelines.ui import serve
+
+    serve(root, port=port, browser=not no_browser)
+
+
+@main.command(context_settings={"ignore_unknown_options": True, "allow_interspersed_args": False})
+@ADDRESS
+@click.argument("command", nargs=-1, required=True, type=click.UNPROCESSED)
+def submit(command: tuple[str, ...], address: str | None) -> None:
+    """Run the same command as a job on a cluster.
+
+    \b
+    reducible submit --address http://127.0.0.1:8265 sweep recipes/sweep.yaml --root /mnt/shared/reducible
+    """
+    from pipelines.jobs import submit as submit_job
+
+    arguments = list(command)
+    if "--address" in arguments:  # also where people write it: after the command
+        index = arguments.index("--address")
+        address = arguments[index + 1] if index + 1 < len(arguments) else None
+        del arguments[index : index + 2]
+    identity = submit_job(arguments, address)
+    click.echo(f"Submitted {identity}.\nFollow it:  reducible logs {identity} --follow --address {address}")
+
+
+@main.command()
+@ADDRESS
+def jobs(address: str | None) -> None:
+    """List the jobs of a cluster, newest first."""
+    from pipelines.jobs import print_jobs
+
+    print_jobs(address)
+
+
+@main.command()
+@click.argument("identity", metavar="ID")
+@click.option("--follow", is_flag=True, help="Go on printing until the job ends.")
+@ADDRESS
+def logs(identity: str, follow: bool, address: str | None) -> None:
+    """Print what a job has written."""
+    from pipelines.jobs import print_logs
+
+    sys.exit(print_logs(identity, follow, address))
+
+
+@main.command()
+@click.argument("identity", metavar="ID")
+@ADDRESS
+def stop(identity: str, address: str | None) -> None:
+    """Stop a job. What its tasks finished is kept; submitting it again goes on from there."""
+    from pipelines.jobs import stop_job
+
+    stop_job(identity, address)
+
+
+@main.command()
+@click.argument("shell", type=click.Choice(["bash", "zsh", "fish"]))
+def completion(shell: str) -> None:
+    """Print the completion script of a shell.
+
+    \b
+    reducible completion bash >> ~/.bashrc
+    """
+    from click.shell_completion import get_completion_class
+
+    maker = get_completion_class(shell)
+    assert maker is not None
+    click.echo(maker(main, {}, "reducible", "_REDUCIBLE_COMPLETE").source())
+
+
+if __name__ == "__main__":
+    main(prog_name="reducible")

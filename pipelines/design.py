@@ -1,0 +1,83 @@
+"""The cells of a sweep: which sizes get how many tokens, as plain data, before anything runs."""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+from pipelines.recipe import Recipe, Sweep
+from pipelines.training import Model, batch_units, scaled, steps_of
+from tasks.errors import UserError
+
+
+@dataclass(frozen=True)
+class CellPlan:
+    """One cell before it is a task. budget is None in a design by tokens."""
+
+    model: Model
+    width: int
+    tokens: int
+    batch: int
+    seed: int
+    budget: float | None = None
+
+    @property
+    def label(self) -> str:
+        size = self.model.cost.parameters
+        start = f"C={self.budget:.3g}" if self.budget else f"D={self.tokens:.3g}"
+        return f"{start} N={size:,} (width {self.width})" + (f" seed {self.seed}" if self.seed else "")
+
+    @property
+    def flops(self) -> float:
+        return steps_of(self.tokens, self.batch) * self.batch * self.model.cost.training_flops_per_unit
+
+    @property
+    def units_per_parameter(self) -> float:
+        return self.tokens / self.model.cost.parameters
+
+
+def cells_of(recipe: Recipe, base: Model) -> list[CellPlan]:
+    """The grid as the recipe describes it, smallest budget first.
+
+    Raises:
+        UserError: where no cell is left, or one is too short for a single step.
+    """
+    sweep = recipe.sweep
+    assert sweep is not None
+    cells = [cell for seed in range(recipe.train.seed, recipe.train.seed + sweep.seeds) for cell in _grid(recipe, sweep, base, seed)]
+    if sweep.tokens_per_parameter is not None:
+        low, high = sweep.tokens_per_parameter
+        cells = [cell for cell in cells if low <= cell.units_per_parameter <= high]
+        if not cells:
+            raise UserError(f"sweep.tokens_per_parameter: no cell of the grid has between {low:g} and {high:g}")
+    for cell in cells:
+        if cell.tokens < cell.batch:
+            raise UserError(
+                f"sweep: {cell.label} is shorter than one step ({cell.tokens} of {cell.batch} target units); "
+                "a larger budget, a smaller width or a smaller batch would do"
+            )
+    return cells
+
+
+def _grid(recipe: Recipe, sweep: Sweep, base: Model, seed: int) -> Iterator[CellPlan]:
+    sequence = recipe.data.sequence
+    if sweep.cells:
+        for cell in sweep.cells:
+            model = scaled(base, cell.width, sequence)
+            yield CellPlan(model, cell.width, cell.tokens, batch_units(recipe, cell.tokens), seed)
+        return
+    for index, (budget, tokens) in enumerate([(b, None) for b in sweep.budgets] or [(None, t) for t in sweep.tokens]):
+        batch = sweep.batches[index] if sweep.batches else None
+        for width in _widths(sweep, index, base, sequence):
+            model = scaled(base, width, sequence)
+            units = tokens or round(budget / model.cost.training_flops_per_unit)
+            # The branches of a trunk share the batch of the shortest, so that a longer one later changes nothing.
+            per_step = batch_units(recipe, min(sweep.tokens) if sweep.trunk else units, batch)
+            yield CellPlan(model, width, units, per_step, seed, budget)
+
+
+def _widths(sweep: Sweep, index: int, base: Model, sequence: int) -> list[int]:
+    if not sweep.sizes:
+        listed = sweep.widths[index] if isinstance(sweep.widths[0], tuple) else sweep.widths
+        return list(listed)  # type: ignore[arg-type]
+    from models.ladder import sized
+
+    return [sized(base.family, base.config, size, sequence).width for size in sweep.sizes]

@@ -1,0 +1,138 @@
+"""Reads a recipe: YAML, its base, overrides from the command line; mistakes become one line that says what is right."""
+
+import difflib
+import os
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any, get_args
+
+import yaml
+from pydantic import BaseModel, ValidationError
+
+from pipelines.recipe import Recipe
+from tasks.errors import UserError
+
+
+def load_recipe(path: Path, overrides: Sequence[str] = ()) -> Recipe:
+    """The checked recipe; its name defaults to the file's.
+
+    Paths inside it are relative to the recipe's own folder, so that it means the same from everywhere.
+
+    Raises:
+        UserError: file, field, what is wrong, what would be right.
+    """
+    content = _read(path)
+    for override in overrides:
+        _apply(content, override)
+    content.setdefault("name", path.stem)
+    try:
+        recipe = Recipe.model_validate(content)
+    except ValidationError as error:
+        raise UserError(f"{path}: {explain(error, Recipe, content)}") from None
+    return recipe
+
+
+def _read(path: Path, seen: tuple[Path, ...] = ()) -> dict[str, Any]:
+    if path.resolve() in seen:
+        raise UserError(f"{path}: base leads back to itself")
+    try:
+        text = path.read_text()
+    except FileNotFoundError:
+        near = difflib.get_close_matches(path.name, os.listdir(path.parent) if path.parent.is_dir() else [], n=1)
+        raise UserError(f"{path}: no such recipe" + (f"; did you mean {path.parent / near[0]}?" if near else "")) from None
+    except (OSError, UnicodeDecodeError) as error:
+        raise UserError(f"{path}: cannot be read as a recipe ({error})") from None
+    try:
+        content = yaml.safe_load(text)
+    except yaml.YAMLError as error:
+        mark = getattr(error, "problem_mark", None)
+        where = f", line {mark.line + 1}" if mark else ""
+        raise UserError(f"{path}{where}: is not YAML ({getattr(error, 'problem', error)})") from None
+    if not isinstance(content, dict):
+        raise UserError(f"{path}: a recipe is a list of `key: value` lines, such as `data: {{source: notes}}`")
+    _absolute_paths(content, path.parent)
+    base = content.pop("base", None)
+    if base is None:
+        return content
+    if not isinstance(base, str):
+        raise UserError(f"{path}: base: {base!r} must be the path of another recipe")
+    return _merged(_read(path.parent / base, (*seen, path.resolve())), content)
+
+
+def _absolute_paths(content: dict[str, Any], folder: Path) -> None:
+    """Sources and tokenizers named relative to the recipe's folder."""
+    data = content.get("data")
+    if not isinstance(data, dict):
+        return
+    for section, key in ((data, "source"), (data, "validation"), (data.get("tokenizer"), "path")):
+        value = section.get(key) if isinstance(section, dict) else None
+        if isinstance(value, str) and not value.startswith("builtin:"):
+            section[key] = str((folder / Path(value).expanduser()).absolute())
+
+
+def _merged(base: dict[str, Any], over: Mapping[str, Any]) -> dict[str, Any]:
+    result = dict(base)
+    for key, value in over.items():
+        both = isinstance(value, Mapping) and isinstance(result.get(key), dict)
+        result[key] = _merged(result[key], value) if both else value
+    return result
+
+
+def _apply(content: dict[str, Any], override: str) -> None:
+    """train.tokens=100M; the value is read as YAML. Paths given here are relative to where the command runs."""
+    dotted, equals, text = override.partition("=")
+    keys = dotted.split(".")
+    if not equals or not all(keys):
+        raise UserError(f"{override}: an override reads key=value, such as train.tokens=100M")
+    try:
+        value = yaml.safe_load(text)
+    except yaml.YAMLError:
+        value = text
+    section: Any = content
+    for key in keys[:-1]:
+        inner = section.setdefault(key, {})
+        if not isinstance(inner, dict):
+            raise UserError(f"{override}: {key} holds a value, no section with a {keys[-1]} in it")
+        section = inner
+    if dotted in ("data.source", "data.validation", "data.tokenizer.path") and not str(value).startswith("builtin:"):
+        value = str(Path(str(value)).expanduser().absolute())
+    section[keys[-1]] = value
+
+
+def explain(error: ValidationError, model: type[BaseModel], content: Any) -> str:
+    """The first mistake in one line: dotted field, what is wrong, what would be right."""
+    # An unknown key says more than the missing one it was meant to be.
+    problems = sorted(error.errors(), key=lambda problem: problem["type"] != "extra_forbidden")
+    first = problems[0]
+    location = [str(part) for part in first["loc"] if not _is_tag(part)]
+    field = ".".join(location)
+    if first["type"] == "extra_forbidden":
+        fields = _fields_at(model, location[:-1])
+        near = difflib.get_close_matches(location[-1], fields, n=1, cutoff=0.5)
+        known = f"did you mean {near[0]}?" if near else f"allowed here: {', '.join(fields)}"
+        return f"{field}: unknown key; {known}"
+    if first["type"] == "missing":
+        return f"{field}: is missing" + ("; for example data: {source: builtin:stdlib}" if field == "data" else "")
+    message = first["msg"].removeprefix("Value error, ").removeprefix("Input should be ")
+    given = first["input"]
+    if isinstance(given, BaseModel | dict):
+        return f"{field}: {message}" if field else message
+    return f"{field}: {given!r} is not allowed; it must be {message}"
+
+
+def _is_tag(part: Any) -> bool:
+    """Members of a union appear in pydantic's locations; a person did not write them."""
+    return isinstance(part, str) and (part.startswith(("tuple[", "literal[", "function-")) or part in ("Search", "int"))
+
+
+def _fields_at(model: type[BaseModel], location: Sequence[str]) -> list[str]:
+    for part in location:
+        field = model.model_fields.get(part)
+        if field is None:
+            continue
+        inner = [field.annotation, *get_args(field.annotation)]
+        inner += [deep for argument in inner for deep in get_args(argument)]
+        models = [kind for kind in inner if isinstance(kind, type) and issubclass(kind, BaseModel)]
+        if models:
+            model = models[0]
+    return list(model.model_fields)

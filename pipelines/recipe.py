@@ -1,0 +1,200 @@
+"""The recipe: what a person writes in YAML, checked field by field. Everything but the data has a default."""
+
+import re
+from typing import Annotated, Any, Literal
+
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, model_validator
+
+SUFFIXES = {"k": 1e3, "M": 1e6, "G": 1e9, "T": 1e12}
+
+
+def parse_count(value: Any) -> Any:
+    """50M -> 50000000. Suffixes k, M, G, T; YAML hands 1e12 over as text, so that is read too."""
+    if isinstance(value, str):
+        match = re.fullmatch(r"\s*([0-9.]+(?:[eE][+-]?\d+)?)\s*([kMGT]?)\s*", value)
+        if not match:
+            raise ValueError("a count such as 32768, 32k, 50M, 1.5G or 2T")
+        value = float(match[1]) * SUFFIXES.get(match[2], 1.0)
+    if isinstance(value, float) and value.is_integer():
+        return int(value)
+    return value
+
+
+def parse_number(value: Any) -> Any:
+    """3e-3 and 1e12 are numbers, though YAML takes them for text."""
+    if isinstance(value, str):
+        try:
+            return float(value)
+        except ValueError:
+            return parse_count(value)
+    return value
+
+
+Count = Annotated[int, BeforeValidator(parse_count), Field(ge=1)]
+Number = Annotated[float, BeforeValidator(parse_number)]
+
+
+class Section(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
+
+
+class Tokenizer(Section):
+    """bytes; bpe: byte-level BPE trained on a sample of the data; file: an existing tokenizer.json."""
+
+    kind: Literal["bytes", "bpe", "file"] = "bpe"
+    vocabulary: Count = Field(default=4096, ge=257)
+    path: str | None = None
+    sample: Count = Field(default=20_000_000, description="bytes of the data that BPE is trained on")
+
+    @model_validator(mode="after")
+    def _path_belongs_to_file(self) -> "Tokenizer":
+        if (self.kind == "file") != (self.path is not None):
+            raise ValueError("path names a tokenizer.json and belongs to kind: file, which needs it")
+        return self
+
+
+class Generated(Section):
+    """Text of a Markov chain whose entropy rate is known exactly."""
+
+    kind: Literal["markov"] = "markov"
+    states: int = Field(default=16, ge=2, le=64)
+    order: int = Field(default=1, ge=1, le=4)
+    concentration: Annotated[Number, Field(gt=0)] = 0.5
+    documents: Count = 1000
+    length: Count = 2000
+    seed: int = Field(default=0, ge=0)
+
+
+class Data(Section):
+    source: str | None = None
+    generated: Generated | None = None
+    validation: str | None = Field(default=None, description="a source of its own; otherwise a share of the documents")
+    validation_share: Annotated[Number, Field(gt=0, lt=1)] = 0.05
+    column: str = "text"
+    documents: Literal["file", "line", "paragraph"] = "file"
+    on_error: Literal["refuse", "skip"] = "refuse"
+    tokenizer: Tokenizer = Tokenizer()
+    sequence: Count = 256
+    mask_documents: bool = False
+
+    @model_validator(mode="after")
+    def _one_source(self) -> "Data":
+        if (self.source is None) == (self.generated is None):
+            raise ValueError("give one of source (a file, folder, glob, builtin:stdlib, builtin:packages) and generated")
+        return self
+
+
+class Optimizer(Section):
+    """AdamW; learning_rate is that of the base width, the width rule carries it to every other."""
+
+    learning_rate: Annotated[Number, Field(gt=0)] = 1e-2
+    weight_decay: Annotated[Number, Field(ge=0)] = 0.1
+    betas: tuple[Number, Number] = (0.9, 0.95)
+    epsilon: Annotated[Number, Field(gt=0)] = 1e-8
+    clip: Annotated[Number, Field(gt=0)] | None = 1.0
+
+
+class Schedule(Section):
+    """Shares of the run: linear warm-up, and for wsd the linear cooldown at its end."""
+
+    kind: Literal["constant", "wsd", "cosine"] = "wsd"
+    warmup: Annotated[Number, Field(ge=0, lt=1)] = 0.02
+    cooldown: Annotated[Number, Field(ge=0, le=1)] = 0.2
+    final_fraction: Annotated[Number, Field(ge=0, le=1)] = 0.0
+
+
+class Validation(Section):
+    every: Annotated[Number, Field(gt=0, le=1)] = Field(default=0.25, description="share of the run between validations")
+    units: Count = Field(default=65_536, description="target units of the fixed validation examples")
+
+
+class Train(Section):
+    tokens: Count | None = Field(default=None, description="target units in all; default 20 for each parameter")
+    batch: Count | None = Field(default=None, description="target units per step; default grows with the root of tokens")
+    micro_batch: int | None = Field(default=None, ge=1, description="sequences per forward pass; default up to 16k units")
+    optimizer: Optimizer = Optimizer()
+    schedule: Schedule = Schedule()
+    validation: Validation = Validation()
+    precision: Literal["fp32", "bf16"] = "fp32"
+    checkpointing: Literal["none", "full"] = "none"
+    seed: int = Field(default=0, ge=0)
+    deterministic: bool = False
+    spike_guard: Annotated[Number, Field(gt=0)] | None = None
+
+
+class Compute(Section):
+    """Where and how it runs; no part of any identity."""
+
+    workers: int = Field(default=1, ge=1)
+    cpus_per_worker: Annotated[Number, Field(gt=0)] = 1
+    gpus_per_worker: Annotated[Number, Field(ge=0)] = 0
+    strategy: Literal["none", "ddp", "fsdp"] = "none"
+    compile: bool = False
+    checkpoint_every: int | None = Field(default=None, ge=1, description="steps; default a tenth of the run")
+    keep_last: int = Field(default=2, ge=1)
+    log_every: int | None = Field(default=None, ge=1, description="steps; default about 200 rows a run")
+
+
+class Search(Section):
+    """A small search of the learning rate inside each cell, on a first share of its run."""
+
+    samples: int = Field(default=6, ge=2)
+    low: Annotated[Number, Field(gt=0)] = 1e-3
+    high: Annotated[Number, Field(gt=0)] = 1e-1
+    share: Annotated[Number, Field(gt=0, le=1)] = 0.2
+
+    @model_validator(mode="after")
+    def _ordered(self) -> "Search":
+        if self.low >= self.high:
+            raise ValueError("low must be below high")
+        return self
+
+
+class Cell(Section):
+    width: int = Field(ge=2)
+    tokens: Count
+
+
+class Sweep(Section):
+    """Which cells: budgets x sizes (isoFLOP), an explicit grid, or trunks of several token counts per size."""
+
+    budgets: tuple[Annotated[Number, Field(gt=0)], ...] = Field(default=(), description="training FLOPs per cell")
+    widths: tuple[int, ...] | tuple[tuple[int, ...], ...] = Field(default=(), description="for all budgets, or a list each")
+    sizes: tuple[Count, ...] = Field(default=(), description="about so many parameters, instead of widths")
+    tokens: tuple[Count, ...] = Field(default=(), description="target units, instead of budgets")
+    cells: tuple[Cell, ...] = Field(default=(), description="the grid itself, instead of budgets and widths")
+    trunk: bool = Field(default=False, description="one constant-rate trunk per size; each count of tokens cools off it")
+    batches: tuple[Count, ...] = Field(default=(), description="target units per step, one for each budget")
+    tokens_per_parameter: tuple[Number, Number] | None = Field(default=None, description="cells outside are left out")
+    seeds: int = Field(default=1, ge=1)
+    learning_rate: Literal["rule"] | Search = "rule"
+
+    @model_validator(mode="after")
+    def _one_design(self) -> "Sweep":
+        if self.cells:
+            if self.budgets or self.widths or self.sizes or self.tokens:
+                raise ValueError("cells is the whole grid; leave out budgets, widths, sizes and tokens")
+            return self
+        if bool(self.budgets) == bool(self.tokens):
+            raise ValueError("give one of budgets (FLOPs) and tokens, with widths or sizes")
+        if bool(self.widths) == bool(self.sizes):
+            raise ValueError("give one of widths and sizes")
+        if self.trunk and not self.tokens:
+            raise ValueError("trunk needs tokens: the counts at which branches cool down")
+        if self.batches and len(self.batches) != len(self.budgets or self.tokens):
+            raise ValueError("batches needs one entry for each budget")
+        if self.trunk and len(set(self.batches)) > 1:
+            raise ValueError("the branches of a trunk share its batch: give one value in train.batch instead")
+        if self.widths and isinstance(self.widths[0], tuple) and len(self.widths) != len(self.budgets or self.tokens):
+            raise ValueError("widths is one list for all budgets, or one list for each")
+        return self
+
+
+class Recipe(Section):
+    name: str = Field(default="recipe", pattern=r"^[A-Za-z0-9][A-Za-z0-9._ -]*$")
+    data: Data
+    model: dict[str, Any] = Field(default_factory=dict)
+    train: Train = Train()
+    compute: Compute = Compute()
+    sweep: Sweep | None = None
+    mlflow: str | None = Field(default=None, description="tracking URI; default a database under --root")

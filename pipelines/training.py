@@ -1,0 +1,166 @@
+"""From a recipe's shares and defaults to one training in exact steps, with its cost from the ledger."""
+
+import difflib
+import math
+from dataclasses import dataclass, fields
+from typing import Any
+
+from pydantic import TypeAdapter, ValidationError
+
+from models.cost import Cost
+from models.families import Family, family
+from pipelines.recipe import Recipe
+from tasks.errors import UserError
+from tasks.train.spec import Execution, OptimizerSpec, ScheduleSpec, TrainSpec, ValidationSpec
+
+LARGEST_MICRO_BATCH = 16_384  # target units per forward pass, unless the recipe says otherwise
+
+
+@dataclass(frozen=True)
+class Model:
+    """A family with one configuration of it and what that costs."""
+
+    family: Family
+    config: Any
+    cost: Cost
+
+    @property
+    def settings(self) -> dict[str, Any]:
+        return {field.name: getattr(self.config, field.name) for field in fields(self.config)}
+
+
+def model_of(recipe: Recipe, vocabulary: int) -> Model:
+    """The recipe's model section as a configuration of its family.
+
+    Raises:
+        UserError: unknown family or key (with the nearest one), or a value that the family refuses.
+    """
+    try:
+        kind = family(str(recipe.model.get("family", "transformer")))
+    except ValueError as error:
+        raise UserError(str(error)) from None
+    given = {key: value for key, value in recipe.model.items() if key != "family"}
+    hints = {field.name: field.type for field in fields(kind.config)}
+    for key, value in given.items():
+        if key not in hints or key == "vocabulary":
+            known = [name for name in hints if name != "vocabulary"]
+            near = difflib.get_close_matches(key, known, n=1, cutoff=0.5)
+            hint = f"did you mean {near[0]}?" if near else f"a {kind.name} has {', '.join(known)}"
+            raise UserError(f"model.{key}: unknown key; {hint}")
+        try:
+            given[key] = TypeAdapter(hints[key]).validate_python(value)
+        except ValidationError as error:
+            message = error.errors()[0]["msg"].removeprefix("Input should be ")
+            raise UserError(f"model.{key}: {value!r} is not allowed; it must be {message}") from None
+    try:
+        return Model(kind, config := kind.config(vocabulary=vocabulary, **given), kind.cost(config, recipe.data.sequence))
+    except ValueError as error:
+        raise UserError(str(error)) from None
+
+
+def scaled(model: Model, width: int, sequence: int) -> Model:
+    """The same family on another rung of its ladder."""
+    try:
+        config = model.config.scaled(width)
+    except ValueError as error:
+        raise UserError(f"sweep.widths: {error}") from None
+    return Model(model.family, config, model.family.cost(config, sequence))
+
+
+def batch_units(recipe: Recipe, tokens: int, batch: int | None = None) -> int:
+    """Target units per step. By default about a quarter of the root of all tokens, as a power of two of sequences:
+
+    the batch that training can use grows with the loss still to be removed, empirically near the root of the tokens
+    (Bergsma et al. 2025, "Power Lines"); a quarter of it is what small models on text did best with.
+    """
+    sequence = recipe.data.sequence
+    batch = batch or recipe.train.batch
+    if batch is None:
+        sequences = max(1.0, 0.25 * math.sqrt(tokens) / sequence)
+        return int(sequence * 2 ** round(math.log2(sequences)))
+    if batch % sequence:
+        right = max(1, round(batch / sequence)) * sequence
+        raise UserError(
+            f"train.batch: {batch} target units are no whole number of sequences of {sequence} (data.sequence); "
+            f"{right} would be"
+        )
+    return batch
+
+
+def steps_of(tokens: int, batch: int) -> int:
+    return max(1, round(tokens / batch))
+
+
+def train_spec(
+    recipe: Recipe,
+    model: Model,
+    *,
+    tokens: int,
+    batch: int | None = None,
+    seed: int | None = None,
+    searched: bool = False,
+    start_step: int = 0,
+    warmup_steps: int | None = None,
+    kind: str | None = None,
+) -> TrainSpec:
+    """One stretch of training up to `tokens` target units.
+
+    searched leaves the learning rate to the input artifact `search`. A branch or segment of a trunk gives start_step,
+    and the trunk's warmup_steps, which do not depend on where a branch ends.
+    """
+    train = recipe.train
+    units = batch_units(recipe, tokens, batch)
+    steps = steps_of(tokens, units)
+    schedule = train.schedule
+    kind = kind or schedule.kind
+    warmup = round(schedule.warmup * steps) if warmup_steps is None else warmup_steps
+    cooldown = min(round(schedule.cooldown * steps), steps - start_step) if kind == "wsd" else 0
+    micro_batch = train.micro_batch or max(1, min(units, LARGEST_MICRO_BATCH) // recipe.data.sequence)
+    return TrainSpec(
+        family=model.family.name,
+        model=model.settings,
+        sequence=recipe.data.sequence,
+        mask_documents=recipe.data.mask_documents,
+        seed=train.seed if seed is None else seed,
+        start_step=start_step,
+        stop_step=steps,
+        batch=units,
+        micro_batch=micro_batch,
+        optimizer=OptimizerSpec(
+            learning_rate=None if searched else train.optimizer.learning_rate,
+            weight_decay=train.optimizer.weight_decay,
+            betas=train.optimizer.betas,
+            epsilon=train.optimizer.epsilon,
+            clip=train.optimizer.clip,
+        ),
+        schedule=ScheduleSpec(
+            kind=kind, warmup_steps=warmup, cooldown_steps=cooldown, final_fraction=schedule.final_fraction
+        ),
+        validation=ValidationSpec(
+            every=max(1, round(train.validation.every * (steps - start_step))),
+            examples=max(1, train.validation.units // recipe.data.sequence),
+        ),
+        precision=train.precision,
+        deterministic=train.deterministic,
+        spike_guard=train.spike_guard,
+    )
+
+
+def execution_of(recipe: Recipe, spec: TrainSpec) -> Execution:
+    compute, steps = recipe.compute, spec.stop_step - spec.start_step
+    return Execution(
+        workers=compute.workers,
+        cpus_per_worker=compute.cpus_per_worker,
+        gpus_per_worker=compute.gpus_per_worker,
+        strategy=compute.strategy,
+        compile=compute.compile,
+        checkpointing=recipe.train.checkpointing,
+        checkpoint_every=compute.checkpoint_every or max(1, steps // 10),
+        keep_last=compute.keep_last,
+        log_every=compute.log_every or max(1, steps // 200),
+    )
+
+
+def training_flops(spec: TrainSpec, cost: Cost) -> float:
+    """FLOPs of this stretch alone, from the ledger."""
+    return (spec.stop_step - spec.start_step) * spec.batch * cost.training_flops_per_unit
