@@ -1,0 +1,110 @@
+"""Which examples each training step sees: the seam between data and the train step. No torch here."""
+
+from typing import Protocol
+
+import numpy as np
+
+from data.errors import DataError
+from data.order import key_of, permute
+from data.packing import IGNORE
+
+_BLOCK = 4096  # positions of the order computed at once
+
+
+class Examples(Protocol):
+    """What every kind of data offers: numbered examples of about `sequence` target units each."""
+
+    sequence: int
+    split: str
+
+    @property
+    def fingerprint(self) -> str: ...
+
+    def __len__(self) -> int: ...
+
+    def batch(self, indices: np.ndarray) -> dict[str, np.ndarray]: ...
+
+
+class Batches:
+    """Steps over shuffled examples. Everything is a function of (fingerprint, seed, step): nothing to save."""
+
+    def __init__(self, examples: Examples, batch_units: int, micro_batch: int, seed: int) -> None:
+        """`batch_units` target units per step, whatever the world size; `micro_batch` sequences per forward pass."""
+        _refuse_empty(examples)
+        if batch_units < examples.sequence:
+            raise DataError(
+                f"train.batch: {batch_units} target units are less than one sequence of {examples.sequence}"
+            )
+        if micro_batch < 1:
+            raise DataError(f"train.micro_batch: {micro_batch} is not at least 1")
+        self.examples = examples
+        self.examples_per_step = batch_units // examples.sequence
+        self._micro_batch = micro_batch
+        self._seed = seed
+        self._blocks: dict[int, np.ndarray] = {}
+
+    @property
+    def units_per_step(self) -> int:
+        """Target units of a step; a step with the epoch's partial window has fewer."""
+        return self.examples_per_step * self.examples.sequence
+
+    def steps_for(self, units: int) -> int:
+        """Steps until at least so many target units are seen."""
+        return -(-units // self.units_per_step)
+
+    def micro_batches(self, step: int) -> list[np.ndarray]:
+        """Example indices of every micro-batch of the step, over all ranks; only the last may be smaller."""
+        first = step * self.examples_per_step
+        indices = self._order(first, first + self.examples_per_step)
+        return [indices[at : at + self._micro_batch] for at in range(0, len(indices), self._micro_batch)]
+
+    def fetch(self, indices: np.ndarray) -> dict[str, np.ndarray]:
+        return self.examples.batch(indices)
+
+    def units(self, batch: dict[str, np.ndarray]) -> int:
+        """Target units that count."""
+        return int(np.count_nonzero(batch["targets"] != IGNORE))
+
+    def _order(self, first: int, last: int) -> np.ndarray:
+        """The examples at positions first .. last-1 of the endless order: one permutation after another."""
+        pieces = []
+        while first < last:
+            block = self._block(first // _BLOCK)
+            offset = first % _BLOCK
+            pieces.append(block[offset : offset + last - first])
+            first += len(pieces[-1])
+        return pieces[0] if len(pieces) == 1 else np.concatenate(pieces)
+
+    def _block(self, number: int) -> np.ndarray:
+        """Remembers two blocks: arithmetic for a few indices at a time would cost more than the batch itself."""
+        if number not in self._blocks:
+            if len(self._blocks) >= 2:
+                self._blocks.pop(next(iter(self._blocks)))
+            count = len(self.examples)
+            positions = np.arange(number * _BLOCK, (number + 1) * _BLOCK)
+            epochs = positions // count
+            block = np.empty(_BLOCK, np.int64)
+            for epoch in np.unique(epochs).tolist():
+                here = epochs == epoch
+                key = key_of(self.examples.fingerprint, self._seed, epoch)
+                block[here] = permute(positions[here] % count, count, key)
+            self._blocks[number] = block
+        return self._blocks[number]
+
+
+def fixed(examples: Examples, count: int, micro_batch: int) -> list[np.ndarray]:
+    """Micro-batches of `count` examples spread evenly over the split (all, if it has fewer): always the same."""
+    _refuse_empty(examples)
+    total = len(examples)
+    count = min(count, total)
+    indices = np.arange(count) * total // max(count, 1)
+    return [indices[at : at + micro_batch] for at in range(0, count, micro_batch)]
+
+
+def _refuse_empty(examples: Examples) -> None:
+    if len(examples) > 0:
+        return
+    raise DataError(
+        f"data: the {examples.split} split is empty; cut the text into more documents (data.documents: paragraph) "
+        "or name a source for validation (data.validation)"
+    )

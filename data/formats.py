@@ -1,0 +1,223 @@
+"""Documents out of one file: plain text, JSONL (both also .gz and .zst) and Parquet."""
+
+import gzip
+import hashlib
+import io
+import json
+import zlib
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import BinaryIO, NamedTuple, cast
+
+from data.errors import DataError
+from data.hashes import open_regular
+
+
+class Document(NamedTuple):
+    name: str
+    text: str
+
+
+@dataclass(frozen=True)
+class Skipped:
+    """An input that was left out: a file, or (`where` not empty) one record of it."""
+
+    file: str
+    where: str
+    reason: str
+
+
+class Damaged(Exception):
+    """The file as a whole cannot be read: torn, corrupt, unreadable."""
+
+
+_READ_ERRORS = (OSError, EOFError, zlib.error)
+
+
+@dataclass(frozen=True)
+class Reader:
+    """Reads one file. `sha256` is what the listing found; other bytes now mean that the file has changed."""
+
+    name: str
+    path: Path
+    sha256: str
+    column: str | None
+    documents: str
+
+    def damage(self) -> str | None:
+        """Reads the whole file for nothing and says what is wrong with it as a whole, or None.
+
+        A checksum stands at the end of a .gz: without this pass documents would have been used before the
+        damage shows.
+        """
+        try:
+            for _ in self._records():
+                pass
+        except Damaged as error:
+            return str(error)
+        return None
+
+    def records(self) -> Iterator[Document | Skipped]:
+        """Documents, and in their place what is wrong with records that are none. Damage raises DataError."""
+        try:
+            yield from self._records()
+        except Damaged as error:
+            raise DataError(f"{self.path}: {error}; repair or remove it, or set on_error: skip") from None
+
+    def _records(self) -> Iterator[Document | Skipped]:
+        try:
+            with open_regular(self.path) as stream:
+                self._check_unchanged(stream)
+                if self.name.lower().endswith(".parquet"):
+                    yield from self._parquet(stream)
+                    return
+                plain, name = self._decompressed(stream)
+                if name.endswith((".jsonl", ".ndjson")):
+                    yield from self._json_lines(plain)
+                elif self.documents == "file":
+                    yield self._document("", plain.read())
+                else:
+                    yield from self._pieces(plain)
+        except _READ_ERRORS as error:
+            raise Damaged(f"cannot be read ({_reason(error)})") from None
+
+    def _check_unchanged(self, stream: io.BufferedReader) -> None:
+        if self.sha256 and hashlib.file_digest(stream, "sha256").hexdigest() != self.sha256:
+            raise DataError(f"{self.path}: changed since it was listed; run the command again")
+        stream.seek(0)
+
+    def _decompressed(self, stream: BinaryIO) -> tuple[BinaryIO, str]:
+        """The stream of plain bytes and the name without .gz or .zst."""
+        name = self.name.lower()
+        if name.endswith(".gz"):
+            return cast(BinaryIO, gzip.GzipFile(fileobj=stream)), name.removesuffix(".gz")
+        if name.endswith(".zst"):
+            return cast(BinaryIO, io.BufferedReader(_Zstandard(stream))), name.removesuffix(".zst")
+        return stream, name
+
+    def _document(self, where: str, data: bytes) -> Document | Skipped:
+        try:
+            return Document(self.name + (f" {where}" if where else ""), data.decode())
+        except UnicodeDecodeError as error:
+            found = f"byte 0x{data[error.start]:02x} at offset {error.start}"
+            return Skipped(self.name, f"{where}: " if where else "", f"not UTF-8 ({found})")
+
+    def _pieces(self, plain: BinaryIO) -> Iterator[Document | Skipped]:
+        """Lines, or paragraphs: runs of lines between blank ones. Blank lines are borders, not documents."""
+        paragraph: list[bytes] = []
+        first = 0
+        for number, line in enumerate(plain, 1):
+            line = line.rstrip(b"\r\n")
+            blank = not line.strip()
+            if self.documents == "line":
+                if not blank:
+                    yield self._document(f"line {number}", line)
+            elif not blank:
+                first = first if paragraph else number
+                paragraph.append(line)
+            elif paragraph:
+                yield self._document(f"line {first}", b"\n".join(paragraph))
+                paragraph = []
+        if paragraph:
+            yield self._document(f"line {first}", b"\n".join(paragraph))
+
+    def _json_lines(self, plain: BinaryIO) -> Iterator[Document | Skipped]:
+        for number, line in enumerate(plain, 1):
+            if not line.strip():
+                continue
+            where = f"line {number}"
+            try:
+                row = json.loads(line)
+            except (ValueError, RecursionError) as error:
+                yield Skipped(self.name, f"{where}: ", f"not JSON ({error})")
+                continue
+            if not isinstance(row, dict):
+                yield Skipped(self.name, f"{where}: ", f"a {type(row).__name__}, not an object with a column of text")
+                continue
+            column = self._column(list(row))
+            if column in row:
+                yield self._value(where, row[column])
+            else:
+                yield Skipped(self.name, f"{where}: ", f"no column {column!r} (it has {', '.join(row) or 'none'})")
+
+    def _parquet(self, stream: BinaryIO) -> Iterator[Document | Skipped]:
+        import pyarrow
+        import pyarrow.parquet
+
+        try:
+            file = pyarrow.parquet.ParquetFile(stream)
+            names = file.schema_arrow.names
+            column = self._column(names)
+            if column not in names:
+                raise DataError(f"{self.path}: no column {column!r}; it has {', '.join(names)}")
+            number = 0
+            for batch in file.iter_batches(batch_size=1024, columns=[column]):
+                for value in batch.column(0):
+                    number += 1
+                    try:
+                        text = value.as_py()
+                    except UnicodeDecodeError:
+                        yield Skipped(self.name, f"row {number}: ", "not UTF-8")
+                        continue
+                    yield self._value(f"row {number}", text)
+        except pyarrow.ArrowException as error:
+            raise Damaged(f"not a sound Parquet file ({str(error).splitlines()[0]})") from None
+
+    def _column(self, names: list[str]) -> str:
+        if self.column is None:
+            raise DataError(f"{self.path}: set column to the one that holds the text; it has {', '.join(names)}")
+        return self.column
+
+    def _value(self, where: str, value: object) -> Document | Skipped:
+        if not isinstance(value, str):
+            return Skipped(self.name, f"{where}: ", f"column {self.column!r} holds {type(value).__name__}, not text")
+        try:
+            value.encode()
+        except UnicodeEncodeError:
+            return Skipped(self.name, f"{where}: ", "text with half a surrogate pair, which is not Unicode")
+        return Document(f"{self.name} {where}", value)
+
+
+def _reason(error: BaseException) -> str:
+    text = error.strerror if isinstance(error, OSError) and error.strerror else str(error)
+    return (text or type(error).__name__).splitlines()[0].lower()
+
+
+class _Zstandard(io.RawIOBase):
+    """Decompresses .zst. zstandard's own reader takes a torn file for a short one; here the end must be there."""
+
+    def __init__(self, stream: BinaryIO) -> None:
+        import zstandard
+
+        self._stream = stream
+        self._error = zstandard.ZstdError
+        self._new = zstandard.ZstdDecompressor().decompressobj
+        self._frame = self._new()
+        self._pending = b""
+        self._inside = False
+
+    def readable(self) -> bool:
+        return True
+
+    def readinto(self, buffer: object) -> int:
+        view = memoryview(buffer)  # type: ignore[arg-type]
+        while not self._pending:
+            data = self._stream.read(2**16)
+            if not data:
+                if self._inside:
+                    raise EOFError("compressed file ended before its end marker")
+                return 0
+            while data:
+                try:
+                    self._pending += self._frame.decompress(data)
+                except self._error as error:
+                    raise OSError(0, str(error)) from None
+                self._inside = not self._frame.eof
+                data = self._frame.unused_data if self._frame.eof else b""
+                if self._frame.eof:
+                    self._frame = self._new()
+        count = min(len(view), len(self._pending))
+        view[:count] = self._pending[:count]
+        self._pending = self._pending[count:]
+        return count

@@ -1,0 +1,56 @@
+"""SHA-256 of files, remembered by path, size and time of change, so that a large folder is hashed once."""
+
+import hashlib
+import json
+import os
+import stat
+import time
+from io import BufferedReader
+from pathlib import Path
+
+# A file changed again within the clock's tick keeps its size and time: what is younger than this is not remembered.
+_SETTLED_SECONDS = 2.0
+
+
+class HashCache:
+    """`folder` is where the memory lies (None: no memory). Anything wrong with it only costs hashing again."""
+
+    def __init__(self, folder: Path | None) -> None:
+        self._file = None if folder is None else folder / "hashes.json"
+        self._known: dict[str, list[int | str]] = {}
+        self._changed = False
+        if self._file is not None and self._file.is_file():
+            try:
+                known = json.loads(self._file.read_text())
+                self._known = known if isinstance(known, dict) else {}
+            except (OSError, ValueError):
+                self._known = {}
+
+    def sha256(self, path: Path) -> tuple[int, str]:
+        """Size and hash. Raises OSError if the file cannot be read or is not a regular file."""
+        with open_regular(path) as stream:
+            status = os.fstat(stream.fileno())
+            key, mark = str(path.absolute()), [status.st_size, status.st_mtime_ns]
+            known = self._known.get(key)
+            if known is not None and known[:2] == mark:
+                return status.st_size, str(known[2])
+            digest = hashlib.file_digest(stream, "sha256").hexdigest()
+        if time.time() - status.st_mtime > _SETTLED_SECONDS:
+            self._known[key] = [*mark, digest]
+            self._changed = True
+        return status.st_size, digest
+
+    def save(self) -> None:
+        if self._file is None or not self._changed:
+            return
+        self._file.parent.mkdir(parents=True, exist_ok=True)
+        temporary = self._file.with_suffix(f".{os.getpid()}")
+        temporary.write_text(json.dumps(self._known))
+        os.replace(temporary, self._file)
+
+
+def open_regular(path: Path) -> BufferedReader:
+    """Opens for reading. A pipe or device would block for ever, so anything but a regular file raises OSError."""
+    if not stat.S_ISREG(path.stat().st_mode):
+        raise OSError(0, "not a regular file")
+    return path.open("rb")

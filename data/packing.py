@@ -1,0 +1,85 @@
+"""Documents packed end to end into sequences of fixed length."""
+
+import hashlib
+import json
+from bisect import bisect_right
+from collections.abc import Sequence
+from functools import cached_property
+from pathlib import Path
+
+import numpy as np
+
+from data.errors import DataError
+from data.shards import open_split, statistics
+
+IGNORE = -100  # a target that does not count
+
+
+class PackedSequences:
+    """All tokens of one split as one stream, cut into windows of `sequence` inputs and the targets one further.
+
+    Every token but the first is a target exactly once. The last window may be partial: its missing targets are
+    IGNORE. With `mask_documents` a batch also numbers the documents in each row, for attention that stays inside.
+    """
+
+    def __init__(
+        self,
+        shard_folders: Sequence[Path],
+        split: str,
+        sequence: int,
+        tokenizer_identity: str,
+        separator: int,
+        mask_documents: bool = False,
+    ) -> None:
+        if sequence < 1:
+            raise DataError(f"data.sequence: {sequence} is not a positive length")
+        self.sequence = sequence
+        self.split = split
+        self._separator = separator
+        self._mask_documents = mask_documents
+        self._contents = [statistics(folder)["splits"][split]["content"] for folder in shard_folders]
+        self._tokenizer_identity = tokenizer_identity
+        self._parts = [part for folder in shard_folders for part in open_split(folder, split, tokenizer_identity)]
+        self._starts = np.cumsum([0] + [len(part) for part in self._parts]).tolist()
+        self.tokens: int = self._starts[-1]
+
+    @cached_property
+    def fingerprint(self) -> str:
+        """SHA-256 of what the examples are: tokens in order, tokenizer, length. No path, no time."""
+        content = [self._contents, self._tokenizer_identity, self.sequence, self.split]
+        return hashlib.sha256(json.dumps(content).encode()).hexdigest()
+
+    def __len__(self) -> int:
+        """Examples in an epoch."""
+        return -(-max(0, self.tokens - 1) // self.sequence)
+
+    def batch(self, indices: np.ndarray) -> dict[str, np.ndarray]:
+        """inputs, targets (B, T) int64; with mask_documents also documents (B, T) int32, counted from each row's start.
+
+        A separator as input belongs to the document that it opens.
+        """
+        length = self.sequence
+        tokens = np.empty((len(indices), length + 1), np.int64)
+        for row, index in enumerate(np.asarray(indices).tolist()):
+            self._fill(tokens[row], index * length)
+        batch = {"inputs": tokens[:, :-1].copy(), "targets": tokens[:, 1:].copy()}
+        missing = batch["inputs"] == IGNORE
+        if missing.any():
+            batch["inputs"][missing] = self._separator
+        if self._mask_documents:
+            batch["documents"] = np.cumsum(batch["inputs"] == self._separator, axis=1, dtype=np.int32)
+        return batch
+
+    def _fill(self, row: np.ndarray, start: int) -> None:
+        """Copies the stream from `start` on into the row, over the borders of parts and IGNORE behind the end."""
+        part = bisect_right(self._starts, start) - 1
+        filled = 0
+        while filled < len(row):
+            if part >= len(self._parts):
+                row[filled:] = IGNORE
+                return
+            begin = start + filled - self._starts[part]
+            piece = self._parts[part][begin : begin + len(row) - filled]
+            row[filled : filled + len(piece)] = piece
+            filled += len(piece)
+            part += 1

@@ -1,0 +1,175 @@
+"""Where documents come from: what a recipe may name, the input files behind it, and the documents inside them."""
+
+import glob
+import hashlib
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Literal
+
+from data import builtin, formats
+from data.errors import DataError
+from data.formats import Document, Skipped
+from data.hashes import HashCache
+from data.markov import MarkovText
+
+__all__ = ["Document", "InputFile", "Skipped", "Source", "groups", "listing", "read", "read_documents"]
+
+
+@dataclass(frozen=True)
+class Source:
+    """Text to train on: `location` is a file, folder, glob or builtin:NAME; or else `generated` describes it."""
+
+    location: str = ""
+    column: str | None = None
+    documents: Literal["file", "line", "paragraph"] = "file"
+    on_error: Literal["refuse", "skip"] = "refuse"
+    generated: MarkovText | None = None
+
+    def __post_init__(self) -> None:
+        if bool(self.location) == bool(self.generated):
+            raise DataError("source: give either a location (file, folder, glob, builtin:stdlib) or generated: {...}")
+        if self.documents not in ("file", "line", "paragraph"):
+            raise DataError(f"documents: {self.documents!r} is not one of file, line, paragraph")
+        if self.on_error not in ("refuse", "skip"):
+            raise DataError(f"on_error: {self.on_error!r} is not one of refuse, skip")
+
+
+@dataclass(frozen=True)
+class InputFile:
+    """One input. `name` is relative to the source, so that it is the same on every machine; `path` is not."""
+
+    name: str
+    path: str = field(compare=False)
+    size: int
+    sha256: str  # of the bytes on disk; empty if they could not be read
+
+
+def listing(source: Source, cache: Path | None = None) -> list[InputFile]:
+    """Every input file of the source, sorted by name, hashed; `cache` is a folder that remembers the hashes."""
+    if source.generated is not None:
+        return [InputFile(name, "", size, digest) for name, size, digest in source.generated.files()]
+    hashes = HashCache(cache)
+    files = []
+    for name, path in sorted(_paths(source.location)):
+        try:
+            size, digest = hashes.sha256(path)
+        except OSError as error:
+            if source.on_error == "refuse":
+                raise DataError(f"{path}: {_reason(error)}; repair or remove it, or set on_error: skip") from None
+            size, digest = 0, ""
+        files.append(InputFile(name, str(path), size, digest))
+    hashes.save()
+    return files
+
+
+def _paths(location: str) -> list[tuple[str, Path]]:
+    """Pairs of name and path. Hidden files and folders are left out, as a shell would; nothing else is."""
+    if location.startswith("builtin:"):
+        return builtin.paths(location.removeprefix("builtin:"))
+    path = Path(location).expanduser()
+    if path.is_dir():
+        found = sorted(_walk(path, path))
+    elif path.exists() or path.is_symlink():
+        found = [(path.name, path)]
+    elif glob.has_magic(location):
+        root = _fixed_part(path)
+        matches = (Path(match) for match in glob.glob(str(path), recursive=True))
+        found = [(match.relative_to(root).as_posix(), match) for match in matches if not match.is_dir()]
+    else:
+        raise DataError(f"source: {location} does not exist; give a file, a folder, a glob or builtin:stdlib")
+    if not found:
+        raise DataError(f"source: {location} holds no files")
+    return found
+
+
+def _walk(folder: Path, root: Path) -> Iterator[tuple[str, Path]]:
+    for path in folder.iterdir():
+        if path.name.startswith("."):
+            continue
+        if path.is_dir() and not path.is_symlink():
+            yield from _walk(path, root)
+        elif not path.is_dir():
+            yield path.relative_to(root).as_posix(), path
+
+
+def _fixed_part(pattern: Path) -> Path:
+    """The folder before the first wildcard: names are relative to it."""
+    parts: list[str] = []
+    for part in pattern.parts[:-1]:
+        if glob.has_magic(part):
+            break
+        parts.append(part)
+    return Path(*parts)
+
+
+def _reason(error: OSError) -> str:
+    return (error.strerror or str(error)).lower()
+
+
+# Borders between input shards depend on each file alone: one file in about every 100 and every 1.5 MB ends a shard.
+_BYTES_PER_SHARD = 1.5 * 2**20
+_FILES_PER_SHARD = 100
+_LIMIT = 8 * 2**20
+
+
+def groups(files: Sequence[InputFile]) -> list[list[InputFile]]:
+    """Cuts the listing into input shards whose borders the files' own hashes define.
+
+    A file that comes or goes therefore changes the shard it falls in and no other. A shard above 8 MB is cut
+    again inside itself; a single file is never cut.
+    """
+    shards: list[list[InputFile]] = [[]]
+    for file in files:
+        shards[-1].append(file)
+        if _draw(file) < file.size / _BYTES_PER_SHARD + 1 / _FILES_PER_SHARD:
+            shards.append([])
+    return [part for shard in shards if shard for part in _cut(shard)]
+
+
+def _cut(shard: list[InputFile]) -> list[list[InputFile]]:
+    if len(shard) == 1 or sum(file.size for file in shard) <= _LIMIT:
+        return [shard]
+    border = min(range(1, len(shard)), key=lambda i: _draw(shard[i]))
+    return _cut(shard[:border]) + _cut(shard[border:])
+
+
+def _draw(file: InputFile) -> float:
+    """A number in [0, 1) that belongs to the file. With the name: equal files must not all be borders."""
+    digest = hashlib.sha256(f"border\0{file.name}\0{file.sha256}".encode()).digest()
+    return int.from_bytes(digest[:8]) / 2**64
+
+
+def read(files: Sequence[InputFile], source: Source, skipped: list[Skipped]) -> Iterator[Document]:
+    """The documents of many files in order; what on_error: skip leaves out is named in `skipped`."""
+    for file in files:
+        yield from read_documents(file, source, skipped)
+
+
+def read_documents(file: InputFile, source: Source, skipped: list[Skipped] | None = None) -> Iterator[Document]:
+    """The documents of one file.
+
+    Raises DataError for an input that cannot be read or decoded, unless the source says on_error: skip. A file
+    damaged as a whole (torn .gz, broken Parquet) is skipped as a whole, whatever could be read of it; a bad
+    record of a sound file is skipped alone. A file that changed since it was listed always raises.
+    """
+    if source.generated is not None:
+        yield from (Document(name, text) for name, text in source.generated.documents_of(file.name))
+        return
+    reader = formats.Reader(file.name, Path(file.path), file.sha256, source.column, source.documents)
+    if source.on_error == "refuse":
+        for item in reader.records():
+            if isinstance(item, Skipped):
+                raise DataError(f"{file.path}: {item.where}{item.reason}; repair it, or set on_error: skip")
+            yield item
+        return
+    skipped = [] if skipped is None else skipped
+    damage = reader.damage()
+    if damage is not None:
+        skipped.append(Skipped(file.name, "", damage))
+        return
+    for item in reader.records():
+        if isinstance(item, Skipped):
+            skipped.append(item)
+        else:
+            yield item
