@@ -44,7 +44,8 @@ class Tokenizer(Section):
     kind: Literal["bytes", "bpe", "file"] = "bpe"
     vocabulary: Count = Field(default=4096, ge=257)
     path: str | None = None
-    sample: Count = Field(default=20_000_000, description="bytes of the data that BPE is trained on")
+    sample: Count = Field(default=16 * 2**20, description="bytes of the data that BPE is trained on")
+    separator: str | None = Field(default=None, description="kind file: its token for the end of a text")
 
     @model_validator(mode="after")
     def _path_belongs_to_file(self) -> "Tokenizer":
@@ -54,14 +55,14 @@ class Tokenizer(Section):
 
 
 class Generated(Section):
-    """Text of a Markov chain whose entropy rate is known exactly."""
+    """Text of a Markov chain whose entropy rate is known exactly (data/markov.py)."""
 
     kind: Literal["markov"] = "markov"
-    states: int = Field(default=16, ge=2, le=64)
-    order: int = Field(default=1, ge=1, le=4)
-    concentration: Annotated[Number, Field(gt=0)] = 0.5
-    documents: Count = 1000
-    length: Count = 2000
+    documents: Count = 4000
+    length: Count = 1024
+    order: int = Field(default=2, ge=1)
+    symbols: int = Field(default=16, ge=2)
+    sharpness: Annotated[Number, Field(ge=0)] = 2.0
     seed: int = Field(default=0, ge=0)
 
 
@@ -70,7 +71,7 @@ class Data(Section):
     generated: Generated | None = None
     validation: str | None = Field(default=None, description="a source of its own; otherwise a share of the documents")
     validation_share: Annotated[Number, Field(gt=0, lt=1)] = 0.05
-    column: str = "text"
+    column: str | None = Field(default=None, description="of JSONL and Parquet; default text")
     documents: Literal["file", "line", "paragraph"] = "file"
     on_error: Literal["refuse", "skip"] = "refuse"
     tokenizer: Tokenizer = Tokenizer()

@@ -18,6 +18,7 @@ from data.split import content_key
 from data.tokenizer import Tokenizer, byte_tokenizer, from_file, train_bpe
 from tasks.fingerprint import fingerprint
 from tasks.record import Record
+from tasks.store import MANIFEST
 from tasks.task import Context
 
 VERSION = 1
@@ -73,6 +74,12 @@ class HeldOutSpec(Frozen):
 
 
 class DatasetSpec(Frozen):
+    """The shards are all its identity: what a recipe calls them is not."""
+
+
+class Naming(Frozen):
+    """Execution: what people call the dataset."""
+
     name: str
     source: str
 
@@ -126,13 +133,13 @@ def gather(context: Context) -> None:
         if splits[split]["tokens"] < 2:
             other = f"{splits['train']['documents']} documents for training, {splits['validation']['documents']} for validation"
             raise DataError(
-                f"data.source: {context.spec.source} leaves the {split} split empty ({other}); cut the text into more "
+                f"data.source: {context.execution.source} leaves the {split} split empty ({other}); cut the text into more "
                 "documents (data.documents: paragraph or line), or name a source for validation (data.validation)"
             )
     tokenizer = Tokenizer.load(tokenizer_folder)
     content: dict[str, Any] = {
-        "name": context.spec.name,
-        "source": context.spec.source,
+        "name": context.execution.name,
+        "source": context.execution.source,
         "fingerprint": fingerprint([[shard["splits"][split]["content"] for split in SPLITS] for shard in counted]),
         "tokenizer": tokenizer.identity,
         "vocabulary": tokenizer.vocabulary,
@@ -144,7 +151,7 @@ def gather(context: Context) -> None:
         # Seen from this artifact's own place in the store, so that the root may be moved or mounted elsewhere.
         "shards": [f"../../{folder.parent.name}/{folder.name}" for folder in shards],
     }
-    shutil.copytree(tokenizer_folder, context.staging / "tokenizer")
+    shutil.copytree(tokenizer_folder, context.staging / "tokenizer", ignore=shutil.ignore_patterns(MANIFEST))
     (context.staging / "dataset.json").write_text(json.dumps(content, indent=1) + "\n")
     _record(context, content)
 

@@ -1,0 +1,148 @@
+"""The tasks that turn a recipe's data section into a dataset."""
+
+from pathlib import Path
+
+from data.markov import MarkovText
+from data.sample import sample_files
+from data.sources import InputFile, Source, groups, listing
+from data.tokenizer import byte_tokenizer, from_file
+from pipelines.recipe import Data, Recipe
+from tasks import tokenise
+from tasks.store import Store, sha256_of
+from tasks.task import Task
+from tasks.tokenise import (
+    DatasetSpec,
+    FileSpec,
+    HeldOutSpec,
+    InputsSpec,
+    Naming,
+    Reading,
+    ShardSpec,
+    TokenizerSpec,
+)
+
+
+def vocabulary_of(data: Data) -> int:
+    """The model's vocabulary, known before the tokenizer is trained: BPE never finds more than was asked for."""
+    tokenizer = data.tokenizer
+    if tokenizer.kind == "bytes":
+        return byte_tokenizer().vocabulary
+    if tokenizer.kind == "file":
+        return from_file(Path(str(tokenizer.path)), tokenizer.separator).vocabulary
+    return tokenizer.vocabulary
+
+
+def dataset_task(recipe: Recipe, store: Store) -> Task:
+    """Lists and hashes the inputs (hashes are remembered under the root) and returns the task that needs them all."""
+    data = recipe.data
+    source = source_of(data)
+    files = listing(source, store.root / "hashes")
+    share = data.validation_share if data.validation is None else 0.0
+    tokenizer = _tokenizer_task(data, source, files, share)
+
+    held_out: dict[str, Task] = {}
+    validating: list[Task] = []
+    if data.validation is not None:
+        apart = Source(data.validation, data.column, data.documents, data.on_error)
+        apart_files = listing(apart, store.root / "hashes")
+        held_out["held_out"] = _task(
+            "held-out", "hold_out", HeldOutSpec(inputs=_inputs(apart, apart_files)), {}, "held-out documents", apart, apart_files
+        )
+        validating = _shard_tasks(apart, apart_files, {"tokenizer": tokenizer}, 0.0, "validation")
+    training = _shard_tasks(
+        source, files, {"tokenizer": tokenizer, **held_out}, share, "train" if data.validation is not None else None
+    )
+    shards = training + validating
+    return Task(
+        name="dataset",
+        version=tokenise.VERSION,
+        run="tasks.tokenise:gather",
+        spec=DatasetSpec(),
+        inputs={"tokenizer": tokenizer, **{f"shard-{index:06d}": shard for index, shard in enumerate(shards)}},
+        label="dataset",
+        execution=Naming(name=recipe.name, source=data.source or "generated:markov"),
+    )
+
+
+def source_of(data: Data) -> Source:
+    if data.generated is not None:
+        described = data.generated.model_dump(exclude={"kind"})
+        return Source(generated=MarkovText(**described))
+    return Source(str(data.source), data.column, data.documents, data.on_error)
+
+
+def _tokenizer_task(data: Data, source: Source, files: list[InputFile], share: float) -> Task:
+    wanted = data.tokenizer
+    if wanted.kind == "file":
+        path = Path(str(wanted.path))
+        from_file(path, wanted.separator)  # a wrong path or file is said now, before anything runs
+        spec = TokenizerSpec(kind="file", sha256=sha256_of(path), separator=wanted.separator)
+        reading = Reading(location=str(path), paths={})
+        return Task("tokenizer", tokenise.VERSION, "tasks.tokenise:make_tokenizer", spec, label="tokenizer", execution=reading)
+    if wanted.kind == "bytes":
+        return Task(
+            "tokenizer", tokenise.VERSION, "tasks.tokenise:make_tokenizer", TokenizerSpec(kind="bytes"), label="tokenizer"
+        )
+    sampled = sample_files(files, wanted.sample)
+    spec = TokenizerSpec(
+        kind="bpe",
+        vocabulary=wanted.vocabulary,
+        sample=wanted.sample,
+        inputs=_inputs(source, sampled),
+        validation_share=share,
+    )
+    return _task("tokenizer", "make_tokenizer", spec, {}, f"tokenizer (BPE {wanted.vocabulary:,})", source, sampled)
+
+
+def _shard_tasks(
+    source: Source, files: list[InputFile], inputs: dict[str, Task], share: float, split: str | None
+) -> list[Task]:
+    shards = groups(files)
+    return [
+        _task(
+            "tokens",
+            "tokenise_shard",
+            ShardSpec(inputs=_inputs(source, shard), validation_share=share, split=split),
+            inputs,
+            f"tokens {split or ''} {index + 1}/{len(shards)}".replace("  ", " "),
+            source,
+            shard,
+        )
+        for index, shard in enumerate(shards)
+    ]
+
+
+def _task(
+    name: str,
+    function: str,
+    spec: TokenizerSpec | ShardSpec | HeldOutSpec,
+    inputs: dict[str, Task],
+    label: str,
+    source: Source,
+    files: list[InputFile],
+) -> Task:
+    return Task(
+        name=name,
+        version=tokenise.VERSION,
+        run=f"tasks.tokenise:{function}",
+        spec=spec,
+        inputs=inputs,
+        label=label,
+        execution=Reading(location=source.location, paths={file.name: file.path for file in files}),
+        weight=float(sum(file.size for file in files)),
+    )
+
+
+def _inputs(source: Source, files: list[InputFile]) -> InputsSpec:
+    generated = source.generated
+    described = None if generated is None else {key: value for key, value in vars(generated).items() if key in _CHAIN}
+    return InputsSpec(
+        files=tuple(FileSpec(name=file.name, size=file.size, sha256=file.sha256) for file in files),
+        column=source.column,
+        documents=source.documents,
+        on_error=source.on_error,
+        generated=described,
+    )
+
+
+_CHAIN = ("documents", "length", "order", "symbols", "sharpness", "seed")
