@@ -75,6 +75,8 @@ class Reader:
                 plain, name = self._decompressed(stream)
                 if name.endswith((".jsonl", ".ndjson")):
                     yield from self._json_lines(plain)
+                elif self.column is not None:
+                    raise Damaged(f"has no column {self.column!r}: it is neither .jsonl nor .parquet")
                 elif self.documents == "file":
                     yield self._document("", plain.read())
                 else:
@@ -83,7 +85,7 @@ class Reader:
             raise Damaged(f"cannot be read ({_reason(error)})") from None
 
     def _check_unchanged(self, stream: io.BufferedReader) -> None:
-        if self.sha256 and hashlib.file_digest(stream, "sha256").hexdigest() != self.sha256:
+        if hashlib.file_digest(stream, "sha256").hexdigest() != self.sha256:
             raise DataError(f"{self.path}: changed since it was listed; run the command again")
         stream.seek(0)
 
@@ -152,7 +154,7 @@ class Reader:
             if column not in names:
                 raise DataError(f"{self.path}: no column {column!r}; it has {', '.join(names)}")
             number = 0
-            for batch in file.iter_batches(batch_size=1024, columns=[column]):
+            for batch in file.iter_batches(batch_size=1024, columns=[column], use_threads=False):
                 for value in batch.column(0):
                     number += 1
                     try:

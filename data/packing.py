@@ -35,13 +35,17 @@ class PackedSequences:
             raise DataError(f"data.sequence: {sequence} is not a positive length")
         self.sequence = sequence
         self.split = split
-        self._separator = separator
         self._mask_documents = mask_documents
-        self._contents = [statistics(folder)["splits"][split]["content"] for folder in shard_folders]
+        shards = [statistics(folder) for folder in shard_folders]
+        if not shards:
+            raise DataError("data: there are no token shards; tokenise a source first")
+        self._contents = [shard["splits"][split]["content"] for shard in shards]
+        self._separator = separator
         self._tokenizer_identity = tokenizer_identity
         self._parts = [part for folder in shard_folders for part in open_split(folder, split, tokenizer_identity)]
         self._starts = np.cumsum([0] + [len(part) for part in self._parts]).tolist()
         self.tokens: int = self._starts[-1]
+        self._partial = (self.tokens - 1) % sequence != 0
 
     @cached_property
     def fingerprint(self) -> str:
@@ -59,13 +63,16 @@ class PackedSequences:
         A separator as input belongs to the document that it opens.
         """
         length = self.sequence
+        indices = np.asarray(indices, np.int64)
+        if indices.size and not 0 <= indices.min() <= indices.max() < len(self):
+            raise IndexError(f"examples {indices.min()} to {indices.max()} are not within 0 to {len(self) - 1}")
         tokens = np.empty((len(indices), length + 1), np.int64)
-        for row, index in enumerate(np.asarray(indices).tolist()):
+        for row, index in enumerate(indices.tolist()):
             self._fill(tokens[row], index * length)
         batch = {"inputs": tokens[:, :-1].copy(), "targets": tokens[:, 1:].copy()}
-        missing = batch["inputs"] == IGNORE
-        if missing.any():
-            batch["inputs"][missing] = self._separator
+        if self._partial and np.any(indices == len(self) - 1):
+            inputs = batch["inputs"]
+            inputs[inputs == IGNORE] = self._separator
         if self._mask_documents:
             batch["documents"] = np.cumsum(batch["inputs"] == self._separator, axis=1, dtype=np.int32)
         return batch

@@ -146,10 +146,23 @@ def statistics(folder: Path) -> dict[str, Any]:
     """What write_shard returned for this folder."""
     try:
         loaded = json.loads((folder / _STATISTICS).read_text())
-        loaded["splits"]["train"], loaded["splits"]["validation"]
+        loaded["splits"]["train"]["content"], loaded["splits"]["validation"]["content"]
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise DataError(f"{folder}: not a token shard ({error}); tokenise again") from None
     return dict(loaded)
+
+
+def verify(folder: Path) -> None:
+    """Reads the shard's files and compares their SHA-256 with what was written; raises DataError."""
+    for split, expected in statistics(folder)["splits"].items():
+        path = folder / f"{split}.arrow"
+        try:
+            with path.open("rb") as stream:
+                found = hashlib.file_digest(stream, "sha256").hexdigest()
+        except OSError as error:
+            raise DataError(f"{path}: {error.strerror}; tokenise again") from None
+        if found != expected["sha256"]:
+            raise DataError(f"{path}: is torn or was altered after it was written; tokenise again")
 
 
 def open_split(folder: Path, split: str, tokenizer_identity: str) -> list[np.ndarray]:
@@ -160,9 +173,11 @@ def open_split(folder: Path, split: str, tokenizer_identity: str) -> list[np.nda
     path = folder / f"{split}.arrow"
     expected = statistics(folder)["splits"][split]["tokens"]
     try:
-        reader = pyarrow.ipc.open_file(pyarrow.memory_map(str(path)))
-        found = (reader.schema.metadata or {}).get(b"tokenizer", b"").decode()
-        batches = [reader.get_batch(index) for index in range(reader.num_record_batches)]
+        # Closing gives the file descriptor back; the map lives as long as the arrays do.
+        with pyarrow.memory_map(str(path)) as source:
+            reader = pyarrow.ipc.open_file(source)
+            found = (reader.schema.metadata or {}).get(b"tokenizer", b"").decode()
+            batches = [reader.get_batch(index) for index in range(reader.num_record_batches)]
     except (OSError, pyarrow.ArrowException) as error:
         raise DataError(f"{path}: not a whole token file ({str(error).splitlines()[0]}); tokenise again") from None
     if found != tokenizer_identity:

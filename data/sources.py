@@ -2,6 +2,7 @@
 
 import glob
 import hashlib
+import os
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -51,7 +52,7 @@ def listing(source: Source, cache: Path | None = None) -> list[InputFile]:
         return [InputFile(name, "", size, digest) for name, size, digest in source.generated.files()]
     hashes = HashCache(cache)
     files = []
-    for name, path in sorted(_paths(source.location)):
+    for name, path in sorted((_printable(name), path) for name, path in _paths(source.location)):
         try:
             size, digest = hashes.sha256(path)
         except OSError as error:
@@ -83,14 +84,21 @@ def _paths(location: str) -> list[tuple[str, Path]]:
     return found
 
 
-def _walk(folder: Path, root: Path) -> Iterator[tuple[str, Path]]:
+def _printable(name: str) -> str:
+    """A file name need not be Unicode on Linux; what is printed, hashed and stored must be."""
+    return os.fsencode(name).decode("utf-8", "backslashreplace")
+
+
+def _walk(folder: Path, root: Path, above: tuple[Path, ...] = ()) -> Iterator[tuple[str, Path]]:
+    """Linked folders are followed, except into one that we are inside of."""
+    above = (*above, folder.resolve())
     for path in folder.iterdir():
         if path.name.startswith("."):
             continue
-        if path.is_dir() and not path.is_symlink():
-            yield from _walk(path, root)
-        elif not path.is_dir():
+        if not path.is_dir():
             yield path.relative_to(root).as_posix(), path
+        elif path.resolve() not in above:
+            yield from _walk(path, root, above)
 
 
 def _fixed_part(pattern: Path) -> Path:
@@ -155,6 +163,10 @@ def read_documents(file: InputFile, source: Source, skipped: list[Skipped] | Non
     """
     if source.generated is not None:
         yield from (Document(name, text) for name, text in source.generated.documents_of(file.name))
+        return
+    if not file.sha256 and source.on_error == "skip":
+        if skipped is not None:
+            skipped.append(Skipped(file.name, "", "could not be read"))
         return
     reader = formats.Reader(file.name, Path(file.path), file.sha256, source.column, source.documents)
     if source.on_error == "refuse":
