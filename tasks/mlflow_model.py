@@ -1,0 +1,106 @@
+"""A trained model in MLflow: a logged model with its signature, and a version of a registered one."""
+
+import shutil
+import tempfile
+import warnings
+from importlib.metadata import version
+from pathlib import Path
+
+from tasks.mlflow_ledger import read_json
+from tasks.mlflow_runs import RunWriter
+
+BEST = "best"  # the alias of the version with the lowest validation loss
+_SOURCES = Path(__file__).resolve().parent.parent
+
+
+def log_model(writer: RunWriter, root: Path, artifact: Path, name: str) -> None:
+    """Logs the model of a committed training and registers it under `name`; once for each run."""
+    tokenizer = _tokenizer_of(root, artifact)
+    run = writer.client.get_run(writer.id)
+    if not (artifact / "model" / "config.json").is_file() or tokenizer is None:
+        return
+    if run.outputs is not None and run.outputs.model_outputs:
+        return
+    from mlflow.entities import LoggedModelOutput
+
+    client = writer.client
+    result = read_json(artifact / "result.json") or {}
+    logged = client.create_logged_model(
+        writer.experiment_id, name=_plain(name), source_run_id=writer.id, tags={"reducible.artifact": artifact.name}
+    )
+    with tempfile.TemporaryDirectory() as folder:
+        _pack(Path(folder) / "model", artifact / "model", tokenizer)
+        client.log_model_artifacts(logged.model_id, str(Path(folder) / "model"))
+    client.finalize_logged_model(logged.model_id, "READY")
+    client.log_outputs(writer.id, [LoggedModelOutput(logged.model_id, step=int(result.get("step") or 0))])
+    _register(writer, logged.model_id, logged.artifact_location, _plain(name), result.get("validation_loss"))
+
+
+def _pack(folder: Path, model: Path, tokenizer: Path) -> None:
+    """MLflow's model format: code that loads safetensors, the packages it needs, a signature."""
+    import mlflow.pyfunc
+    from mlflow.models import ModelSignature
+    from mlflow.types import ColSpec, ParamSchema, ParamSpec, Schema
+
+    signature = ModelSignature(
+        inputs=Schema([ColSpec("string", "text")]),
+        outputs=Schema([ColSpec("string", "continuation"), ColSpec("double", "nats"), ColSpec("double", "bits_per_byte")]),
+        params=ParamSchema(
+            [
+                ParamSpec("tokens", "long", 32),
+                ParamSpec("temperature", "double", 0.0),
+                ParamSpec("top_k", "long", 0),
+                ParamSpec("seed", "long", 0),
+            ]
+        ),
+    )
+    needed = ["torch", "numpy", "pandas", "safetensors", "tokenizers"]
+    with warnings.catch_warnings(), tempfile.TemporaryDirectory() as sources:
+        warnings.simplefilter("ignore")  # it asks for type hints and an example, which a given signature replaces
+        for package in ("models", "data"):
+            ignored = shutil.ignore_patterns("__pycache__")
+            shutil.copytree(_SOURCES / package, Path(sources) / package, ignore=ignored)
+        mlflow.pyfunc.save_model(
+            str(folder),
+            python_model=str(Path(__file__).with_name("mlflow_text_model.py")),
+            artifacts={"model": str(model), "tokenizer": str(tokenizer)},
+            code_paths=[str(Path(sources) / package) for package in ("models", "data")],
+            signature=signature,
+            pip_requirements=[f"{package}=={version(package).partition('+')[0]}" for package in needed],
+        )
+
+
+def _register(writer: RunWriter, model_id: str, location: str, name: str, loss: float | None) -> None:
+    client = writer.client
+    # Not `search by name = ...`: get_registered_model is the one call that both kinds of server answer alike.
+    from mlflow.exceptions import MlflowException
+
+    try:
+        aliases = client.get_registered_model(name).aliases
+    except MlflowException as error:
+        if error.error_code != "RESOURCE_DOES_NOT_EXIST":
+            raise
+        client.create_registered_model(name)
+        aliases = {}
+    # The location, not `models:/<id>`: for the latter the SQL store asks a client of the global tracking URI.
+    made = client.create_model_version(name, source=location, run_id=writer.id, model_id=model_id)
+    if loss is not None:
+        client.set_model_version_tag(name, made.version, "validation_loss", str(loss))
+    best = client.get_model_version(name, aliases[BEST]) if BEST in aliases else None
+    if best is None or (loss is not None and loss < float(best.tags.get("validation_loss", "inf"))):
+        client.set_registered_model_alias(name, BEST, made.version)
+
+
+def _tokenizer_of(root: Path, artifact: Path) -> Path | None:
+    """The tokenizer of the dataset that the training read."""
+    manifest = read_json(artifact / "manifest.json") or {}
+    for identity in manifest.get("inputs", {}).values():
+        tokenizer = root / "artifacts" / "dataset" / identity / "tokenizer"
+        if tokenizer.is_dir():
+            return tokenizer
+    return None
+
+
+def _plain(name: str) -> str:
+    """Registered models allow no slash, colon or quote in a name."""
+    return "".join("-" if letter in "/:.%\"'" else letter for letter in name)

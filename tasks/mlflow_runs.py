@@ -1,0 +1,250 @@
+"""Writes one record folder into its one MLflow run: explicit run ids, nothing twice, whatever was there before.
+
+Every function may be called again with the same record and then changes nothing: parameters are only added, metric rows
+only beyond the last step that MLflow has for each metric. So a resumed training, a second recorder and a repeated
+catch-up all continue the same run.
+"""
+
+import contextlib
+import getpass
+import json
+import math
+import posixpath
+import re
+import tempfile
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from mlflow import MlflowClient
+    from mlflow.entities import Metric, Run
+
+IDENTITY_TAG = "reducible.artifact"
+
+# MLflow's own limits (mlflow/utils/validation.py), with room for the "…" that marks a cut.
+LONGEST_PARAMETER = 6000
+LONGEST_TAG = 8000
+LONGEST_KEY = 250
+LONGEST_DIGEST = 36
+METRICS_PER_BATCH = 1000
+PARAMETERS_PER_BATCH = 100
+
+_LOGARITHMS = {
+    "log10_flops": "flops",
+    "log10_parameters": "parameters",
+    "log10_units": "units",
+    "log10_learning_rate": "learning_rate",
+    "log10_loss": "validation_loss",
+}
+
+
+class Tail:
+    """New rows of the metrics files of a folder since the last call; a line still being written waits."""
+
+    def __init__(self) -> None:
+        self._offsets: dict[Path, int] = {}
+
+    def rows(self, folder: Path) -> Iterator[dict[str, Any]]:
+        for path in sorted(folder.glob("metrics-*.jsonl")):
+            offset = self._offsets.get(path, 0)
+            if path.stat().st_size <= offset:
+                continue
+            with path.open("rb") as file:
+                file.seek(offset)
+                fresh = file.read()
+            whole = fresh[: fresh.rfind(b"\n") + 1]
+            self._offsets[path] = offset + len(whole)
+            for line in whole.splitlines():
+                with contextlib.suppress(ValueError, KeyError, TypeError):  # torn by a kill: written again on resuming
+                    row = json.loads(line)
+                    yield {"step": int(row["step"]), "time": int(row["time"]), "metrics": dict(row["metrics"])}
+
+
+def find(client: "MlflowClient", experiment_id: str, identity: str) -> "Run | None":
+    """The run of that artifact: the first made, should two drivers on two machines have made one each."""
+    found = client.search_runs(
+        [experiment_id], f"tags.`{IDENTITY_TAG}` = '{identity}'", order_by=["attributes.start_time ASC"]
+    )
+    return min(found, key=lambda run: (run.info.start_time, run.info.run_id), default=None)
+
+
+def create(client: "MlflowClient", experiment_id: str, identity: str, name: str, started_ms: int | None) -> "Run":
+    tags = {
+        IDENTITY_TAG: identity,
+        "mlflow.user": _user(),
+        "mlflow.source.type": "LOCAL",
+        "mlflow.source.name": "reducible",
+    }
+    return client.create_run(experiment_id, start_time=started_ms, tags=tags, run_name=name)
+
+
+class RunWriter:
+    """What MLflow holds of one run, so that only what is new is sent."""
+
+    def __init__(self, client: "MlflowClient", run: "Run") -> None:
+        self.client = client
+        self.id = run.info.run_id
+        self.experiment_id = run.info.experiment_id
+        self.status = run.info.status
+        self.tags = dict(run.data.tags)
+        self._parameters = dict(run.data.params)
+        # The last step of each metric. The public `run.data.metrics` has the values without their steps.
+        self._last_step = {metric.key: metric.step for metric in run.data._metric_objs}
+        self._inputs = bool(run.inputs and run.inputs.dataset_inputs)
+        self._tail = Tail()
+
+    def describe(self, described: Mapping[str, Any]) -> None:
+        """Parameters, tags and datasets of a describe.json."""
+        self.parameters(described.get("parameters", {}))
+        self.set_tags(described.get("tags", {}))
+        if described.get("datasets") and not self._inputs:
+            self.client.log_inputs(self.id, [_dataset(dataset) for dataset in described["datasets"]])
+            self._inputs = True
+
+    def parameters(self, parameters: Mapping[str, Any]) -> None:
+        """Adds parameters. MLflow never changes one: what a resumed run does otherwise becomes a tag `resumed.<key>`."""
+        from mlflow.entities import Param
+
+        wanted = {_key(key): _cut(_text(value), LONGEST_PARAMETER) for key, value in parameters.items()}
+        new = [Param(key, value) for key, value in wanted.items() if key not in self._parameters]
+        for start in range(0, len(new), PARAMETERS_PER_BATCH):
+            self.client.log_batch(self.id, params=new[start : start + PARAMETERS_PER_BATCH])
+        changed = {
+            f"resumed.{key}": value
+            for key, value in wanted.items()
+            if key in self._parameters and self._parameters[key] != value
+        }
+        self._parameters |= {param.key: param.value for param in new}
+        self.set_tags(changed)
+
+    def set_tags(self, tags: Mapping[str, Any]) -> None:
+        from mlflow.entities import RunTag
+
+        wanted = {_key(key): _cut(_text(value), LONGEST_TAG) for key, value in tags.items()}
+        new = [RunTag(key, value) for key, value in wanted.items() if self.tags.get(key) != value]
+        for start in range(0, len(new), PARAMETERS_PER_BATCH):
+            self.client.log_batch(self.id, tags=new[start : start + PARAMETERS_PER_BATCH])
+        self.tags |= {tag.key: tag.value for tag in new}
+
+    def follow(self, folder: Path) -> int:
+        """Sends the rows that were added to the folder's metrics files; returns how many values."""
+        return self.rows(self._tail.rows(folder))
+
+    def rows(self, rows: Iterator[dict[str, Any]]) -> int:
+        """Sends what lies beyond the last step that MLflow has, in batches that never cut a row in two."""
+        batch: list[Metric] = []
+        sent = 0
+        for row in rows:
+            metrics = self._beyond(row)
+            if batch and len(batch) + len(metrics) > METRICS_PER_BATCH:
+                sent += self._send(batch)
+                batch = []
+            batch += metrics
+            while len(batch) > METRICS_PER_BATCH:  # a single row wider than a batch
+                sent += self._send(batch[:METRICS_PER_BATCH])
+                batch = batch[METRICS_PER_BATCH:]
+        return sent + (self._send(batch) if batch else 0)
+
+    def _beyond(self, row: Mapping[str, Any]) -> "list[Metric]":
+        from mlflow.entities import Metric
+
+        step, metrics = row["step"], []
+        for key, value in row["metrics"].items():
+            name = _key(key)
+            if isinstance(value, int | float) and step > self._last_step.get(name, -1):
+                metrics.append(Metric(name, float(value), row["time"], step))
+                self._last_step[name] = step
+        return metrics
+
+    def _send(self, batch: "list[Metric]") -> int:
+        self.client.log_batch(self.id, metrics=batch)
+        return len(batch)
+
+    def final(self, result: Mapping[str, Any], time_ms: int, chart: bool) -> None:
+        """The numbers of a result.json as `final/` metrics; with logarithms for scatter charts where `chart` says so."""
+        values = {key: value for key, value in result.items() if isinstance(value, int | float)}
+        values = {key: value for key, value in values.items() if not isinstance(value, bool) and key != "step"}
+        if values.get("units") and values.get("parameters"):
+            values["units_per_parameter"] = values["units"] / values["parameters"]
+        if chart:
+            for name, source in _LOGARITHMS.items():
+                if 0 < (values.get(source) or 0) < math.inf:
+                    values[name] = math.log10(values[source])
+        metrics = {f"final/{key}": value for key, value in values.items()}
+        self.rows(iter([{"step": int(result.get("step") or 0), "time": time_ms, "metrics": metrics}]))
+
+    def note(self, markdown: str) -> None:
+        self.set_tags({"mlflow.note.content": markdown})
+
+    def artifacts(self, record: Path) -> None:
+        """files/ to the top of the run's artifacts (a report opens first there), figures/ and the note beside them."""
+        if (record / "files").is_dir():
+            self.client.log_artifacts(self.id, str(record / "files"))
+        if (record / "figures").is_dir():
+            self.client.log_artifacts(self.id, str(record / "figures"), "figures")
+        if (record / "note.md").is_file():
+            self.client.log_artifact(self.id, str(record / "note.md"))
+
+    def text_artifact(self, name: str, text: str) -> None:
+        with tempfile.TemporaryDirectory() as folder:
+            path = Path(folder) / name
+            path.write_text(text)
+            self.client.log_artifact(self.id, str(path))
+
+    def running(self) -> None:
+        if self.status != "RUNNING":
+            self.client.update_run(self.id, status="RUNNING")
+            self.status = "RUNNING"
+
+    def ended(self, status: str, time_ms: int | None) -> None:
+        """status: MLflow's FINISHED, FAILED or KILLED."""
+        if self.status != status:
+            self.client.set_terminated(self.id, status, time_ms)
+            self.status = status
+
+
+def _dataset(described: Mapping[str, Any]) -> Any:
+    """A dataset of a describe.json as MLflow shows it: what it is, how large, which split."""
+    from mlflow.entities import Dataset, DatasetInput, InputTag
+
+    split = str(described.get("split", "train"))
+    profile = {
+        key: value for key, value in described.items() if key not in ("name", "digest", "source", "split", "schema")
+    }
+    schema = described.get("schema") or [{"name": "tokens", "type": "long", "required": True}]
+    source = described.get("source", "")
+    return DatasetInput(
+        Dataset(
+            name=_cut(str(described.get("name", "data")), 500),
+            digest=str(described.get("digest", ""))[:LONGEST_DIGEST],
+            source_type="local",
+            source=_cut(source if isinstance(source, str) else json.dumps(source), 60_000),
+            schema=json.dumps({"mlflow_colspec": schema}),
+            profile=json.dumps(profile),
+        ),
+        tags=[InputTag("mlflow.data.context", "training" if split == "train" else split)],
+    )
+
+
+def _key(key: str) -> str:
+    """A name that MLflow accepts: its characters, its length, no path that means another one."""
+    plain = re.sub(r"[^\w./: -]", "_", key)[:LONGEST_KEY]
+    if posixpath.normpath(plain) != plain or plain.startswith(("/", "..")):
+        plain = re.sub(r"/+", "/", plain).strip("/.") or "_"
+    return plain
+
+
+def _text(value: Any) -> str:
+    return value if isinstance(value, str) else json.dumps(value, default=str)
+
+
+def _cut(text: str, longest: int) -> str:
+    return text if len(text) <= longest else text[: longest - 1] + "…"
+
+
+def _user() -> str:
+    try:
+        return getpass.getuser()
+    except (KeyError, OSError):  # a user id without a name, as containers have
+        return "unknown"
