@@ -1,0 +1,256 @@
+"""Checkpoints: sharded, written behind the training's back, complete or invisible, and verified before they are used.
+
+    <folder>/step-00000100/    *.distcp and .metadata (torch.distributed.checkpoint), progress.json, rows.jsonl,
+                               manifest.json with every file's size and SHA-256
+    <folder>/.step-....part    one that is being written, or was when its writer was killed
+
+A checkpoint appears by one rename after everything in it was flushed. State is a flat mapping of names to tensors,
+plain or sharded: torch.distributed.checkpoint fits it to whatever world loads it.
+"""
+
+import json
+import logging
+import os
+import shutil
+import warnings
+from collections.abc import Callable, Mapping
+from concurrent.futures import Future, ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
+
+import torch.distributed as dist
+import torch.distributed.checkpoint as dcp
+from torch import Tensor
+from torch.distributed.checkpoint.api import CheckpointException
+from torch.distributed.checkpoint.staging import DefaultStager, StagingOptions
+
+from tasks.errors import UserError
+from tasks.store import sha256_of
+from tasks.train.parallel import World
+
+log = logging.getLogger(__name__)
+
+MANIFEST = "manifest.json"
+PROGRESS = "progress.json"
+ROWS = "rows.jsonl"
+
+
+class Damaged(Exception):
+    """A checkpoint that is not what was saved; the message names the file."""
+
+
+class Checkpoints:
+    """Saves into one folder and keeps the last few and the best. Every rank calls it at the same steps."""
+
+    def __init__(self, folder: Path, world: World, keep_last: int) -> None:
+        self.folder = folder
+        self.world = world
+        self.keep_last = keep_last
+        self.newest: Path | None = None
+        """The last complete one, as far as this run knows."""
+        self.stager = DefaultStager(StagingOptions(False, False, False, False))
+        self.writer = ThreadPoolExecutor(1, thread_name_prefix="checkpoint")
+        self.pending: Future[None] | None = None
+        if world.leads:
+            folder.mkdir(parents=True, exist_ok=True)
+            for part in folder.glob(".*.part"):
+                shutil.rmtree(part, ignore_errors=True)
+
+    def save(self, step: int, state: Mapping[str, Tensor], progress: Mapping[str, Any], rows: list[dict]) -> None:
+        """Copies the state and returns; a thread writes. Waits first for the save before, if that is not done yet.
+
+        A save that fails (full disk) is one line in the log: training goes on, the checkpoints before it stay.
+        """
+        self.finish()
+        copy: Any = self.stager.stage(dict(state))
+        self.pending = self.writer.submit(self._write, step, copy, dict(progress), rows)
+
+    def finish(self) -> None:
+        """Waits until the last save is on disk, or has failed."""
+        if self.pending is not None:
+            self.pending.result()
+            self.pending = None
+
+    def close(self) -> None:
+        self.finish()
+        self.writer.shutdown()
+
+    def _write(self, step: int, state: dict[str, Any], progress: dict[str, Any], rows: list[dict]) -> None:
+        target = self.folder / name_of(step)
+        part = self.folder / f".{target.name}.part"
+        for work in (
+            lambda: self._prepare(part),
+            lambda: self._write_state(part, state),
+            lambda: self._complete(part, target, progress, rows),
+        ):
+            failure = self._any(_failure_of(work))
+            if failure is not None:
+                if self.world.leads:
+                    shutil.rmtree(part, ignore_errors=True)
+                    log.error(
+                        "the checkpoint at step %d was not saved (%s); training goes on, the newest one is %s",
+                        step,
+                        failure,
+                        self.newest or "none",
+                    )
+                return
+        self.newest = target
+
+    def _prepare(self, part: Path) -> None:
+        if self.world.leads:
+            shutil.rmtree(part, ignore_errors=True)
+            part.mkdir(parents=True, exist_ok=True)
+
+    def _write_state(self, part: Path, state: dict[str, Any]) -> None:
+        with warnings.catch_warnings():
+            warnings.filterwarnings("ignore", message="torch.distributed is disabled")
+            dcp.save(
+                state,
+                storage_writer=dcp.FileSystemWriter(part),
+                process_group=self.world.background,
+                no_dist=not self.world.joined,
+            )
+
+    def _complete(self, part: Path, target: Path, progress: dict[str, Any], rows: list[dict]) -> None:
+        if not self.world.leads:
+            return
+        (part / PROGRESS).write_text(json.dumps(progress))
+        (part / ROWS).write_text("".join(json.dumps(row) + "\n" for row in rows))
+        files = {}
+        for file in sorted(part.iterdir()):
+            _flush(file)
+            files[file.name] = {"size": file.stat().st_size, "sha256": sha256_of(file)}
+        (part / MANIFEST).write_text(json.dumps({"files": files}, indent=1))
+        _flush(part / MANIFEST)
+        _flush(part)
+        if target.exists():  # the same step of an earlier attempt, found damaged
+            shutil.rmtree(target)
+        part.rename(target)
+        _flush(target.parent)
+        self._forget()
+
+    def _any(self, failure: str | None) -> str | None:
+        """The first failure of any rank, on every rank."""
+        if self.world.size == 1:
+            return failure
+        failures: list[str | None] = [None] * self.world.size
+        dist.all_gather_object(failures, failure, group=self.world.background)
+        return next((one for one in failures if one is not None), None)
+
+    def _forget(self) -> None:
+        """Removes all but the last few and the one of lowest validation loss."""
+        paths = complete(self.folder)
+        losses = {path: loss for path in paths if (loss := _progress(path).get("validated")) is not None}
+        keep = set(paths[-self.keep_last :])
+        if losses:
+            keep.add(min(losses, key=lambda path: losses[path]))
+        for path in paths:
+            if path not in keep:
+                trash = path.with_name(f".{path.name}.part")
+                path.rename(trash)  # so that a kill in the middle leaves nothing that looks complete
+                shutil.rmtree(trash, ignore_errors=True)
+
+
+def name_of(step: int) -> str:
+    return f"step-{step:08d}"
+
+
+def complete(folder: Path) -> list[Path]:
+    """The checkpoints in a folder, oldest first."""
+    return sorted(path.parent for path in folder.glob(f"step-*/{MANIFEST}"))
+
+
+def newest(folder: Path, world: World) -> Path | None:
+    """The newest checkpoint whose files are what the manifest says; damaged ones are named and passed over."""
+    found = None
+    if world.leads:
+        for path in reversed(complete(folder)):
+            try:
+                verify(path)
+            except Damaged as damage:
+                log.warning("checkpoint %s is damaged (%s); using the one before", path, damage)
+                continue
+            found = path
+            break
+    return world.agreed(found)
+
+
+def verify(path: Path) -> None:
+    """Raises Damaged naming the first file that is missing or altered."""
+    try:
+        files = json.loads((path / MANIFEST).read_text())["files"]
+    except (OSError, ValueError, KeyError, TypeError):
+        raise Damaged(f"{MANIFEST} cannot be read") from None
+    for name, expected in files.items():
+        file = path / name
+        if not file.is_file():
+            raise Damaged(f"{name} is missing")
+        if file.stat().st_size != expected["size"]:
+            raise Damaged(f"{name} has {file.stat().st_size} bytes instead of {expected['size']}")
+        if sha256_of(file) != expected["sha256"]:
+            raise Damaged(f"{name} was altered: its SHA-256 is not the manifest's")
+
+
+def load(path: Path, state: Mapping[str, Tensor], world: World) -> dict[str, Any]:
+    """Fills the tensors in place and returns the progress.
+
+    Raises:
+        UserError: where the checkpoint is of another model: the first name or shape that differs.
+    """
+    reader = dcp.FileSystemReader(path)
+    held = reader.read_metadata().state_dict_metadata
+    for name, tensor in state.items():
+        if name not in held:
+            raise UserError(f"{path}: holds no {name!r}; it was saved from another model")
+        shape = getattr(held[name], "size", None)
+        if shape is not None and tuple(shape) != tuple(tensor.shape):
+            raise UserError(f"{path}: {name} is {tuple(shape)} there and {tuple(tensor.shape)} in this model")
+    surplus = sorted(set(held) - set(state))
+    if surplus:
+        raise UserError(f"{path}: holds {surplus[0]!r}, which this model has not; it was saved from another model")
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", message="torch.distributed is disabled")
+        dcp.load(
+            {name: tensor.detach() for name, tensor in state.items()},
+            storage_reader=reader,
+            process_group=world.group,
+            no_dist=not world.joined,
+        )
+    return _progress(path)
+
+
+def rows_of(path: Path) -> list[dict[str, Any]]:
+    """The metric rows up to the checkpoint's step."""
+    return [json.loads(line) for line in (path / ROWS).read_text().splitlines()]
+
+
+def cause(error: BaseException) -> str:
+    """One line for what went wrong at the bottom of a chain of exceptions."""
+    if isinstance(error, CheckpointException) and error.failures:
+        return cause(next(iter(error.failures.values()))[0])
+    inner = error.__cause__ or error.__context__
+    if isinstance(error, OSError) or inner is None:
+        return " ".join(str(error).split()) or type(error).__name__
+    return cause(inner)
+
+
+def _failure_of(work: Callable[[], None]) -> str | None:
+    """Why the work failed. Whatever a disk does, training must outlive it; CheckpointException is torch's wrapper."""
+    try:
+        work()
+    except (Exception, CheckpointException) as error:
+        return cause(error)
+    return None
+
+
+def _flush(path: Path) -> None:
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def _progress(path: Path) -> dict[str, Any]:
+    progress: dict[str, Any] = json.loads((path / PROGRESS).read_text())
+    return progress

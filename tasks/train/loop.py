@@ -1,0 +1,504 @@
+"""Training, from a spec and data to weights: the step, and what happens between steps.
+
+Plain torch.distributed: it runs in one process, under torchrun (tasks/train/__main__.py) and in Ray Train's workers
+(tasks/train/task.py) alike. On steps without a log row, a checkpoint or a validation the host never waits for the
+device.
+"""
+
+import hashlib
+import json
+import logging
+import math
+import os
+import time
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+import torch
+from safetensors.torch import save_file
+from torch import Tensor
+
+from models.families import family
+from tasks.errors import UserError
+from tasks.record import Record, read_rows
+from tasks.train import checkpoints
+from tasks.train.checkpoints import Checkpoints
+from tasks.train.examples import Examples, open_examples
+from tasks.train.guards import Diverged, FiniteGuard, SpikeGuard
+from tasks.train.interval import Interval
+from tasks.train.optimizer import AdamW
+from tasks.train.parallel import Parallel, World, full
+from tasks.train.peak import peak_flops
+from tasks.train.schedule import rate_at
+from tasks.train.spec import Execution, TrainSpec
+
+log = logging.getLogger(__name__)
+
+STATE = "state"
+"""Where the artifact of a training has its last checkpoint."""
+
+
+@dataclass(frozen=True)
+class TrainResult:
+    """What a training came to. Losses in nats per target unit; units, flops and seconds since step 0 of the trunk."""
+
+    status: str
+    """finished or diverged."""
+    step: int
+    units: int
+    flops: float
+    parameters: int
+    parameters_without_embeddings: int
+    train_loss: float | None
+    validation_loss: float | None
+    validation_bits_per_byte: float | None
+    learning_rate: float
+    seconds: float
+    tokens_per_second: float
+    reason: str | None = None
+
+
+@dataclass
+class Progress:
+    """All that a resumed training needs besides tensors. Order and chance have no state (contracts 2 and 3)."""
+
+    step: int = 0
+    units: int = 0
+    seconds: float = 0.0
+    stepping: float = 0.0
+    """Seconds in steps alone, without validation, checkpoints and start-up."""
+    first_loss: float | None = None
+    """Loss of the untrained model."""
+    validated: float | None = None
+    """Validation loss at this very step, if it was measured there."""
+
+
+class Micro(NamedTuple):
+    """One micro-batch on this rank. A real one counts; another only takes part in the collectives."""
+
+    number: int
+    """Which of the step's global micro-batches."""
+    batch: dict[str, Tensor]
+    units: int
+    real: bool
+
+
+def train(
+    spec: TrainSpec,
+    execution: Execution,
+    *,
+    data: Path | Examples,
+    start: Path | None,
+    work: Path,
+    record: Record,
+    learning_rate: float | None = None,
+) -> TrainResult:
+    """Trains up to spec.stop_step, going on from the newest checkpoint in `work`, else from `start`, else from nothing.
+
+    Every rank calls it. Leaves in `work`: checkpoints/, the newest of which a later training may start from, and
+    model/, unless it diverged. `learning_rate` stands in where the spec has none.
+
+    Raises:
+        UserError, DataError: one line for the person whose spec, data or checkpoint cannot be used.
+    """
+    torch.set_num_threads(max(1, int(execution.cpus_per_worker)))
+    training = Training(spec, execution, data, start, work, record, learning_rate)
+    try:
+        training.run()
+        status, reason = training.verdict()
+    except Diverged as diverged:
+        status, reason = "diverged", str(diverged)
+        log.error("%s", reason)
+    finally:
+        training.checkpoints.close()
+    if status == "finished":
+        training.save_model(work / "model")
+        saved = training.checkpoints.newest
+        if saved is None or saved.name != checkpoints.name_of(spec.stop_step):
+            raise UserError(f"{work}: the last checkpoint could not be saved (see the log); free some space, run again")
+    return training.result(status, reason)
+
+
+class Training:
+    def __init__(
+        self,
+        spec: TrainSpec,
+        execution: Execution,
+        data: Path | Examples,
+        start: Path | None,
+        work: Path,
+        record: Record,
+        learning_rate: float | None,
+    ) -> None:
+        self.spec, self.execution, self.work, self.record = spec, execution, work, record
+        self.began = time.perf_counter()
+        self.world = World()
+        rate = spec.optimizer.learning_rate or learning_rate
+        if rate is None:
+            raise UserError("train.optimizer.learning_rate: neither given nor found by a search; give a number")
+        self.learning_rate = rate
+        refuse_slow_precision(spec.precision, self.world.device)
+        self.examples = data if isinstance(data, Examples) else open_examples(data, spec)
+        self.build()
+        self.checkpoints = Checkpoints(work / "checkpoints", self.world, execution.keep_last)
+        self.interval = Interval(self.world)
+        self.finite = FiniteGuard(self.world.device)
+        self.spikes = SpikeGuard(spec.spike_guard, self.world.device) if spec.spike_guard else None
+        self.progress = Progress()
+        self.validation: dict[str, float] = {}
+        self.losses: dict[str, float] = {}
+        self.restore(start)
+
+    def build(self) -> None:
+        """The model, the same on every rank, then its copies or shards, then the optimizer over those."""
+        spec, execution, device = self.spec, self.execution, self.world.device
+        if spec.deterministic:
+            os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
+        torch.use_deterministic_algorithms(spec.deterministic)
+        kind = family(spec.family)
+        self.config = kind.config(**spec.model)
+        self.cost = kind.cost(self.config, spec.sequence)
+        torch.manual_seed(spec.seed)
+        self.model = kind.build(self.config).to(device).train()
+        if execution.checkpointing == "full":
+            from models.checkpointing import checkpoint_blocks
+
+            checkpoint_blocks(self.model)
+        if execution.compile:
+            self.model.compile(dynamic=False)
+        self.parallel = Parallel(self.model, self.world, execution.strategy, spec.precision)
+        self.optimizer = AdamW(self.model, spec.optimizer)
+        self.half = spec.precision == "bf16" and self.parallel.strategy != "fsdp"
+        self.stochastic = bool(getattr(self.model, "stochastic", True))
+        self.peak = peak_flops(device, spec.precision)
+
+    # The step -----------------------------------------------------------------------------------------------------
+
+    def step(self, step: int) -> None:
+        """One optimiser step: fetch everything, count once, backward divided once, reduce once, update once."""
+        indices = self.examples.train.micro_batches(step)
+        micros = self.fetch(self.examples.train, indices)
+        self.interval.step(step, len(indices))
+        weight = self.weight(micros)
+        nats = self.backward(step, micros, weight, record=True)
+        gradients = self.optimizer.gradients()
+        norm = self.optimizer.norm(gradients)
+        self.interval.gradient(step, norm)
+        skip = self.finite(norm)
+        if self.spikes is not None:
+            # The sum over ranks x weight (world size / units of the step) / world size.
+            loss = self.world.total(torch.stack(nats).sum()) * weight / self.world.size
+            skip = torch.maximum(skip, self.spikes(loss, norm))
+        rate = self.learning_rate * rate_at(step, self.spec.schedule, self.spec.stop_step)
+        self.optimizer.step(gradients, norm, rate, skip)
+        self.optimizer.zero_grad()
+
+    def fetch(self, batches: Any, indices: list[np.ndarray]) -> list[Micro]:
+        """This rank's share of the micro-batches, as many on every rank."""
+        micros = []
+        for number, examples, real in self.world.share(indices):
+            arrays = batches.fetch(examples)
+            units = batches.units(arrays) if real else 0
+            micros.append(Micro(number, self.to_device(arrays), units, real))
+        return micros
+
+    def weight(self, micros: list[Micro]) -> Tensor:
+        """World size / target units of the step over all ranks, on the device: reducing averages over the ranks."""
+        # torch.full and not torch.tensor: a number becomes an argument of a kernel, and no copy waits for the device.
+        units = torch.full((), sum(micro.units for micro in micros), dtype=torch.int64, device=self.world.device)
+        return self.world.size / self.world.total(units).clamp_(min=1)
+
+    def backward(self, step: int, micros: list[Micro], weight: Tensor, record: bool = False) -> list[Tensor]:
+        """Adds up the gradients of sum of nats / units over micro-batches and ranks; returns this rank's nats."""
+        nats = []
+        for round_, micro in enumerate(micros):
+            with self.parallel.reducing(last=round_ == len(micros) - 1), self.autocast():
+                if self.stochastic:
+                    self.seed_chance(step, micro.number)
+                loss = self.parallel.call(micro.batch)
+                loss.nats.backward(weight if micro.real else torch.zeros_like(weight))
+            nats.append(loss.nats.detach() if micro.real else torch.zeros_like(loss.nats))
+            if record and micro.real:
+                self.interval.add(micro.number, micro.units, loss.nats, loss.parts)
+        return nats
+
+    def seed_chance(self, step: int, micro_batch: int) -> None:
+        """Everything random in a micro-batch follows from seed, step and its global index (contract 3)."""
+        seed = chance(self.spec.seed, step, micro_batch)
+        # The generators by name: torch.manual_seed visits every kind of device and takes 0.3 ms.
+        torch.default_generator.manual_seed(seed)
+        if self.world.device.type == "cuda":
+            torch.cuda.manual_seed(seed)
+
+    def autocast(self) -> AbstractContextManager[Any]:
+        return torch.autocast(self.world.device.type, torch.bfloat16) if self.half else nullcontext()
+
+    def to_device(self, arrays: dict[str, np.ndarray]) -> dict[str, Tensor]:
+        tensors = {name: torch.from_numpy(array) for name, array in arrays.items()}
+        if self.world.device.type == "cpu":
+            return tensors
+        # From pinned memory the copy runs beside the kernels; the host goes on at once.
+        return {name: tensor.pin_memory().to(self.world.device, non_blocking=True) for name, tensor in tensors.items()}
+
+    # Between steps ------------------------------------------------------------------------------------------------
+
+    def run(self) -> None:
+        spec, execution = self.spec, self.execution
+        mark = time.perf_counter()
+        timed_units, timed_seconds = 0, 0.0
+        for step in range(self.progress.step, spec.stop_step):
+            self.step(step)
+            done = step + 1
+            last = done == spec.stop_step
+            logs = last or done % execution.log_every == 0
+            validates = last or (spec.validation.every is not None and done % spec.validation.every == 0)
+            saves = last or (execution.checkpoint_every is not None and done % execution.checkpoint_every == 0)
+            if not (logs or validates or saves):
+                continue
+            timed_units += self.look(done)
+            elapsed = time.perf_counter() - mark
+            timed_seconds += elapsed
+            self.progress.stepping += elapsed
+            metrics: dict[str, float] = {}
+            if validates:
+                metrics |= self.validate()
+            if logs:
+                metrics |= self.training_metrics(timed_units / timed_seconds)
+                timed_units, timed_seconds = 0, 0.0
+            if metrics and self.world.leads:
+                self.record.row(done, metrics)
+            if logs and done % execution.log_every == 0:
+                self.interval.reset()
+            if saves:
+                self.save()
+            mark = time.perf_counter()
+        self.checkpoints.finish()
+
+    def look(self, done: int) -> int:
+        """Waits for the device, stops a run that is no longer finite, and moves progress on; the new units."""
+        new, bad_gradient = self.interval.collect()
+        bad = next((seen for seen in new if not math.isfinite(seen.nats)), None)
+        if bad is not None and (bad_gradient is None or bad.step <= bad_gradient):
+            self.progress.step = bad.step
+            raise self.diverged(bad.step, f"the loss is not finite in micro-batch {bad.micro_batch}")
+        if bad_gradient is not None:
+            self.progress.step = bad_gradient
+            raise self.diverged(bad_gradient, f"the gradient is not finite, from {self.culprits(bad_gradient)}")
+        if self.progress.first_loss is None and new:
+            first = [seen for seen in new if seen.step == new[0].step]
+            self.progress.first_loss = sum(s.nats for s in first) / max(1, sum(s.units for s in first))
+        units = sum(seen.units for seen in new)
+        self.progress = replace(self.progress, step=done, units=self.progress.units + units, validated=None)
+        return units
+
+    def diverged(self, step: int, what: str) -> Diverged:
+        self.checkpoints.finish()
+        return Diverged(step, f"step {step}: {what}; the last good checkpoint is {self.checkpoints.newest or 'none'}")
+
+    def culprits(self, step: int) -> str:
+        """Runs a step again, micro-batch by micro-batch: which of them brought the bad gradient.
+
+        The guard has held the weights of that step. Ranks run a round together, so a round of several is named whole.
+        """
+        bad = []
+        indices = self.examples.train.micro_batches(step)
+        micros = self.fetch(self.examples.train, indices)
+        weight = self.weight(micros)
+        for round_, micro in enumerate(micros):
+            self.optimizer.zero_grad()
+            self.backward(step, [micro], weight)
+            if not math.isfinite(self.optimizer.norm(self.optimizer.gradients()).item()):
+                first = round_ * self.world.size
+                bad += [str(i) for i in range(first, min(first + self.world.size, len(indices)))]
+        if not bad:
+            return "the sum of all micro-batches"
+        return f"micro-batch {bad[0]}" if len(bad) == 1 else f"one of micro-batches {', '.join(bad)}"
+
+    @torch.no_grad()
+    def validate(self) -> dict[str, float]:
+        """Loss on the fixed validation examples: sums over all of them, divided once, for any world size."""
+        self.model.eval()
+        micros = self.fetch(self.examples.held_out, self.examples.validation)
+        # By micro-batch, like the interval: one order of summation for any world size.
+        sums = torch.zeros(len(self.examples.validation), 3, dtype=torch.float64)
+        for micro in micros:
+            with self.autocast():
+                nats = self.parallel.call(micro.batch).nats
+            if micro.real:
+                bytes_ = 0
+                if self.examples.unit_bytes is not None:
+                    bytes_ = self.examples.bytes_of(micro.batch["targets"].cpu().numpy())
+                sums[micro.number] = torch.tensor([nats.item(), micro.units, bytes_], dtype=torch.float64)
+        self.model.train()
+        nats_, units, bytes_ = (sum(column) for column in zip(*self.world.host_total(sums).tolist(), strict=True))
+        loss = nats_ / max(1.0, units)
+        self.progress.validated = loss if math.isfinite(loss) else None
+        self.validation = {"val/loss": loss}
+        if bytes_:
+            self.validation["val/bits_per_byte"] = nats_ / math.log(2) / bytes_
+        return self.validation
+
+    def training_metrics(self, units_per_second: float) -> dict[str, float]:
+        done, units = self.progress.step, self.progress.units
+        rate = self.cost.training_flops_per_unit * units_per_second
+        self.losses = {f"train/{name}": mean for name, mean in self.interval.means().items()}
+        metrics = self.losses | {
+            "train/tokens": units,
+            "train/flops": units * self.cost.training_flops_per_unit,
+            "train/learning_rate": self.learning_rate * rate_at(done - 1, self.spec.schedule, self.spec.stop_step),
+            "train/gradient_norm": self.interval.norm,
+            "speed/tokens_per_second": units_per_second,
+            "speed/flops_per_second": rate,
+            **memory(self.world.device),
+        }
+        if self.peak is not None:
+            metrics["speed/mfu"] = rate / (self.peak * self.world.size)
+        if self.spikes is not None:
+            metrics["train/skipped_steps"] = self.spikes.skipped.item()
+        return metrics
+
+    # Checkpoints and results --------------------------------------------------------------------------------------
+
+    def state(self) -> dict[str, Tensor]:
+        """Every tensor that training changes, by name, in place."""
+        model = {f"model.{name}": tensor for name, tensor in self.model.state_dict().items()}
+        return model | {f"optimizer.{name}": tensor for name, tensor in self.optimizer.state().items()}
+
+    def save(self) -> None:
+        progress = replace(self.progress, seconds=self.seconds())
+        content = {
+            "progress": asdict(progress),
+            "validated": progress.validated,
+            "validation": self.validation,
+            "losses": self.losses,
+            "interval": self.interval.state(),
+            "spikes": self.spikes.state() if self.spikes else None,
+            "model": {"family": self.spec.family, "config": self.spec.model},
+        }
+        rows = []
+        if self.world.leads:
+            rows = [row for row in read_rows(self.record.folder) if row["step"] <= progress.step]
+        self.checkpoints.save(progress.step, self.state(), content, rows)
+
+    def restore(self, start: Path | None) -> None:
+        """The newest complete checkpoint of this very training, else the state that an earlier one ended with."""
+        self.resumed_seconds = 0.0
+        path = checkpoints.newest(self.checkpoints.folder, self.world)
+        own = path is not None
+        if path is None:
+            path = self.start_state(start)
+        if path is None:
+            return
+        content = checkpoints.load(path, self.state(), self.world)
+        self.progress = Progress(**content["progress"])
+        self.resumed_seconds = self.progress.seconds
+        self.interval.restore(content["interval"])
+        self.validation, self.losses = content["validation"], content["losses"]
+        if self.spikes and content["spikes"]:
+            self.spikes.restore(content["spikes"])
+        if own:
+            self.checkpoints.newest = path
+            if self.world.leads:
+                self.replay_rows(path)
+                log.info("going on from %s", path)
+        elif self.progress.step != self.spec.start_step:
+            raise UserError(
+                f"{path}: stopped at step {self.progress.step}, but start_step is {self.spec.start_step}; "
+                "a training goes on where its start stopped"
+            )
+
+    def start_state(self, start: Path | None) -> Path | None:
+        if self.spec.start_step == 0:
+            return None
+        if start is None:
+            raise UserError(
+                f"start_step {self.spec.start_step}: needs the input `start`, a training that stopped there"
+            )
+        path = start / STATE
+        damage = None
+        if self.world.leads:
+            try:
+                checkpoints.verify(path)
+            except checkpoints.Damaged as error:
+                damage = str(error)
+        damage = self.world.agreed(damage)
+        if damage:
+            raise UserError(f"{path}: cannot be continued: {damage}; train it again (--fresh)")
+        return path
+
+    def replay_rows(self, path: Path) -> None:
+        """Rows up to the checkpoint travelled with it: wherever it is resumed, the record has them."""
+        known = {row["step"] for row in read_rows(self.record.folder)}
+        for row in checkpoints.rows_of(path):
+            if row["step"] not in known:
+                self.record.row(row["step"], row["metrics"], row["time"])
+
+    def verdict(self) -> tuple[str, str | None]:
+        """A run that ends clearly worse than its untrained model has diverged, though every number was finite."""
+        first, now = self.progress.first_loss, self.validation.get("val/loss")
+        if now is not None and not math.isfinite(now):
+            return "diverged", f"step {self.progress.step}: the validation loss is not finite"
+        if first is not None and now is not None and now > first + 0.2 * abs(first):
+            return "diverged", (
+                f"step {self.progress.step}: the validation loss is {now:.4f}, above the untrained model's "
+                f"{first:.4f}; try a smaller learning rate"
+            )
+        return "finished", None
+
+    def save_model(self, folder: Path) -> None:
+        """model.safetensors and config.json: the whole weights, for everything but training on."""
+        weights = {name: full(tensor).contiguous() for name, tensor in self.model.state_dict().items()}
+        if self.world.leads:
+            folder.mkdir(parents=True, exist_ok=True)
+            save_file(weights, str(folder / "model.safetensors"))
+            (folder / "config.json").write_text(
+                json.dumps({"family": self.spec.family, "config": self.spec.model}, indent=1) + "\n"
+            )
+
+    def seconds(self) -> float:
+        return self.resumed_seconds + time.perf_counter() - self.began
+
+    def result(self, status: str, reason: str | None) -> TrainResult:
+        progress = self.progress
+        return TrainResult(
+            status=status,
+            step=progress.step,
+            units=progress.units,
+            flops=progress.units * self.cost.training_flops_per_unit,
+            parameters=self.cost.parameters,
+            parameters_without_embeddings=self.cost.parameters_without_embeddings,
+            train_loss=self.losses.get("train/loss"),
+            validation_loss=self.validation.get("val/loss"),
+            validation_bits_per_byte=self.validation.get("val/bits_per_byte"),
+            learning_rate=self.learning_rate,
+            seconds=self.seconds(),
+            tokens_per_second=progress.units / progress.stepping if progress.stepping else 0.0,
+            reason=reason,
+        )
+
+
+def chance(seed: int, step: int, micro_batch: int) -> int:
+    """63 bits that look random and are not."""
+    digest = hashlib.blake2b(f"{seed}/{step}/{micro_batch}".encode(), digest_size=8).digest()
+    return int.from_bytes(digest, "big") >> 1
+
+
+def refuse_slow_precision(precision: str, device: torch.device) -> None:
+    """bf16 without hardware for it is 60 times slower than fp32: nobody means that."""
+    if precision == "bf16" and device.type == "cpu" and not torch.ops.mkldnn._is_mkldnn_bf16_supported():
+        raise UserError("train.precision: this CPU has no bf16 (no AVX-512), where it is 60 times slower; use fp32")
+    if precision == "bf16" and device.type == "cuda" and not torch.cuda.is_bf16_supported(including_emulation=False):
+        raise UserError(f"train.precision: {torch.cuda.get_device_name(device)} has no bf16; use fp32")
+
+
+def memory(device: torch.device) -> dict[str, float]:
+    """MiB: the most that the GPU's allocator held, or this process's anonymous memory (RSS counts mapped data too)."""
+    if device.type == "cuda":
+        return {"memory/peak_mib": torch.cuda.max_memory_allocated(device) / 2**20}
+    for line in Path("/proc/self/status").read_text().splitlines() if os.path.exists("/proc/self/status") else ():
+        if line.startswith("RssAnon:"):
+            return {"memory/anonymous_mib": int(line.split()[1]) / 1024}
+    return {}

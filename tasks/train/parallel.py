@@ -1,0 +1,111 @@
+"""Who else trains this model, and how gradients become common: one process, DDP or FSDP2.
+
+Plain torch.distributed: the same under torchrun, under Ray Train and in one process.
+"""
+
+import os
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from typing import Any, TypeVar
+
+import torch
+import torch.distributed as dist
+from torch import Tensor, nn
+from torch.distributed.device_mesh import init_device_mesh
+from torch.distributed.fsdp import FSDPModule, MixedPrecisionPolicy, fully_shard
+from torch.nn.parallel import DistributedDataParallel
+
+Item = TypeVar("Item")
+
+
+class World:
+    """This process among those that train together; a world of one where torch.distributed is not initialised."""
+
+    def __init__(self) -> None:
+        self.joined = dist.is_available() and dist.is_initialized()
+        self.rank = dist.get_rank() if self.joined else 0
+        self.size = dist.get_world_size() if self.joined else 1
+        if torch.cuda.is_available():
+            local = int(os.environ.get("LOCAL_RANK", "0"))
+            self.device = torch.device("cuda", local % torch.cuda.device_count())
+            torch.cuda.set_device(self.device)
+        else:
+            self.device = torch.device("cpu")
+        # Host values travel by gloo whatever the device; checkpoints, written by a thread of their own, on another
+        # group, so that the two never mix.
+        self.group = dist.new_group(backend="gloo") if self.joined else None
+        self.background = dist.new_group(backend="gloo") if self.joined else None
+
+    @property
+    def leads(self) -> bool:
+        return self.rank == 0
+
+    def total(self, tensor: Tensor) -> Tensor:
+        """Summed over the ranks, in place; on the device, and the host does not wait."""
+        if self.size > 1:
+            dist.all_reduce(tensor)
+        return tensor
+
+    def host_total(self, tensor: Tensor) -> Tensor:
+        """The same for a tensor on the host."""
+        if self.size > 1:
+            dist.all_reduce(tensor, group=self.group)
+        return tensor
+
+    def agreed(self, value: Any) -> Any:
+        """What rank 0 has, on every rank."""
+        if self.size == 1:
+            return value
+        box = [value]
+        dist.broadcast_object_list(box, src=0, group=self.group)
+        return box[0]
+
+    def share(self, items: Sequence[Item]) -> list[tuple[int, Item, bool]]:
+        """This rank's (index, item, real) of a list: one for every round, as many rounds on every rank.
+
+        A rank that has none left in the last round gets the first item with real = False: it must take part in the
+        collectives of the round, and its part must count for nothing.
+        """
+        rounds = range(self.rank, -(-len(items) // self.size) * self.size, self.size)
+        return [(i, items[i], True) if i < len(items) else (0, items[0], False) for i in rounds]
+
+
+class Parallel:
+    """The model as training calls it, and when its gradients are reduced."""
+
+    def __init__(self, model: nn.Module, world: World, strategy: str, precision: str) -> None:
+        self.call: nn.Module = model
+        self.strategy = "none" if world.size == 1 and strategy != "fsdp" else strategy
+        if world.size > 1 and strategy == "none":
+            self.strategy = "ddp"
+        if self.strategy == "fsdp" and not world.joined:
+            # One process has nothing to shard; a mesh of one needs a process group that a plain run does not have.
+            self.strategy = "none"
+        if self.strategy == "ddp":
+            devices = [world.device] if world.device.type == "cuda" else None
+            self.call = DistributedDataParallel(model, device_ids=devices, gradient_as_bucket_view=True)
+        elif self.strategy == "fsdp":
+            mesh = init_device_mesh(world.device.type, (world.size,))
+            half = MixedPrecisionPolicy(param_dtype=torch.bfloat16, reduce_dtype=torch.float32)
+            policy = half if precision == "bf16" else MixedPrecisionPolicy()
+            for block in model.blocks():  # type: ignore[operator]
+                fully_shard(block, mesh=mesh, mp_policy=policy)
+            fully_shard(model, mesh=mesh, mp_policy=policy)
+
+    @contextmanager
+    def reducing(self, last: bool) -> Iterator[None]:
+        """Around forward and backward of a micro-batch: gradients stay on their rank until the last one of a step."""
+        if isinstance(self.call, FSDPModule):
+            self.call.set_requires_gradient_sync(last)
+            yield
+        elif isinstance(self.call, DistributedDataParallel) and not last:
+            with self.call.no_sync():
+                yield
+        else:
+            yield
+
+
+def full(tensor: Tensor) -> Tensor:
+    """The whole of a possibly sharded tensor, on the CPU; every rank must call it."""
+    whole = tensor.full_tensor() if hasattr(tensor, "full_tensor") else tensor
+    return whole.detach().cpu()

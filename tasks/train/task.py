@@ -1,0 +1,171 @@
+"""The train task: where a training runs. One worker inside its Ray task; several under Ray Train's TorchTrainer."""
+
+import json
+import logging
+import os
+import shutil
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+from tasks.dataset import open_dataset
+from tasks.errors import UserError
+from tasks.record import Record, copy_record
+from tasks.task import Context
+from tasks.train.checkpoints import complete
+from tasks.train.loop import STATE, TrainResult, train
+from tasks.train.spec import Execution, TrainSpec
+
+RESTARTS = 3
+"""How often a training with several workers is begun again after one of them was lost."""
+
+
+def run(context: Context) -> None:
+    """Inputs: data, and where the spec asks for them start (an earlier training) and search (a learning rate)."""
+    spec: TrainSpec = context.spec
+    execution: Execution = context.execution
+    learning_rate = found_learning_rate(context)
+    record = Record(context.work / "record", context.attempt)
+    describe(record, context, learning_rate)
+    job = {
+        "spec": spec.model_dump_json(),
+        "execution": execution.model_dump_json(),
+        "data": str(context.inputs["data"]),
+        "start": str(context.inputs["start"]) if "start" in context.inputs else None,
+        "work": str(context.work),
+        "attempt": context.attempt,
+        "learning_rate": learning_rate,
+    }
+    result = TrainResult(**(train_here(job) if execution.workers == 1 else train_on_workers(job, execution)))
+    record.note(summary(result))
+    leave(result, context.work, context.staging)
+
+
+def train_here(job: dict[str, Any]) -> dict[str, Any]:
+    """What one process does, alone or among several workers. Paths are absolute: workers have their own folders."""
+    logging.basicConfig(level=logging.INFO, format="%(message)s")
+    work = Path(job["work"])
+    result = train(
+        TrainSpec.model_validate_json(job["spec"]),
+        Execution.model_validate_json(job["execution"]),
+        data=Path(job["data"]),
+        start=Path(job["start"]) if job["start"] else None,
+        work=work,
+        record=Record(work / "record", job["attempt"]),
+        learning_rate=job["learning_rate"],
+    )
+    return asdict(result)
+
+
+def train_on_workers(job: dict[str, Any], execution: Execution) -> dict[str, Any]:
+    """Under Ray Train, which places the workers, connects them and begins again when one is lost.
+
+    Nothing of Ray Train's own state is used: the run has a fresh name, its workers find the newest complete checkpoint
+    themselves, and nothing is reported but the result.
+    """
+    # Read by Ray Train's controller and workers: notice a dead worker in a fraction of a second, and hang for no one.
+    os.environ.setdefault("RAY_TRAIN_HEALTH_CHECK_INTERVAL_S", "0.2")
+    os.environ.setdefault("RAY_TRAIN_COLLECTIVE_TIMEOUT_S", "600")
+    os.environ.setdefault("RAY_TRAIN_ENABLE_PRINT_PATCH", "0")
+    import ray
+    from ray.train import FailureConfig, RunConfig, ScalingConfig
+    from ray.train.torch import TorchConfig, TorchTrainer
+
+    resources: dict[str, float] = {"CPU": execution.cpus_per_worker}
+    if execution.gpus_per_worker:
+        resources["GPU"] = execution.gpus_per_worker
+    there = ray.cluster_resources()
+    for kind, each in resources.items():
+        if each * execution.workers > there.get(kind, 0):
+            raise UserError(
+                f"compute.workers: {execution.workers} workers of {each:g} {kind} need {each * execution.workers:g}, "
+                f"the cluster has {there.get(kind, 0):g}"
+            )
+    runs = Path(job["work"]) / "ray"
+    trainer = TorchTrainer(
+        train_here,
+        train_loop_config=job,
+        torch_config=TorchConfig(backend="nccl" if execution.gpus_per_worker else "gloo"),
+        scaling_config=ScalingConfig(
+            num_workers=execution.workers,
+            use_gpu=execution.gpus_per_worker > 0,
+            resources_per_worker=resources,
+        ),
+        run_config=RunConfig(
+            name=f"train-{job['attempt']}",
+            storage_path=str(runs),
+            failure_config=FailureConfig(max_failures=RESTARTS),
+        ),
+    )
+    try:
+        result = trainer.fit()
+    except ray.train.TrainingFailedError as error:
+        raise _first_user_error(error) from error
+    finally:
+        shutil.rmtree(runs, ignore_errors=True)
+    value: dict[str, Any] = result.return_value
+    return value
+
+
+def found_learning_rate(context: Context) -> float | None:
+    """What the search within this cell found, where the spec leaves it open."""
+    if context.spec.optimizer.learning_rate is not None or "search" not in context.inputs:
+        return None
+    return float(json.loads((context.inputs["search"] / "result.json").read_text())["learning_rate"])
+
+
+def describe(record: Record, context: Context, learning_rate: float | None) -> None:
+    dataset = open_dataset(context.inputs["data"])
+    parameters = context.spec.model_dump(mode="json") | {"execution": context.execution.model_dump(mode="json")}
+    if learning_rate is not None:
+        parameters["optimizer"]["learning_rate"] = learning_rate
+    described = [dataset.described(split) for split in ("train", "validation")]
+    record.describe("train", context.label, parameters, context.tags, described)
+
+
+def summary(result: TrainResult) -> str:
+    """The run's note: what a reader of MLflow wants to know first."""
+    head = f"**{result.status}** at step {result.step:,}"
+    if result.reason:
+        return f"{head}: {result.reason}\n"
+    bits = result.validation_bits_per_byte
+    loss = "-" if result.validation_loss is None else f"{result.validation_loss:.4f} nats per token"
+    return (
+        f"{head}. Validation loss {loss}"
+        + (f", {bits:.4f} bits per byte" if bits is not None else "")
+        + f".\n\n| parameters | without embeddings | training tokens | FLOPs | learning rate | tokens/s |\n"
+        f"|---:|---:|---:|---:|---:|---:|\n"
+        f"| {result.parameters:,} | {result.parameters_without_embeddings:,} | {result.units:,} | {result.flops:.3g} "
+        f"| {result.learning_rate:.3g} | {result.tokens_per_second:,.0f} |\n"
+    )
+
+
+def leave(result: TrainResult, work: Path, staging: Path) -> None:
+    """The artifact: result.json, record/ and, where training finished, model/ and state/."""
+    (staging / "result.json").write_text(json.dumps(asdict(result), indent=1) + "\n")
+    copy_record(work / "record", staging / "record")
+    if result.status == "finished":
+        shutil.copytree(work / "model", staging / "model")
+        # Copied, not moved: should the commit fail, the next attempt still finds its last checkpoint.
+        shutil.copytree(complete(work / "checkpoints")[-1], staging / STATE, copy_function=_link_or_copy)
+
+
+def _link_or_copy(source: str, target: str) -> None:
+    try:
+        os.link(source, target)
+    except OSError:
+        shutil.copy2(source, target)
+
+
+def _first_user_error(error: Exception) -> Exception:
+    """The error that a person can mend, where a worker raised one; else what Ray says."""
+    from data.errors import DataError
+
+    failures = getattr(error, "worker_failures", None) or {}
+    for failure in failures.values():
+        inner: BaseException | None = failure
+        while inner is not None:
+            if isinstance(inner, (UserError, DataError)):
+                return type(inner)(str(inner))
+            inner = getattr(inner, "cause", None) or inner.__cause__
+    return error
