@@ -21,7 +21,9 @@ ADDRESS = click.option(
 )
 RECIPE = click.argument("recipe", type=click.Path(path_type=Path, dir_okay=False))
 OVERRIDES = click.argument("overrides", nargs=-1, metavar="[KEY=VALUE]...")
-FRESH = click.option("--fresh", multiple=True, metavar="TASK", help="Make this task again (a name from `plan`); repeatable.")
+FRESH = click.option(
+    "--fresh", multiple=True, metavar="TASK", help="Make this task again (a name from `plan`); repeatable."
+)
 
 
 class Commands(click.Group):
@@ -116,7 +118,11 @@ def plan(recipe: Path, overrides: tuple[str, ...], root: str, fresh: tuple[str, 
 
 @main.command()
 @click.argument("table", type=click.Path(path_type=Path, dir_okay=False))
-@click.option("--out", type=click.Path(path_type=Path, file_okay=False), help="Folder for fit.json and the report; default beside the table.")
+@click.option(
+    "--out",
+    type=click.Path(path_type=Path, file_okay=False),
+    help="Folder for fit.json and the report; default beside the table.",
+)
 @click.option("--draws", default=1000, show_default=True, help="Bootstrap draws.")
 def fit(table: Path, out: Path | None, draws: int) -> None:
     """Fit scaling laws to any table of runs: a CSV with the columns N, D, C and loss."""

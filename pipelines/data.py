@@ -46,7 +46,13 @@ def dataset_task(recipe: Recipe, store: Store) -> Task:
         apart = Source(data.validation, data.column, data.documents, data.on_error)
         apart_files = listing(apart, store.root / "hashes")
         held_out["held_out"] = _task(
-            "held-out", "hold_out", HeldOutSpec(inputs=_inputs(apart, apart_files)), {}, "held-out documents", apart, apart_files
+            "held-out",
+            "hold_out",
+            HeldOutSpec(inputs=_inputs(apart, apart_files)),
+            {},
+            "held-out documents",
+            apart,
+            apart_files,
         )
         validating = _shard_tasks(apart, apart_files, {"tokenizer": tokenizer}, 0.0, "validation")
     training = _shard_tasks(
@@ -78,10 +84,16 @@ def _tokenizer_task(data: Data, source: Source, files: list[InputFile], share: f
         from_file(path, wanted.separator)  # a wrong path or file is said now, before anything runs
         spec = TokenizerSpec(kind="file", sha256=sha256_of(path), separator=wanted.separator)
         reading = Reading(location=str(path), paths={})
-        return Task("tokenizer", tokenise.VERSION, "tasks.tokenise:make_tokenizer", spec, label="tokenizer", execution=reading)
+        return Task(
+            "tokenizer", tokenise.VERSION, "tasks.tokenise:make_tokenizer", spec, label="tokenizer", execution=reading
+        )
     if wanted.kind == "bytes":
         return Task(
-            "tokenizer", tokenise.VERSION, "tasks.tokenise:make_tokenizer", TokenizerSpec(kind="bytes"), label="tokenizer"
+            "tokenizer",
+            tokenise.VERSION,
+            "tasks.tokenise:make_tokenizer",
+            TokenizerSpec(kind="bytes"),
+            label="tokenizer",
         )
     sampled = sample_files(files, wanted.sample)
     spec = TokenizerSpec(

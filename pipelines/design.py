@@ -42,7 +42,11 @@ def cells_of(recipe: Recipe, base: Model) -> list[CellPlan]:
     """
     sweep = recipe.sweep
     assert sweep is not None
-    cells = [cell for seed in range(recipe.train.seed, recipe.train.seed + sweep.seeds) for cell in _grid(recipe, sweep, base, seed)]
+    cells = [
+        cell
+        for seed in range(recipe.train.seed, recipe.train.seed + sweep.seeds)
+        for cell in _grid(recipe, sweep, base, seed)
+    ]
     if sweep.tokens_per_parameter is not None:
         low, high = sweep.tokens_per_parameter
         cells = [cell for cell in cells if low <= cell.units_per_parameter <= high]

@@ -39,7 +39,9 @@ def _read(path: Path, seen: tuple[Path, ...] = ()) -> dict[str, Any]:
         text = path.read_text()
     except FileNotFoundError:
         near = difflib.get_close_matches(path.name, os.listdir(path.parent) if path.parent.is_dir() else [], n=1)
-        raise UserError(f"{path}: no such recipe" + (f"; did you mean {path.parent / near[0]}?" if near else "")) from None
+        raise UserError(
+            f"{path}: no such recipe" + (f"; did you mean {path.parent / near[0]}?" if near else "")
+        ) from None
     except (OSError, UnicodeDecodeError) as error:
         raise UserError(f"{path}: cannot be read as a recipe ({error})") from None
     try:

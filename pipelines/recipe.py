@@ -81,7 +81,9 @@ class Data(Section):
     @model_validator(mode="after")
     def _one_source(self) -> "Data":
         if (self.source is None) == (self.generated is None):
-            raise ValueError("give one of source (a file, folder, glob, builtin:stdlib, builtin:packages) and generated")
+            raise ValueError(
+                "give one of source (a file, folder, glob, builtin:stdlib, builtin:packages) and generated"
+            )
         return self
 
 
@@ -105,14 +107,20 @@ class Schedule(Section):
 
 
 class Validation(Section):
-    every: Annotated[Number, Field(gt=0, le=1)] = Field(default=0.25, description="share of the run between validations")
+    every: Annotated[Number, Field(gt=0, le=1)] = Field(
+        default=0.25, description="share of the run between validations"
+    )
     units: Count = Field(default=65_536, description="target units of the fixed validation examples")
 
 
 class Train(Section):
     tokens: Count | None = Field(default=None, description="target units in all; default 20 for each parameter")
-    batch: Count | None = Field(default=None, description="target units per step; default grows with the root of tokens")
-    micro_batch: int | None = Field(default=None, ge=1, description="sequences per forward pass; default up to 16k units")
+    batch: Count | None = Field(
+        default=None, description="target units per step; default grows with the root of tokens"
+    )
+    micro_batch: int | None = Field(
+        default=None, ge=1, description="sequences per forward pass; default up to 16k units"
+    )
     optimizer: Optimizer = Optimizer()
     schedule: Schedule = Schedule()
     validation: Validation = Validation()
@@ -160,11 +168,15 @@ class Sweep(Section):
     """Which cells: budgets x sizes (isoFLOP), an explicit grid, or trunks of several token counts per size."""
 
     budgets: tuple[Annotated[Number, Field(gt=0)], ...] = Field(default=(), description="training FLOPs per cell")
-    widths: tuple[int, ...] | tuple[tuple[int, ...], ...] = Field(default=(), description="for all budgets, or a list each")
+    widths: tuple[int, ...] | tuple[tuple[int, ...], ...] = Field(
+        default=(), description="for all budgets, or a list each"
+    )
     sizes: tuple[Count, ...] = Field(default=(), description="about so many parameters, instead of widths")
     tokens: tuple[Count, ...] = Field(default=(), description="target units, instead of budgets")
     cells: tuple[Cell, ...] = Field(default=(), description="the grid itself, instead of budgets and widths")
-    trunk: bool = Field(default=False, description="one constant-rate trunk per size; each count of tokens cools off it")
+    trunk: bool = Field(
+        default=False, description="one constant-rate trunk per size; each count of tokens cools off it"
+    )
     batches: tuple[Count, ...] = Field(default=(), description="target units per step, one for each budget")
     tokens_per_parameter: tuple[Number, Number] | None = Field(default=None, description="cells outside are left out")
     seeds: int = Field(default=1, ge=1)

@@ -53,7 +53,9 @@ def model_of(recipe: Recipe, vocabulary: int) -> Model:
             message = error.errors()[0]["msg"].removeprefix("Input should be ")
             raise UserError(f"model.{key}: {value!r} is not allowed; it must be {message}") from None
     try:
-        return Model(kind, config := kind.config(vocabulary=vocabulary, **given), kind.cost(config, recipe.data.sequence))
+        return Model(
+            kind, config := kind.config(vocabulary=vocabulary, **given), kind.cost(config, recipe.data.sequence)
+        )
     except ValueError as error:
         raise UserError(str(error)) from None
 

@@ -34,6 +34,9 @@ class Outcome:
         return self.status in ("done", "made")
 
 
+LAUNCHER_BYTES = 2**30  # what waits for workers of its own sets memory aside, so that only so many wait at once
+
+
 class Observer(Protocol):
     """Told what happens while tasks run: a progress bar, MLflow."""
 
@@ -94,12 +97,14 @@ def _run_on_ray(waiting: list[Task], store: Store, outcomes: dict[str, Outcome],
         observer.submitted(waiting)
     for task in _heaviest_first(waiting):
         upstream = [references[t.identity] for t in task.inputs.values() if t.identity in references]
-        held = task.resources if task.resources.workers == 1 else None
+        held = task.resources
+        alone = held.workers == 1
         reference = remote.options(
             name=task.title,
             # A task with several workers only waits for them: holding a CPU itself could starve them for ever.
-            num_cpus=held.cpus if held else 0,
-            num_gpus=held.gpus if held else 0,
+            num_cpus=held.cpus if alone else 0,
+            num_gpus=held.gpus if alone else 0,
+            memory=held.memory or (None if alone else LAUNCHER_BYTES),
             max_retries=3,  # a killed worker or node; the function's own errors are never retried
         ).remote(_payload(task), str(store.root), *upstream)
         references[task.identity] = reference

@@ -19,6 +19,7 @@ class Resources:
     cpus: float = 1
     gpus: float = 0
     workers: int = 1
+    memory: float = 0  # bytes that Ray sets aside
 
 
 @dataclass(frozen=True, eq=False)
@@ -26,7 +27,7 @@ class Task:
     """A pure function with a durable result (contract 5).
 
     name, version, spec and inputs are its identity. label, resources, execution and weight are not: they say how a
-    person calls it, what it needs, how it is carried out, and how much work it is (training FLOPs; larger starts first).
+    person calls it, what it needs, how it is carried out, and how much work it is (training FLOPs; larger first).
     """
 
     name: str

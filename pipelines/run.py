@@ -1,0 +1,102 @@
+"""The pipeline `run`: tokenise -> train -> evaluate, with a summary that speaks for it."""
+
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import click
+
+from pipelines.data import dataset_task, vocabulary_of
+from pipelines.engine import engine, failures, make_again, training_resources
+from pipelines.recipe import Recipe
+from pipelines.training import Model, execution_of, model_of, train_spec, training_flops
+from tasks import evaluate
+from tasks.evaluate import EvaluateSpec
+from tasks.store import Store
+from tasks.summary import SummarySpec
+from tasks.task import Task
+from tasks.train.spec import VERSION as TRAIN_VERSION
+
+TOKENS_PER_PARAMETER = 20  # Hoffmann et al. 2022: about compute-optimal, where the recipe names no number of tokens
+
+
+@dataclass(frozen=True)
+class RunTasks:
+    model: Model
+    dataset: Task
+    train: Task
+    evaluate: Task
+    summary: Task
+
+
+def run_tasks(recipe: Recipe, store: Store) -> RunTasks:
+    model = model_of(recipe, vocabulary_of(recipe.data))
+    dataset = dataset_task(recipe, store)
+    tags = {"pipeline": recipe.name}
+    tokens = recipe.train.tokens or TOKENS_PER_PARAMETER * model.cost.parameters
+    spec = train_spec(recipe, model, tokens=tokens)
+    train = Task(
+        name="train",
+        version=TRAIN_VERSION,
+        run="tasks.train.task:run",
+        spec=spec,
+        inputs={"data": dataset},
+        label=f"train {recipe.name}",
+        resources=training_resources(recipe.compute),
+        execution=execution_of(recipe, spec),
+        weight=training_flops(spec, model.cost),
+        tags=tags,
+    )
+    evaluation = evaluation_task(train, dataset, recipe.name, tags)
+    summary = Task(
+        name="summary",
+        version=1,
+        run="tasks.summary:run",
+        spec=SummarySpec(name=recipe.name),
+        inputs={"data": dataset, "model": train, "evaluation": evaluation},
+        label=f"summary {recipe.name}",
+        tags=tags,
+    )
+    return RunTasks(model, dataset, train, evaluation, summary)
+
+
+def evaluation_task(train: Task, dataset: Task, name: str, tags: dict[str, str]) -> Task:
+    return Task(
+        name="evaluate",
+        version=evaluate.VERSION,
+        run="tasks.evaluate:run",
+        spec=EvaluateSpec(),
+        inputs={"model": train, "data": dataset},
+        label=f"evaluate {name}",
+        tags=tags,
+    )
+
+
+def run_recipe(recipe: Recipe, root: str, fresh: Sequence[str] = ()) -> int:
+    """Runs the pipeline and says what came out; the exit code."""
+    store = Store(root)
+    tasks = run_tasks(recipe, store)
+    make_again(fresh, [tasks.summary], store)
+    with engine(recipe, store) as made:
+        outcomes = made.make([tasks.summary])
+    failed = failures(outcomes)
+    if failed:
+        for outcome in failed:
+            click.secho(f"reducible: {outcome.task.title}: {outcome.error}", fg="red", err=True)
+        return 1
+    folder = store.artifact("train", tasks.train.identity)
+    result = json.loads((folder / "result.json").read_text())
+    if result["status"] != "finished":
+        click.secho(f"reducible: {tasks.train.title}: {result['reason']}", fg="red", err=True)
+        return 1
+    evaluation = json.loads((store.artifact("evaluate", tasks.evaluate.identity) / "evaluation.json").read_text())
+    per_byte = evaluation["bits_per_byte"]
+    click.echo(
+        f"\n{recipe.name}: {result['parameters']:,} parameters, {result['units']:,} tokens, {result['flops']:.3g} FLOPs\n"
+        f"  validation loss {evaluation['loss']:.4f} nats per token, perplexity {evaluation['perplexity']:.2f}"
+        + (f", {per_byte:.4f} bits per byte" if per_byte is not None else "")
+        + f"\n  model   {folder / 'model'}\n"
+        f'  write   reducible sample {recipe.name!r} --root {root} --prompt "..."\n'
+        f"  browse  reducible ui --root {root}"
+    )
+    return 0

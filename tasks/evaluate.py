@@ -1,0 +1,150 @@
+"""Evaluates a trained language model on its validation split: one pass, sums of nats and counts, divided once."""
+
+import json
+import math
+from typing import Any
+
+from pydantic import BaseModel, ConfigDict
+
+from tasks.dataset import Dataset, open_dataset
+from tasks.errors import UserError
+from tasks.record import Record
+from tasks.store import read_manifest
+from tasks.task import Context
+
+VERSION = 1
+
+
+class EvaluateSpec(BaseModel):
+    """units: target units to evaluate at most, spread over the split; prompts and seed: of the samples shown."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    units: int | None = 4_000_000
+    samples: int = 3
+    sample_tokens: int = 200
+    seed: int = 0
+
+
+def run(context: Context) -> None:
+    import torch
+
+    from models.sampling import generate
+    from models.saved import load_model
+
+    spec: EvaluateSpec = context.spec
+    dataset = open_dataset(context.inputs["data"])
+    result = json.loads((context.inputs["model"] / "result.json").read_text())
+    if result["status"] != "finished":
+        raise UserError(f"there is no model to evaluate: {result['reason']}")
+    trained = read_manifest(context.inputs["model"])["spec"]
+    device = "cuda" if torch.cuda.is_available() else "cpu"
+    model = load_model(context.inputs["model"] / "model").to(device).eval()
+
+    measured = measure(model, dataset, trained["sequence"], trained["mask_documents"], spec.units)
+    tokenizer = dataset.tokenizer
+    samples = []
+    for index in range(spec.samples):
+        ids = generate(model, [tokenizer.separator], spec.sample_tokens, temperature=0.8, seed=spec.seed + index)
+        samples.append(tokenizer.decode([int(token) for token in ids]))
+
+    evaluation = {**measured, "parameters": result["parameters"], "training_flops": result["flops"]}
+    (context.staging / "evaluation.json").write_text(json.dumps({**evaluation, "samples": samples}, indent=1) + "\n")
+    record = Record(context.staging / "record", context.attempt)
+    shown = {key: value for key, value in evaluation.items() if isinstance(value, int | float)}
+    record.describe(
+        "evaluate",
+        f"evaluate {context.label}",
+        {"spec": spec.model_dump()},
+        context.tags,
+        [dataset.described("validation")],
+    )
+    record.row(result["step"], {f"final/{key}": float(value) for key, value in shown.items()})
+    record.note(_note(evaluation, samples))
+    _draw_by_position(measured["loss_by_position"], record)
+
+
+def measure(model: Any, dataset: Dataset, sequence: int, mask_documents: bool, units: int | None) -> dict[str, Any]:
+    """Loss in nats per target unit with its standard error over sequences, perplexity, bits per byte, loss by position.
+
+    Bits per byte divide by the bytes that the targets stand for, so that tokenizers compare; the token that separates
+    documents stands for none, but its nats count.
+    """
+    import torch
+    import torch.nn.functional as F
+
+    from data.batches import fixed
+    from models.loss import IGNORE
+
+    examples = dataset.sequences("validation", sequence, mask_documents)
+    count = len(examples) if units is None else max(1, min(len(examples), units // sequence))
+    token_bytes = torch.as_tensor(dataset.token_bytes())
+    device = next(model.parameters()).device
+    nats_by_position = torch.zeros(sequence, dtype=torch.float64)
+    units_by_position = torch.zeros(sequence, dtype=torch.float64)
+    sequence_nats, sequence_units, total_bytes = [], [], 0
+    with torch.inference_mode():
+        for indices in fixed(examples, count, max(1, 8192 // sequence)):
+            batch = {name: torch.as_tensor(array) for name, array in examples.batch(indices).items()}
+            targets_BT = batch["targets"]
+            documents = batch["documents"].to(device) if "documents" in batch else None
+            logits_BTV = model.logits(batch["inputs"].to(device), documents)
+            nats_BT = (
+                F.cross_entropy(
+                    logits_BTV.float().transpose(1, 2), targets_BT.to(device), ignore_index=IGNORE, reduction="none"
+                )
+                .double()
+                .cpu()
+            )
+            counted_BT = targets_BT != IGNORE
+            nats_by_position += nats_BT.sum(0)
+            units_by_position += counted_BT.sum(0)
+            sequence_nats.append(nats_BT.sum(1))
+            sequence_units.append(counted_BT.sum(1))
+            total_bytes += int(token_bytes[targets_BT[counted_BT]].sum())
+    nats_S, units_S = torch.cat(sequence_nats), torch.cat(sequence_units).double()
+    loss = float(nats_S.sum() / units_S.sum())
+    # Ratio estimator: sequences are the independent draws, tokens inside one are not.
+    spread = float(((nats_S - loss * units_S) ** 2).sum().sqrt() / units_S.sum())
+    return {
+        "loss": loss,
+        "loss_standard_error": spread,
+        "perplexity": math.exp(min(loss, 700.0)),
+        "bits_per_byte": float(nats_S.sum()) / math.log(2) / total_bytes if total_bytes else None,
+        "units": int(units_S.sum()),
+        "bytes": total_bytes,
+        "loss_by_position": (nats_by_position / units_by_position.clamp(min=1)).tolist(),
+    }
+
+
+def _note(evaluation: dict[str, Any], samples: list[str]) -> str:
+    per_byte = evaluation["bits_per_byte"]
+    lines = [
+        "| measure | value |",
+        "|---|---:|",
+        f"| loss, nats per token | {evaluation['loss']:.4f} ± {1.96 * evaluation['loss_standard_error']:.4f} (95 %) |",
+        f"| perplexity | {evaluation['perplexity']:.3f} |",
+        f"| bits per byte | {per_byte:.4f} |" if per_byte is not None else "| bits per byte | - |",
+        f"| evaluated on | {evaluation['units']:,} tokens, {evaluation['bytes']:,} bytes |",
+    ]
+    blocks = [
+        f"**Sample {index + 1}**\n\n```\n{sample.replace('```', '` ` `')}\n```" for index, sample in enumerate(samples)
+    ]
+    return "\n\n".join(["\n".join(lines), *blocks])
+
+
+def _draw_by_position(losses: list[float], record: Record) -> None:
+    import matplotlib
+
+    matplotlib.use("Agg")
+    from matplotlib import pyplot
+
+    figure, axes = pyplot.subplots(figsize=(7, 4), layout="constrained")
+    axes.plot(range(1, len(losses) + 1), losses)
+    axes.set(
+        xscale="log", xlabel="position in the context (tokens seen before the target)", ylabel="loss (nats per token)"
+    )
+    axes.set_title("More context, lower loss?")
+    axes.grid(alpha=0.3)
+    figure.savefig(record.figures / "loss_by_position.png", dpi=120)
+    pyplot.close(figure)

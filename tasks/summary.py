@@ -1,0 +1,42 @@
+"""The summary of a pipeline: one record that speaks for the whole run and names its parts."""
+
+import json
+
+from pydantic import BaseModel, ConfigDict
+
+from tasks.record import Record
+from tasks.task import Context
+
+
+class SummarySpec(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    name: str
+
+
+def run(context: Context) -> None:
+    result = json.loads((context.inputs["model"] / "result.json").read_text())
+    evaluation = json.loads((context.inputs["evaluation"] / "evaluation.json").read_text())
+    dataset = json.loads((context.inputs["data"] / "dataset.json").read_text())
+    per_byte = evaluation["bits_per_byte"]
+    rows = {
+        "data": f"{dataset['source']}: {dataset['splits']['train']['tokens']:,} training tokens",
+        "parameters N": f"{result['parameters']:,} ({result['parameters_without_embeddings']:,} without embeddings)",
+        "trained on D": f"{result['units']:,} tokens, {result['flops']:.4g} FLOPs",
+        "time": f"{result['seconds']:.0f} s, {result['tokens_per_second']:,.0f} tokens/s",
+        "validation loss": f"{evaluation['loss']:.4f} nats per token",
+        "bits per byte": f"{per_byte:.4f}" if per_byte is not None else "-",
+    }
+    text = "| | |\n|---|---|\n" + "".join(f"| {name} | {value} |\n" for name, value in rows.items())
+    parts = "".join(f"- {name}: `{folder.parent.name}/{folder.name[:12]}`\n" for name, folder in context.inputs.items())
+    (context.staging / "summary.md").write_text(text)
+    record = Record(context.staging / "record", context.attempt)
+    record.describe("run", f"run {context.spec.name}", {"name": context.spec.name}, context.tags)
+    final = {
+        "loss": evaluation["loss"],
+        "parameters": result["parameters"],
+        "tokens": result["units"],
+        "flops": result["flops"],
+    }
+    record.row(result["step"], {f"final/{key}": float(value) for key, value in final.items()})
+    record.note(f"{text}\nArtifacts under the root:\n\n{parts}")
