@@ -1,0 +1,215 @@
+"""How every picture looks: sizes, fonts, and one colour and marker per budget and per model size."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, TypeVar
+
+import matplotlib
+import numpy as np
+from matplotlib.figure import Figure as Canvas
+from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
+
+from tasks.fit.result import Fit, Run
+from tasks.report.words import count, power_of_ten
+
+T = TypeVar("T")
+# One panel is one PNG, so that the page can stand panels side by side or stack them on a phone and stay legible:
+# at 5.2 inches, 10.5 points are about 10 pixels on a screen 360 pixels wide.
+WIDTH, HEIGHT, DPI = 5.2, 4.0, 190
+INK, FAINT, LAW = "#1f2328", "#8a9099", "#b3123f"
+MARKERS = "osD^vPXp*h"
+STYLE = {
+    "font.family": ["DejaVu Sans"],
+    "font.size": 10.5,
+    "axes.titlesize": 11,
+    "axes.titleweight": "bold",
+    "axes.titlelocation": "left",
+    "axes.labelsize": 10.5,
+    "axes.edgecolor": "#5b626b",
+    "axes.labelcolor": INK,
+    "text.color": INK,
+    "xtick.color": INK,
+    "ytick.color": INK,
+    "axes.spines.top": False,
+    "axes.spines.right": False,
+    "axes.grid": True,
+    "axes.axisbelow": True,
+    "grid.color": "#e4e7eb",
+    "grid.linewidth": 0.7,
+    "legend.fontsize": 8.5,
+    "legend.frameon": False,
+    "figure.facecolor": "white",
+    "savefig.facecolor": "white",
+}
+
+
+@dataclass(frozen=True)
+class Look:
+    """Colour, marker and legend text of a group of runs."""
+
+    colour: str
+    marker: str
+    label: str
+
+
+NO_BUDGET = Look("#44617b", "o", "no budget")
+NEAR = np.log(1.1)  # budgets this close are one
+
+
+class Palette:
+    """The look of each budget (viridis) and of each size (plasma): ordered, and distinct to colour-blind eyes.
+
+    Both scales end before their palest colours, which vanish on white; markers differ as well.
+    """
+
+    def __init__(self, fit: Fit) -> None:
+        self._budget_of: dict[str, float] = {}
+        self._points = [point.C for point in fit.frontier.points]
+        for point in fit.frontier.points:
+            self._budget_of |= dict.fromkeys(point.runs, point.C)
+        if not self._points:
+            self._points = sorted({run.budget for run in fit.runs if run.budget is not None})
+        budgets = sorted({budget for run in fit.runs if (budget := self.budget(run)) is not None})
+        shades = _shades("viridis", len(budgets), 0.82)
+        self.budgets = {
+            budget: Look(shade, MARKERS[i % len(MARKERS)], f"{power_of_ten(budget)} FLOPs")
+            for i, (budget, shade) in enumerate(zip(budgets, shades, strict=True))
+        }
+        self._sizes = np.log([run.N for run in fit.runs if np.isfinite(run.N) and run.N > 0] or [1.0])
+
+    def budget(self, run: Run) -> float | None:
+        """The budget a run belongs to, as the fit groups them; a run of no budget has none."""
+        return self._budget_of.get(run.name, self._known(run.budget or run.C) or run.budget)
+
+    def look(self, run: Run) -> Look:
+        budget = self.budget(run)
+        return self.at(budget) if budget is not None else NO_BUDGET
+
+    def at(self, C: float) -> Look:
+        """The look of the budget of C FLOPs, or nearly so: runs end on whole steps."""
+        known = self._known(C)
+        return self.budgets[known] if known in self.budgets else NO_BUDGET
+
+    def _known(self, C: float) -> float | None:
+        near = [known for known in self._points if abs(np.log(C / known)) < NEAR] if C > 0 else []
+        return min(near, key=lambda known: abs(np.log(C / known)), default=None)
+
+    def size(self, N: float) -> str:
+        low, high = self._sizes.min(), self._sizes.max()
+        place = (np.log(N) - low) / (high - low) if high > low else 0.5
+        return _shade("plasma", 0.85 * float(np.clip(place, 0, 1)))
+
+
+def panel(title: str, x: str, y: str) -> tuple[Canvas, Any]:
+    canvas = Canvas(figsize=(WIDTH, HEIGHT), dpi=DPI, layout="constrained")
+    axes = canvas.add_subplot()
+    axes.set_title(title)
+    axes.set_xlabel(x)
+    axes.set_ylabel(y)
+    return canvas, axes
+
+
+def styled() -> Any:
+    return matplotlib.rc_context(STYLE)
+
+
+def save(canvas: Canvas, path: Path, caption: str) -> Path:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    # The picture carries its caption when it travels without the page; no date, so that equal input gives equal bytes.
+    canvas.savefig(path, metadata={"Description": caption.encode("latin-1", "replace").decode("latin-1")})
+    return path
+
+
+def log_axis(axis: Any, kind: str = "power") -> None:
+    """Logarithmic, with ticks a person can read also where the axis spans less than a decade.
+
+    kind: power (10^12), count (30k), plain (0.3), percent.
+    """
+    axis.axes.set_xscale("log") if axis.axis_name == "x" else axis.axes.set_yscale("log")
+    low, high = sorted(axis.get_view_interval())
+    decades = np.log10(high / low) if low > 0 and np.isfinite(high / low) else 3.0
+    steps = ((3.0, (1.0,)), (1.6, (1.0, 3.0)), (0.6, (1.0, 2.0, 5.0)), (0.25, tuple(range(1, 10))))
+    digits = next((digits for least, digits in steps if decades > least), tuple(np.arange(1, 10, 0.5)))
+    axis.set_major_locator(LogLocator(subs=digits, numticks=12))
+    axis.set_minor_formatter(NullFormatter())
+    write = {"power": _mathtext, "count": count, "plain": lambda value: f"{value:.3g}"}[kind]
+    axis.set_major_formatter(FuncFormatter(lambda value, _: write(value)))
+
+
+def extrapolation(axes: Any, start: float, end: float) -> None:
+    """Shades what no run has seen."""
+    if end > start:
+        axes.axvspan(start, end, color="#eef0f3", zorder=0)
+        axes.axvline(start, color=FAINT, linewidth=0.8, linestyle=(0, (1, 2)), zorder=1)
+        axes.text(
+            start, 0.985, " extrapolation", transform=axes.get_xaxis_transform(),
+            fontsize=8.5, color="#5b626b", va="top", style="italic",
+        )  # fmt: skip
+
+
+def legend(axes: Any, **options: Any) -> None:
+    """Below the axes, where it hides nothing."""
+    handles, labels = axes.get_legend_handles_labels()
+    if handles:
+        columns = 3 if max(map(len, labels)) < 18 else 2
+        axes.figure.legend(handles, labels, loc="outside lower left", ncols=columns, **options)
+
+
+def hollow(
+    axes: Any, palette: Palette, places: Sequence[tuple[Run, float, float]], top: float, named: bool = False
+) -> None:
+    """Excluded runs: hollow, and named where they are few; one beyond the picture is drawn at its upper edge."""
+    for i, (run, x, y) in enumerate(places):
+        look, outside = palette.look(run), y > top
+        axes.plot(
+            x,
+            min(y, top),
+            "^" if outside else look.marker,
+            mfc="white",
+            mec=look.colour,
+            mew=1.3,
+            markersize=6,
+            clip_on=False,
+            zorder=5,
+            label="" if i else "excluded",
+        )
+        if named and len(places) <= 8:
+            where = {"xytext": (6, -9 if outside else 5), "textcoords": "offset points"}
+            axes.annotate(short_name(run.name), (x, min(y, top)), fontsize=7.5, color="#5b626b", **where)
+
+
+def some(items: list[T], most: int) -> list[T]:
+    """At most so many of them, evenly spread, ends included."""
+    if len(items) <= most:
+        return items
+    return [items[round(i * (len(items) - 1) / (most - 1))] for i in range(most)]
+
+
+def short_name(name: str, length: int = 26) -> str:
+    """A user's name for the inside of a picture: bounded, and without the sign that starts mathtext."""
+    name = " ".join(name.split())
+    name = name if len(name) <= length else name[: length - 1] + "…"
+    return name.replace("$", r"\$")
+
+
+def finite(values: Iterable[float]) -> list[float]:
+    return [value for value in values if np.isfinite(value)]
+
+
+def _mathtext(value: float) -> str:
+    exponent = int(np.floor(np.log10(value) + 1e-9))
+    digit = value / 10.0**exponent
+    if -3 < exponent < 4:
+        return f"{value:.4g}"
+    return rf"$10^{{{exponent}}}$" if abs(digit - 1) < 1e-6 else rf"${digit:.2g}\!\times\!10^{{{exponent}}}$"
+
+
+def _shades(scale: str, many: int, end: float) -> list[str]:
+    return [_shade(scale, end * (i / (many - 1) if many > 1 else 0.4)) for i in range(many)]
+
+
+def _shade(scale: str, place: float) -> str:
+    return str(matplotlib.colors.to_hex(matplotlib.colormaps[scale](place)))

@@ -1,0 +1,97 @@
+"""Numbers as a person reads them: counts with suffixes, powers of ten, intervals that may be open or unknown."""
+
+from __future__ import annotations
+
+import math
+
+from markupsafe import Markup
+
+from tasks.fit.result import Estimate
+
+SUFFIXES = ((1e12, "T"), (1e9, "G"), (1e6, "M"), (1e3, "k"))
+_SUPERSCRIPT = str.maketrans("-0123456789", "⁻⁰¹²³⁴⁵⁶⁷⁸⁹")
+
+
+def number(value: float | None, digits: int = 4) -> str:
+    """Four significant digits; powers of ten where the number is very large or small."""
+    if value is None or math.isnan(value):
+        return "unknown"
+    if math.isinf(value):
+        return "∞" if value > 0 else "−∞"
+    if value != 0 and not 1e-3 <= abs(value) < 1e5:
+        return power_of_ten(value, digits)
+    return f"{value:.{digits}g}".replace("-", "−")
+
+
+def exact(value: float | None) -> str:
+    """Every digit of the float: what a reader needs to compute with it."""
+    return number(value) if value is None or not math.isfinite(value) else repr(float(value))
+
+
+def count(value: float | None) -> str:
+    """12.3k, 4.56M: the suffixes that recipes understand."""
+    if value is None or not math.isfinite(value):
+        return number(value)
+    if abs(value) >= 1e15:
+        return power_of_ten(value, 3)
+    for size, suffix in SUFFIXES:
+        if abs(value) >= 0.9995 * size:
+            return f"{value / size:.3g}{suffix}"
+    return f"{value:.3g}"
+
+
+def power_of_ten(value: float | None, digits: int = 3) -> str:
+    """4.2×10¹²."""
+    if value is None or not math.isfinite(value) or value == 0:
+        return number(value) if value != 0 else "0"
+    mantissa, exponent = f"{value:.{digits - 1}e}".split("e")
+    mantissa = mantissa.rstrip("0").rstrip(".") if "." in mantissa else mantissa
+    power = "10" + str(int(exponent)).translate(_SUPERSCRIPT)
+    return power if mantissa == "1" else f"{mantissa}×{power}".replace("-", "−")
+
+
+def typed(value: float) -> str:
+    """As a command line takes it: 1.3e+14 becomes 1.3e14."""
+    mantissa, exponent = f"{value:.3g}".partition("e")[::2]
+    return f"{mantissa}e{int(exponent)}" if exponent else mantissa
+
+
+def percent(value: float | None, digits: int = 2) -> str:
+    if value is None or not math.isfinite(value):
+        return number(value)
+    text = f"{100 * value:.0f}" if abs(value) >= 1 else f"{100 * value:.{digits}g}"
+    return f"{text} %".replace("-", "−")
+
+
+def interval(estimate: Estimate | None, write: object = number) -> str:
+    """The 95 % interval in words where an end is open or unknown."""
+    assert callable(write)
+    if estimate is None or (math.isnan(estimate.low) and math.isnan(estimate.high)):
+        return "interval unknown"
+    low, high = estimate.low, estimate.high
+    if math.isinf(high) and (math.isinf(low) or math.isnan(low)):
+        return "no bound on either side"
+    if math.isinf(high) or math.isnan(high):
+        return f"at least {write(low)}, open above"
+    if math.isinf(low) or math.isnan(low):
+        return f"at most {write(high)}, open below"
+    return f"{write(low)} to {write(high)}"
+
+
+def with_interval(estimate: Estimate | None, write: object = number) -> Markup:
+    """value (low to high)."""
+    assert callable(write)
+    if estimate is None:
+        return Markup("unknown")
+    return Markup('{} <span class="interval">({})</span>').format(write(estimate.value), interval(estimate, write))
+
+
+def listed(items: list[str], most: int = 8) -> str:
+    """a, b and c; a long list is cut and says so."""
+    if len(items) > most:
+        return f"{', '.join(items[:most])} and {len(items) - most} more"
+    return items[0] if len(items) == 1 else f"{', '.join(items[:-1])} and {items[-1]}" if items else "none"
+
+
+def plural(many: int, one: str, several: str = "") -> str:
+    return f"{many} {one if many == 1 else several or one + 's'}"
