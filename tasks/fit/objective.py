@@ -199,8 +199,9 @@ def minimise(
             break
         active, here, w, value = active[going], here[going], w[going], value[going]
         g, hessian, above, free = g[going], hessian[going], above[going], free[going]
-        matrix = hessian + damping[active, None, None] * above
-        matrix += 1e-10 * np.trace(above, axis1=1, axis2=2)[:, None, None] * identity + 1e-300 * identity
+        damped = damping[active, None, None]
+        ridge = 1e-10 * (1 + damped) * np.trace(above, axis1=1, axis2=2)[:, None, None] + 1e-300
+        matrix = hessian + damped * above + ridge * identity
         pair = free[:, :, None] & free[:, None, :]
         matrix = np.where(pair, matrix, identity)
         step = -np.linalg.solve(matrix, g[:, :, None])[:, :, 0]
@@ -241,7 +242,7 @@ def solve_linear(problem: Problem, exponents: Floats, weights: Floats, rounds: i
         else:
             normal = np.einsum("pgn,gan,gbn->pgab", robust, columns, columns, optimize=True)
             side = np.einsum("pgn,gan->pga", robust, columns * target, optimize=True)
-        theta[:, :, :k] = _nonnegative(normal, side)
+        theta[:, :, :k] = nonnegative(normal, side)
         if turn + 1 < rounds:
             size = np.abs(np.einsum("pga,gan->pgn", theta[:, :, :k], columns) - target)
             robust = weights[:, None, :] * np.minimum(1, problem.delta / np.maximum(size, 1e-9))
@@ -249,7 +250,7 @@ def solve_linear(problem: Problem, exponents: Floats, weights: Floats, rounds: i
     return theta, problem.objective(flat, np.repeat(weights, G, axis=0)).reshape(P, G)
 
 
-def _nonnegative(normal: Floats, side: Floats) -> Floats:
+def nonnegative(normal: Floats, side: Floats) -> Floats:
     """min over v >= 0 of v' normal v / 2 - side' v, batched, by trying every set of non-zero columns."""
     k = side.shape[-1]
     best = np.zeros_like(side)

@@ -31,7 +31,7 @@ class Estimate:
     high: float = math.nan
 
     def __str__(self) -> str:
-        return f"{self.value:.4g} [{self.low:.4g}, {self.high:.4g}]"
+        return f"{self.value:.4g}" + ("" if math.isnan(self.low) else f" [{self.low:.4g}, {self.high:.4g}]")
 
 
 @dataclass(frozen=True)
@@ -209,6 +209,7 @@ class Health:
     residual_largest_run: str
     r_squared: float  # of log reducible loss
     identified: bool  # is E?
+    splits: bool  # can these runs say how to split compute between N and D? Without it nothing is predicted
     verdict: str  # one sentence about E
     warnings: tuple[str, ...] = ()  # sentences: outliers by name, few starts at the best, ...
 

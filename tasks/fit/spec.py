@@ -1,0 +1,54 @@
+"""What a fit is asked to do: the options of the pure function and the spec of the task around it."""
+
+from typing import Literal
+
+from pydantic import BaseModel, ConfigDict, Field
+
+VERSION = 1  # of the task; a change of what it computes raises it
+
+
+VERSION = 1
+"""Raised when the same spec and inputs would give another fit."""
+
+
+class FitOptions(BaseModel):
+    """How to fit a table of runs."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    counts: Literal["parameters", "parameters_without_embeddings"] = "parameters"
+    bootstrap: int = Field(default=1000, ge=100, description="draws behind every interval")
+    seed: int = 0
+    delta: float = Field(default=1e-3, gt=0, description="where Huber's loss turns linear, in log loss")
+    window: float = Field(default=4.0, gt=1, description="isoFLOP parabolas use sizes within this factor")
+
+
+class Cell(BaseModel):
+    """One planned run of a sweep: which input holds its result and where it stood in the plan."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    input: str
+    label: str
+    budget: float | None = None
+    seed: int | None = None
+
+
+class Excluded(BaseModel):
+    """A planned run that has no result, and why."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    label: str
+    reason: str
+
+
+class FitSpec(BaseModel):
+    """The fit of a sweep (identity)."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    name: str = "fit"
+    options: FitOptions = FitOptions()
+    cells: tuple[Cell, ...]
+    excluded: tuple[Excluded, ...] = ()
