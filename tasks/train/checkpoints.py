@@ -30,6 +30,9 @@ from tasks.train.parallel import World
 
 log = logging.getLogger(__name__)
 
+# One process saves and loads without torch.distributed on purpose.
+warnings.filterwarnings("ignore", message="torch.distributed is disabled")
+
 MANIFEST = "manifest.json"
 PROGRESS = "progress.json"
 ROWS = "rows.jsonl"
@@ -102,14 +105,12 @@ class Checkpoints:
             part.mkdir(parents=True, exist_ok=True)
 
     def _write_state(self, part: Path, state: dict[str, Any]) -> None:
-        with warnings.catch_warnings():
-            warnings.filterwarnings("ignore", message="torch.distributed is disabled")
-            dcp.save(
-                state,
-                storage_writer=dcp.FileSystemWriter(part),
-                process_group=self.world.background,
-                no_dist=not self.world.joined,
-            )
+        dcp.save(
+            state,
+            storage_writer=dcp.FileSystemWriter(part),
+            process_group=self.world.background,
+            no_dist=not self.world.joined,
+        )
 
     def _complete(self, part: Path, target: Path, progress: dict[str, Any], rows: list[dict]) -> None:
         if not self.world.leads:
@@ -208,14 +209,12 @@ def load(path: Path, state: Mapping[str, Tensor], world: World) -> dict[str, Any
     surplus = sorted(set(held) - set(state))
     if surplus:
         raise UserError(f"{path}: holds {surplus[0]!r}, which this model has not; it was saved from another model")
-    with warnings.catch_warnings():
-        warnings.filterwarnings("ignore", message="torch.distributed is disabled")
-        dcp.load(
-            {name: tensor.detach() for name, tensor in state.items()},
-            storage_reader=reader,
-            process_group=world.group,
-            no_dist=not world.joined,
-        )
+    dcp.load(
+        {name: tensor.detach() for name, tensor in state.items()},
+        storage_reader=reader,
+        process_group=world.group,
+        no_dist=not world.joined,
+    )
     return _progress(path)
 
 

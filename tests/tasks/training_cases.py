@@ -4,15 +4,19 @@ import os
 import subprocess
 import sys
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import torch
 
 from data.batches import Batches, fixed
+from tasks.record import Record
 from tasks.train.examples import Examples
-from tasks.train.spec import TrainSpec
+from tasks.train.loop import Training
+from tasks.train.parallel import full
+from tasks.train.spec import Execution, TrainSpec
 
 ROOT = Path(__file__).resolve().parents[2]
 VOCABULARY = 17
@@ -28,6 +32,7 @@ class Ragged:
 
     @property
     def fingerprint(self) -> str:
+        """What order is keyed by."""
         return f"ragged-{self.split}-{self.count}"
 
     def __len__(self) -> int:
@@ -55,6 +60,77 @@ def ragged_examples(spec: TrainSpec, validation: int = 7) -> Examples:
         fixed(held_out, validation, spec.micro_batch),
         np.arange(VOCABULARY) % 3 + 1,
     )
+
+
+CASES = ("ragged", "silent")
+"""silent: every second micro-batch, all that rank 1 of 2 gets, has no target at all."""
+
+
+def examples_of(case: str, spec: TrainSpec) -> Examples:
+    examples = ragged_examples(spec)
+    return examples if case == "ragged" else replace(examples, train=Silent(examples.train))
+
+
+class Silent:
+    """Batches in which the micro-batches at odd places hold masked examples only. micro_batch must divide the step."""
+
+    def __init__(self, batches: Batches) -> None:
+        self.fetch, self.units, self.size = batches.fetch, batches.units, batches._micro_batch
+
+    def micro_batches(self, step: int) -> list[np.ndarray]:
+        loud = [i for i in range(step, step + 30) if i % 5 != 3][:5]
+        all_ = np.array([loud[0], loud[1], 3, 8, loud[2], loud[3], 13, 18, loud[4]]) % 23
+        all_[[2, 3, 6, 7]] = 3, 8, 13, 18
+        return [all_[at : at + self.size] for at in range(0, len(all_), self.size)]
+
+
+class Interrupted(Exception):
+    pass
+
+
+class Logged:
+    """Batches that write down the examples they are asked for and end the training before a step."""
+
+    def __init__(self, batches: Batches, stop: int, log: Path | None) -> None:
+        self.batches, self.stop, self.log, self.units = batches, stop, log, batches.units
+
+    def micro_batches(self, step: int) -> list[np.ndarray]:
+        if step == self.stop:
+            raise Interrupted
+        self.step = step
+        return self.batches.micro_batches(step)
+
+    def fetch(self, indices: np.ndarray) -> dict[str, np.ndarray]:
+        if self.log is not None:
+            with self.log.open("a") as file:
+                file.write(f"{self.step} {indices.tolist()}\n")
+        return self.batches.fetch(indices)
+
+
+def interrupted_at(examples: Examples, step: int, log: Path | None = None) -> Examples:
+    return replace(examples, train=Logged(examples.train, step, log))
+
+
+def gradients_and_weights(
+    spec: TrainSpec, execution: Execution, examples: Examples, work: Path, steps: int = 4
+) -> dict[str, dict[str, torch.Tensor]]:
+    """Runs a few steps: the whole gradient of each, as it was before clipping, and the weights after the last."""
+    training = Training(spec, execution, examples, None, work, Record(work / "record", "x"), None)
+    seen: dict[str, dict[str, torch.Tensor]] = {}
+    for step in range(steps):
+        update = training.optimizer.step
+
+        def keep(*arguments: Any, step: int = step, update: Any = update) -> None:
+            gradients = {name: full(p.grad).clone() for name, p in training.model.named_parameters()}
+            seen[f"gradient {step}"] = gradients
+            update(*arguments)
+
+        training.optimizer.step = keep  # type: ignore[method-assign]
+        training.step(step)
+        training.optimizer.step = update  # type: ignore[method-assign]
+    seen["weights"] = {name: full(p).clone() for name, p in training.model.named_parameters()}
+    training.checkpoints.close()
+    return seen
 
 
 def small_spec(**changes: Any) -> TrainSpec:
