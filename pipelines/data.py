@@ -1,6 +1,7 @@
 """The tasks that turn a recipe's data section into a dataset."""
 
 from pathlib import Path
+from typing import Literal
 
 from data.markov import MarkovText
 from data.sample import sample_files
@@ -107,7 +108,11 @@ def _tokenizer_task(data: Data, source: Source, files: list[InputFile], share: f
 
 
 def _shard_tasks(
-    source: Source, files: list[InputFile], inputs: dict[str, Task], share: float, split: str | None
+    source: Source,
+    files: list[InputFile],
+    inputs: dict[str, Task],
+    share: float,
+    split: Literal["train", "validation"] | None,
 ) -> list[Task]:
     shards = groups(files)
     return [

@@ -68,20 +68,21 @@ def _grid(recipe: Recipe, sweep: Sweep, base: Model, seed: int) -> Iterator[Cell
             model = scaled(base, cell.width, sequence)
             yield CellPlan(model, cell.width, cell.tokens, batch_units(recipe, cell.tokens), seed)
         return
-    for index, (budget, tokens) in enumerate([(b, None) for b in sweep.budgets] or [(None, t) for t in sweep.tokens]):
+    for index, amount in enumerate(sweep.budgets or sweep.tokens):
         batch = sweep.batches[index] if sweep.batches else None
         for width in _widths(sweep, index, base, sequence):
             model = scaled(base, width, sequence)
-            units = tokens or round(budget / model.cost.training_flops_per_unit)
+            budget = float(amount) if sweep.budgets else None
+            tokens = round(amount / model.cost.training_flops_per_unit) if sweep.budgets else round(amount)
             # The branches of a trunk share the batch of the shortest, so that a longer one later changes nothing.
-            per_step = batch_units(recipe, min(sweep.tokens) if sweep.trunk else units, batch)
-            yield CellPlan(model, width, units, per_step, seed, budget)
+            units = batch_units(recipe, min(sweep.tokens) if sweep.trunk else tokens, batch)
+            yield CellPlan(model, width, tokens, units, seed, budget)
 
 
 def _widths(sweep: Sweep, index: int, base: Model, sequence: int) -> list[int]:
     if not sweep.sizes:
         listed = sweep.widths[index] if isinstance(sweep.widths[0], tuple) else sweep.widths
-        return list(listed)  # type: ignore[arg-type]
+        return list(listed)
     from models.ladder import sized
 
     return [sized(base.family, base.config, size, sequence).width for size in sweep.sizes]

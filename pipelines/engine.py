@@ -9,7 +9,7 @@ import click
 
 from pipelines.progress import Progress
 from pipelines.ray_session import session
-from pipelines.recipe import Compute, Recipe
+from pipelines.recipe import Compute
 from tasks.errors import UserError
 from tasks.execute import Outcome, execute, stop_politely
 from tasks.mlflow_recorder import Recorder
@@ -23,16 +23,16 @@ class Engine:
 
     store: Store
     recorder: Recorder
-    compute: Compute
     stack: ExitStack
+    progress: Progress
     open: bool = False
 
     def make(self, targets: list[Task]) -> dict[str, Outcome]:
-        progress = Progress(self.store)
+        """Makes the targets and says what happens, each finished task once however often it is asked for."""
         try:
-            return execute(targets, self.store, self._session, [self.recorder, progress])
+            return execute(targets, self.store, self._session, [self.recorder, self.progress])
         finally:
-            progress.close()
+            self.progress.close()
 
     def _session(self) -> Any:
         if not self.open:
@@ -43,28 +43,35 @@ class Engine:
 
 
 @contextmanager
-def engine(recipe: Recipe, store: Store) -> Iterator[Engine]:
+def engine(store: Store, tracking_uri: str | None = None) -> Iterator[Engine]:
+    """tracking_uri: of MLflow; default a database under the root."""
     stop_politely()
-    recorder = Recorder(store.root, recipe.mlflow, say=lambda line: click.echo(line, err=True))
+    recorder = Recorder(store.root, tracking_uri, say=lambda line: click.echo(line, err=True))
     with ExitStack() as stack:
         stack.callback(recorder.close)
-        yield Engine(store, recorder, recipe.compute, stack)
+        yield Engine(store, recorder, stack, Progress(store))
 
 
-def make_again(names: Sequence[str], targets: Sequence[Task], store: Store) -> None:
-    """--fresh: takes out the artifacts of these tasks, by task name or label.
+def make_again_names(names: Sequence[str], targets: Sequence[Task]) -> set[str]:
+    """--fresh: the identities of the tasks it means, by task name or label.
 
     Raises:
         UserError: a name that no task of this pipeline has, with those there are.
     """
     tasks = in_order(list(targets))
     for name in names:
-        chosen = [task for task in tasks if name in (task.name, task.title)]
-        if not chosen:
+        if not any(name in (task.name, task.title) for task in tasks):
             raise UserError(
                 f"--fresh {name}: no such task here; there are {', '.join(sorted({t.name for t in tasks}))}"
             )
-        for task in chosen:
+    return {task.identity for task in tasks if task.name in names or task.title in names}
+
+
+def make_again(names: Sequence[str], targets: Sequence[Task], store: Store) -> None:
+    """Takes the artifacts of these tasks out, so that they are made again."""
+    chosen = make_again_names(names, targets)
+    for task in in_order(list(targets)):
+        if task.identity in chosen:
             store.discard(task.name, task.identity)
 
 

@@ -68,7 +68,7 @@ def _absolute_paths(content: dict[str, Any], folder: Path) -> None:
         return
     for section, key in ((data, "source"), (data, "validation"), (data.get("tokenizer"), "path")):
         value = section.get(key) if isinstance(section, dict) else None
-        if isinstance(value, str) and not value.startswith("builtin:"):
+        if isinstance(section, dict) and isinstance(value, str) and not value.startswith("builtin:"):
             section[key] = str((folder / Path(value).expanduser()).absolute())
 
 

@@ -20,10 +20,10 @@ QUIET_SECONDS = 15.0  # between lines where no terminal redraws a bar
 class Progress:
     """An observer of the executor. Training tasks carry their FLOPs as weight; the others count as nothing."""
 
-    def __init__(self, store: Store, quiet: bool = False) -> None:
+    def __init__(self, store: Store) -> None:
         self.store = store
-        self.quiet = quiet
         self.done_before: Counter[str] = Counter()
+        self.known: set[str] = set()
         self.training: dict[str, Task] = {}
         self.finished_flops = 0.0
         self.bar: Any = None
@@ -43,7 +43,9 @@ class Progress:
     def finished(self, outcome: Outcome) -> None:
         task = outcome.task
         if outcome.status == "done":
-            self.done_before[task.name] += 1
+            self.done_before[task.name] += task.identity not in self.known
+        self.known.add(task.identity)
+        if outcome.status == "done":
             return
         if self.training.pop(task.identity, None) is not None:
             self.finished_flops += task.weight
@@ -76,8 +78,8 @@ class Progress:
         self._say_done_before()
 
     def _say_done_before(self) -> None:
-        if self.done_before and not self.quiet:
-            click.echo("Already done: " + _listed(self.done_before))
+        if self.done_before.total():
+            click.echo("Already done: " + _listed(+self.done_before))
         self.done_before.clear()
 
     def _line(self, text: str) -> None:

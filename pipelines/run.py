@@ -77,7 +77,7 @@ def run_recipe(recipe: Recipe, root: str, fresh: Sequence[str] = ()) -> int:
     store = Store(root)
     tasks = run_tasks(recipe, store)
     make_again(fresh, [tasks.summary], store)
-    with engine(recipe, store) as made:
+    with engine(store, recipe.mlflow) as made:
         outcomes = made.make([tasks.summary])
     failed = failures(outcomes)
     if failed:
@@ -92,7 +92,8 @@ def run_recipe(recipe: Recipe, root: str, fresh: Sequence[str] = ()) -> int:
     evaluation = json.loads((store.artifact("evaluate", tasks.evaluate.identity) / "evaluation.json").read_text())
     per_byte = evaluation["bits_per_byte"]
     click.echo(
-        f"\n{recipe.name}: {result['parameters']:,} parameters, {result['units']:,} tokens, {result['flops']:.3g} FLOPs\n"
+        f"\n{recipe.name}: {result['parameters']:,} parameters, {result['units']:,} tokens, "
+        f"{result['flops']:.3g} FLOPs\n"
         f"  validation loss {evaluation['loss']:.4f} nats per token, perplexity {evaluation['perplexity']:.2f}"
         + (f", {per_byte:.4f} bits per byte" if per_byte is not None else "")
         + f"\n  model   {folder / 'model'}\n"

@@ -1,4 +1,4 @@
-"""The pipeline `sweep`: tokenise -> cells -> fit -> report. Cells are durable tasks: a larger sweep trains only new ones."""
+"""The pipeline `sweep`: tokenise -> cells -> fit -> report. Cells are durable: a larger sweep trains only new ones."""
 
 import json
 from collections.abc import Mapping, Sequence
@@ -184,7 +184,7 @@ def report_task(recipe: Recipe, fit: Task, dataset: Task, content: Mapping[str, 
         run="tasks.report.task:run",
         spec=ReportSpec(
             title=recipe.name,
-            description=f"A scaling-law sweep of {recipe.model.get('family', 'transformer')} models on {content['source']}.",
+            description=f"A sweep of {recipe.model.get('family', 'transformer')} models trained on {content['source']}.",
             recipe=yaml.safe_dump(recipe.model_dump(mode="json", exclude_defaults=True), sort_keys=False),
             data={
                 "source": str(content["source"]),
@@ -212,7 +212,7 @@ def sweep_recipe(recipe: Recipe, root: str, fresh: Sequence[str] = ()) -> int:
     make_again([name for name in fresh if name not in ("fit", "report")], trained, store)
     planned = sum(cell.plan.flops for cell in tasks.cells)
     click.echo(f"{recipe.name}: {len(tasks.cells)} cells, {planned:.3g} FLOPs")
-    with engine(recipe, store) as made:
+    with engine(store, recipe.mlflow) as made:
         outcomes = made.make(trained)
         failed = failures(outcomes)
         if not any(outcomes[task.identity].ok for task in trained):

@@ -3,7 +3,7 @@
 import difflib
 import math
 from dataclasses import dataclass, fields
-from typing import Any
+from typing import Any, Literal, get_type_hints
 
 from pydantic import TypeAdapter, ValidationError
 
@@ -40,7 +40,7 @@ def model_of(recipe: Recipe, vocabulary: int) -> Model:
     except ValueError as error:
         raise UserError(str(error)) from None
     given = {key: value for key, value in recipe.model.items() if key != "family"}
-    hints = {field.name: field.type for field in fields(kind.config)}
+    hints = get_type_hints(kind.config)
     for key, value in given.items():
         if key not in hints or key == "vocabulary":
             known = [name for name in hints if name != "vocabulary"]
@@ -103,7 +103,7 @@ def train_spec(
     searched: bool = False,
     start_step: int = 0,
     warmup_steps: int | None = None,
-    kind: str | None = None,
+    kind: Literal["constant", "wsd", "cosine"] | None = None,
 ) -> TrainSpec:
     """One stretch of training up to `tokens` target units.
 

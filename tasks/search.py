@@ -16,7 +16,7 @@ VERSION = 1
 
 
 class SearchSpec(BaseModel):
-    """`samples` rates from low to high, evenly spaced in their logarithm; train is the shortened training of a trial."""
+    """`samples` rates from low to high, evenly spaced in their logarithm; train is the short training of a trial."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
@@ -63,7 +63,7 @@ def run(context: Context) -> None:
     finite = {rate: loss for rate, loss in losses.items() if loss is not None and math.isfinite(loss)}
     if not finite:
         raise UserError(
-            f"sweep.learning_rate: every rate from {spec.low:g} to {spec.high:g} diverged in {context.label}; lower both"
+            f"sweep.learning_rate: all rates from {spec.low:g} to {spec.high:g} diverged in {context.label}; lower both"
         )
     best = min(finite, key=lambda rate: finite[rate])
     edge = best in (spec.rates[0], spec.rates[-1])

@@ -131,10 +131,10 @@ def gather(context: Context) -> None:
     skipped = [name for shard in counted for name in shard["skipped_inputs"]]
     for split in SPLITS:
         if splits[split]["tokens"] < 2:
-            other = f"{splits['train']['documents']} documents for training, {splits['validation']['documents']} for validation"
+            other = " and ".join(f"{splits[side]['documents']} documents for {side}" for side in SPLITS)
             raise DataError(
-                f"data.source: {context.execution.source} leaves the {split} split empty ({other}); cut the text into more "
-                "documents (data.documents: paragraph or line), or name a source for validation (data.validation)"
+                f"data.source: {context.execution.source} leaves the {split} split empty ({other}); cut the text into "
+                "more documents (data.documents: paragraph or line), or name a source for validation (data.validation)"
             )
     tokenizer = Tokenizer.load(tokenizer_folder)
     content: dict[str, Any] = {

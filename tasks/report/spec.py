@@ -4,15 +4,21 @@ from pydantic import BaseModel, ConfigDict, Field
 
 VERSION = 1  # of the task; a change of what it computes raises it
 
+VERSION = 1
+
 
 class ReportSpec(BaseModel):
     """Identity of a report. All of it is printed on the page, escaped."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
-    title: str = Field("Scaling law", description="headline of the page: the name of the sweep")
-    description: str = Field("", description="one paragraph for a reader who never saw the project")
-    recipe: str = Field("", description="text of the recipe that made the runs")
-    data: dict[str, str] = Field({}, description="what the runs were trained on: label -> value, digests in full")
-    unit: str = Field("token", description="what one target unit is, singular: token, byte, step")
-    predict: str = Field("", description="what `reducible predict` is to be given for this fit; no command where empty")
+    title: str = Field(default="Scaling law", description="headline of the page: the name of the sweep")
+    description: str = Field(default="", description="one paragraph for a reader who never saw the project")
+    recipe: str = Field(default="", description="text of the recipe that made the runs")
+    data: dict[str, str] = Field(
+        default={}, description="what the runs were trained on: label -> value, digests in full"
+    )
+    unit: str = Field(default="token", description="what one target unit is, singular: token, byte, step")
+    predict: str = Field(
+        default="", description="what `reducible predict` is to be given for this fit; no command where empty"
+    )

@@ -1,0 +1,36 @@
+"""Finds the artifact a person means: by the name of its recipe or sweep, its label, or the start of its identity."""
+
+import difflib
+from pathlib import Path
+from typing import Any
+
+from tasks.errors import UserError
+from tasks.store import MANIFEST, Store
+
+
+def find(store: Store, kind: str, wanted: str) -> Path:
+    """The newest artifact of a task name ("train", "fit") that `wanted` names.
+
+    Raises:
+        UserError: nothing fits, with the nearest names there are, or an identity that fits several.
+    """
+    if (Path(wanted) / MANIFEST).is_file():
+        return Path(wanted).absolute()
+    manifests = list(store.manifests(kind))
+    by_identity = [manifest for manifest in manifests if len(wanted) >= 6 and manifest["identity"].startswith(wanted)]
+    if len(by_identity) > 1:
+        raise UserError(f"{wanted}: begins {len(by_identity)} identities; give more of it")
+    named = by_identity or [manifest for manifest in manifests if wanted in _names(kind, manifest)]
+    if not named:
+        known = list(dict.fromkeys(name for manifest in manifests for name in _names(kind, manifest)))
+        near = difflib.get_close_matches(wanted, known, n=3, cutoff=0.3) or known[:3]
+        there = (
+            f"did you mean {' or '.join(repr(name) for name in near)}?" if near else f"nothing of kind {kind} is there"
+        )
+        raise UserError(f"{wanted}: no {kind} of that name under {store.root}; {there}")
+    return store.artifact(kind, named[0]["identity"])
+
+
+def _names(kind: str, manifest: dict[str, Any]) -> list[str]:
+    label = str(manifest["label"])
+    return [label.removeprefix(f"{kind} "), label]

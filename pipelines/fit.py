@@ -1,0 +1,19 @@
+"""`reducible fit runs.csv`: the fit and its report for any table of runs, without a sweep of ours."""
+
+from pathlib import Path
+
+import click
+
+
+def fit_table(table: Path, folder: Path, draws: int) -> None:
+    """Writes fit.json, runs.csv, report.html and figures into `folder` and prints the law."""
+    from tasks.fit.files import fit_csv
+    from tasks.fit.spec import FitOptions
+    from tasks.fit.summary import summary
+    from tasks.report.page import write_report
+    from tasks.report.spec import ReportSpec
+
+    fit = fit_csv(table, folder, FitOptions(bootstrap=draws))
+    page = write_report(fit, ReportSpec(title=table.stem, predict=str(folder / "fit.json")), folder)
+    click.echo(summary(fit))
+    click.echo(f"\n  report   {page}\n  predict  reducible predict {folder / 'fit.json'} --compute 1e21")

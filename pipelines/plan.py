@@ -1,0 +1,149 @@
+"""Says what would run and why, what it costs and about how long it takes. Runs nothing."""
+
+from collections.abc import Iterator, Sequence
+from itertools import groupby
+from typing import Any
+
+import click
+import yaml
+
+from pipelines.engine import make_again_names
+from pipelines.recipe import Recipe
+from pipelines.run import run_tasks
+from pipelines.sweep import sweep_tasks
+from tasks.code import code_version
+from tasks.execute import pending
+from tasks.record import flatten
+from tasks.store import Store
+from tasks.task import Task, description, in_order
+
+SHARE_OF_PEAK = 0.4  # of the machine's matrix speed: what small models reach on a CPU, larger ones on a GPU
+
+
+def print_plan(recipe: Recipe, root: str, fresh: Sequence[str], settings: bool) -> None:
+    store = Store(root)
+    if recipe.sweep is not None:
+        cells = sweep_tasks(recipe, store)
+        targets = [cell.train for cell in cells.cells]
+    else:
+        targets = [run_tasks(recipe, store).summary]
+    again = make_again_names(fresh, targets)
+    if settings:
+        click.echo(yaml.safe_dump(recipe.model_dump(mode="json"), sort_keys=False))
+    waiting = {task.identity for task in pending(store, targets)} | again
+    lines = [
+        (task, *state_of(store, task, task.identity in waiting, task.identity in again)) for task in in_order(targets)
+    ]
+    for (name, state, why), group in groupby(lines, key=lambda line: (line[0].name, *line[1:])):
+        tasks = [line[0] for line in group]
+        title = tasks[0].title if len(tasks) == 1 else f"{tasks[0].title} ... {tasks[-1].title} ({len(tasks)} {name})"
+        click.echo(f"  {state:9} {title}  {click.style(why, dim=True)}")
+    if recipe.sweep is not None:
+        click.echo("  then      fit and report, over the cells that finish")
+    _print_cost(recipe, [task for task in in_order(targets) if task.name == "train"], waiting)
+
+
+def state_of(store: Store, task: Task, waits: bool, again: bool = False) -> tuple[str, str]:
+    """("done" | "will run" | "not needed", why)."""
+    if again:
+        return "will run", "asked for with --fresh"
+    if store.committed(task.name, task.identity):
+        made_by = store.manifest(task.name, task.identity)["code"]
+        other = f"made by other code ({made_by[:12]})" if made_by != code_version() else ""
+        return "done", other
+    if not waits:
+        return "not needed", "what needed it is done"
+    checkpoints = sorted((store.work(task.name, task.identity) / "checkpoints").glob("step-*"))
+    if checkpoints:
+        return "will run", f"goes on from {checkpoints[-1].name}"
+    return "will run", why_new(store, task)
+
+
+def why_new(store: Store, task: Task) -> str:
+    """Which field of the spec or which input differs from the most similar finished task of this name."""
+    mine = _fields(description(task))
+    best: list[str] | None = None
+    for manifest in store.manifests(task.name):
+        theirs = _fields(manifest)
+        changed = sorted(key for key in mine.keys() | theirs.keys() if mine.get(key) != theirs.get(key))
+        if best is None or len(changed) < len(best):
+            best = [_change(key, theirs.get(key), mine.get(key)) for key in changed]
+    if best is None:
+        return "never made"
+    return f"differs from a finished one in {', '.join(best[:3])}" + (
+        f" and {len(best) - 3} more" if len(best) > 3 else ""
+    )
+
+
+def _fields(described: dict[str, Any]) -> dict[str, Any]:
+    return {
+        "version": described["version"],
+        **flatten(described["spec"]),
+        **{f"input {name}": identity for name, identity in described["inputs"].items()},
+    }
+
+
+def _change(key: str, before: Any, now: Any) -> str:
+    if key.startswith("input ") or isinstance(before, list) or isinstance(now, list):
+        return key
+    return f"{key} ({before} -> {now})"
+
+
+def _print_cost(recipe: Recipe, training: list[Task], waiting: set[str]) -> None:
+    total = sum(task.weight for task in training)
+    left = sum(task.weight for task in training if task.identity in waiting)
+    click.echo(f"\n{len(training)} trainings, {total:.4g} FLOPs; to do {left:.4g} FLOPs")
+    for line in _model_lines(training):
+        click.echo(f"  {line}")
+    if left:
+        import torch
+
+        from tasks.train.peak import peak_flops
+
+        device = torch.device("cuda" if torch.cuda.is_available() and recipe.compute.gpus_per_worker else "cpu")
+        peak = peak_flops(device, recipe.train.precision)
+        if peak is not None:
+            seconds = left / (SHARE_OF_PEAK * peak * _at_once(recipe))
+            click.echo(f"  about {_duration(seconds)} on this machine, at {SHARE_OF_PEAK:.0%} of its matrix speed")
+
+
+def _model_lines(training: list[Task]) -> Iterator[str]:
+    """One line for each size: parameters, and the bytes of weights, gradients and AdamW's moments in fp32."""
+    from models.families import family
+
+    seen = set()
+    for task in training:
+        spec: Any = task.spec
+        kind = family(spec.family)
+        config = kind.config(**spec.model)
+        if config in seen:
+            continue
+        seen.add(config)
+        cost = kind.cost(config, spec.sequence)
+        yield (
+            f"width {spec.model.get('width', '-'):>5}: N {cost.parameters:>13,} "
+            f"({cost.parameters_without_embeddings:,} without embeddings), {cost.training_flops_per_unit:.4g} FLOPs a token, "
+            f"{_bytes(16 * cost.parameters)} for weights, gradients and AdamW"
+        )
+
+
+def _at_once(recipe: Recipe) -> float:
+    import os
+
+    if recipe.sweep is None:
+        return recipe.compute.workers * recipe.compute.cpus_per_worker
+    return float(os.cpu_count() or 1)
+
+
+def _duration(seconds: float) -> str:
+    if seconds < 120:
+        return f"{seconds:.0f} s"
+    return f"{seconds / 60:.0f} min" if seconds < 7200 else f"{seconds / 3600:.1f} h"
+
+
+def _bytes(count: float) -> str:
+    for unit in ("B", "kB", "MB", "GB"):
+        if count < 1000:
+            return f"{count:.3g} {unit}"
+        count /= 1000
+    return f"{count:.3g} TB"

@@ -1,0 +1,39 @@
+"""Reads a fitted law: what to train with a budget, or what a loss costs."""
+
+import json
+from pathlib import Path
+
+import click
+
+from pipelines.find import find
+from pipelines.recipe import parse_count
+from tasks.errors import UserError
+from tasks.fit.predict import predict
+from tasks.fit.result import Fit
+from tasks.fit.summary import prediction_text
+from tasks.store import Store
+
+
+def print_prediction(sweep: str, compute: str | None, loss: float | None, as_json: bool, root: str) -> None:
+    """`sweep` is a sweep's name, the start of a fit's identity, or the path of a fit.json."""
+    if (compute is None) == (loss is None):
+        raise UserError("predict: give one of --compute FLOPS and --loss NATS")
+    path = Path(sweep)
+    if not path.is_file():
+        path = find(Store(root), "fit", sweep) / "fit.json"
+    try:
+        fit = Fit.load(path)
+    except (ValueError, KeyError, TypeError, AttributeError):
+        raise UserError(f"{path}: is no fit.json; give a sweep's name or the fit.json of a fit") from None
+    answer = predict(fit, compute=None if compute is None else _flops(compute), loss=loss)
+    click.echo(json.dumps(answer.to_dict(), indent=1) if as_json else prediction_text(answer))
+
+
+def _flops(text: str) -> float:
+    try:
+        value = float(parse_count(text))
+    except ValueError:
+        value = 0.0
+    if not value > 0:
+        raise UserError(f"--compute {text}: must be a number of FLOPs above 0, such as 1e15")
+    return value
