@@ -91,7 +91,7 @@ class Palette:
     def at(self, C: float) -> Look:
         """The look of the budget of C FLOPs, or nearly so: runs end on whole steps."""
         known = self._known(C)
-        return self.budgets[known] if known in self.budgets else NO_BUDGET
+        return NO_BUDGET if known is None else self.budgets.get(known, NO_BUDGET)
 
     def _known(self, C: float) -> float | None:
         near = [known for known in self._points if abs(np.log(C / known)) < NEAR] if C > 0 else []

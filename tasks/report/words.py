@@ -3,24 +3,28 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 
 from markupsafe import Markup
 
 from tasks.fit.result import Estimate
 
 SUFFIXES = ((1e12, "T"), (1e9, "G"), (1e6, "M"), (1e3, "k"))
+TIED = "\u00a0"  # a space that never ends a line, before per cent signs
 _SUPERSCRIPT = str.maketrans("-0123456789", "⁻⁰¹²³⁴⁵⁶⁷⁸⁹")
 
 
 def number(value: float | None, digits: int = 4) -> str:
-    """Four significant digits; powers of ten where the number is very large or small."""
+    """Four significant digits, final zeros kept; powers of ten where the number is very large or small."""
     if value is None or math.isnan(value):
         return "unknown"
     if math.isinf(value):
         return "∞" if value > 0 else "−∞"
     if value != 0 and not 1e-3 <= abs(value) < 1e5:
         return power_of_ten(value, digits)
-    return f"{value:.{digits}g}".replace("-", "−")
+    if value == 0:
+        return "0"
+    return f"{value:#.{digits}g}".rstrip(".").replace("-", "−")
 
 
 def exact(value: float | None) -> str:
@@ -52,20 +56,37 @@ def power_of_ten(value: float | None, digits: int = 3) -> str:
 
 def typed(value: float) -> str:
     """As a command line takes it: 1.3e+14 becomes 1.3e14."""
-    mantissa, exponent = f"{value:.3g}".partition("e")[::2]
+    mantissa, exponent = f"{value:.4g}".partition("e")[::2]
     return f"{mantissa}e{int(exponent)}" if exponent else mantissa
 
 
-def percent(value: float | None, digits: int = 2) -> str:
+def percent(value: float | None) -> str:
+    """Two significant digits; what is smaller than a hundredth of a per cent is not told apart."""
     if value is None or not math.isfinite(value):
         return number(value)
-    text = f"{100 * value:.0f}" if abs(value) >= 1 else f"{100 * value:.{digits}g}"
-    return f"{text} %".replace("-", "−")
+    share = 100 * abs(value)
+    if 0 < share < 0.01:
+        return f"below 0.01{TIED}%"
+    text = f"{share:.0f}" if share >= 10 else f"{share:#.2g}" if share else "0"
+    return f"{'−' if value < 0 else ''}{text}{TIED}%"
 
 
-def interval(estimate: Estimate | None, write: object = number) -> str:
-    """The 95 % interval in words where an end is open or unknown."""
-    assert callable(write)
+def signed_percent(value: float | None) -> str:
+    """+0.05 %, two decimals: for columns."""
+    if value is None or not math.isfinite(value):
+        return number(value)
+    return f"{100 * value:+.2f}{TIED}%".replace("-", "−")
+
+
+def whole(value: float | None) -> str:
+    """1,234,567: counts in tables, to the last unit."""
+    if value is None or not math.isfinite(value):
+        return number(value)
+    return power_of_ten(value) if abs(value) >= 1e15 else f"{value:,.0f}"
+
+
+def interval(estimate: Estimate | None, write: Callable[[float], str] = number) -> str:
+    """The 95 % interval, in words where an end is open or unknown."""
     if estimate is None or (math.isnan(estimate.low) and math.isnan(estimate.high)):
         return "interval unknown"
     low, high = estimate.low, estimate.high
@@ -78,9 +99,8 @@ def interval(estimate: Estimate | None, write: object = number) -> str:
     return f"{write(low)} to {write(high)}"
 
 
-def with_interval(estimate: Estimate | None, write: object = number) -> Markup:
+def with_interval(estimate: Estimate | None, write: Callable[[float], str] = number) -> Markup:
     """value (low to high)."""
-    assert callable(write)
     if estimate is None:
         return Markup("unknown")
     return Markup('{} <span class="interval">({})</span>').format(write(estimate.value), interval(estimate, write))

@@ -1,0 +1,213 @@
+"""What a reader wants first, in numbers: the law, the next budget, the price of half the loss, how sure all that is."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+import numpy as np
+
+from tasks.errors import UserError
+from tasks.fit.predict import predict
+from tasks.fit.result import Estimate, Fit, Prediction
+from tasks.report.best_loss import BestLoss, best_loss
+from tasks.report.words import listed, number, percent, plural, power_of_ten
+
+
+@dataclass(frozen=True)
+class Tested:
+    """Back-tests of one fit on cheaper runs: how many predictions, how far out, how wrong (absolute, relative)."""
+
+    below: float
+    predictions: int
+    nearest: float
+    furthest: float
+    median: float
+    largest: float
+    bias: float  # median signed error
+
+
+@dataclass(frozen=True)
+class Check:
+    """One question about the fit's health: mark is good, look or bad."""
+
+    mark: str
+    name: str
+    figure: str
+    meaning: str
+
+
+@dataclass(frozen=True)
+class Answer:
+    """None where the runs do not say."""
+
+    best: BestLoss | None
+    smallest: float | None  # C of the cheapest run used
+    largest: float | None  # C of the most expensive run used
+    exponent: Estimate | None
+    per_decade: Estimate | None  # share of the reducible loss that ten times the compute removes
+    to_halve: Estimate | None  # factor of compute
+    ten_times: Prediction | None
+    target: float | None  # the loss halfway from the best at `largest` to E
+    half: Prediction | None  # the run that halves the reducible loss reached at `largest`
+    tested: tuple[Tested, ...]
+    checks: tuple[Check, ...]
+    advice: tuple[str, ...]
+
+
+def answer(fit: Fit) -> Answer:
+    best, largest = best_loss(fit), (fit.largest_compute if fit.used else None)
+    exponent = per_decade = to_halve = ten_times = half = target = None
+    if best is not None and largest is not None:
+        exponent, to_halve = best.exponent(largest), best.to_halve(largest)
+        per_decade = Estimate(*(1 - 10.0**-g for g in (exponent.value, exponent.low, exponent.high)))
+        ten_times = _predicted(fit, 10 * largest)
+        half = _predicted(fit, to_halve.value * largest)
+        target = best.E.value + float(best.reducible(largest)[0]) / 2
+    tested = _tested(fit)
+    return Answer(
+        best=best,
+        smallest=min(run.C for run in fit.used) if fit.used else None,
+        largest=largest,
+        exponent=exponent,
+        per_decade=per_decade,
+        to_halve=to_halve,
+        ten_times=ten_times,
+        target=target,
+        half=half,
+        tested=tested,
+        checks=_checks(fit),
+        advice=_advice(fit, tested),
+    )
+
+
+def _predicted(fit: Fit, compute: float) -> Prediction | None:
+    # A fit without a law, or a price beyond all numbers, has no prediction; the page then says so.
+    if not 0 < compute < 1e60:
+        return None
+    try:
+        return predict(fit, compute=compute)
+    except UserError:
+        return None
+
+
+def _tested(fit: Fit) -> tuple[Tested, ...]:
+    rows = []
+    for below in sorted({test.below for test in fit.back_tests}):
+        mine = [test for test in fit.back_tests if test.below == below and math.isfinite(test.error)]
+        if mine:
+            errors, ratios = np.array([test.error for test in mine]), [test.ratio for test in mine]
+            size = np.abs(errors)
+            numbers = float(np.median(size)), float(size.max()), float(np.median(errors))
+            rows.append(Tested(below, len(mine), min(ratios), max(ratios), *numbers))
+    return tuple(rows)
+
+
+def _checks(fit: Fit) -> tuple[Check, ...]:
+    """The figures an expert asks for, with what they mean here. Thresholds as in the fit's own warnings."""
+    health, used = fit.health, fit.used
+    checks = [
+        Check(
+            "good" if health.cells >= 15 else "look" if health.cells >= 6 else "bad",
+            "Runs",
+            f"{health.runs} used, {health.cells} different (N, D)",
+            "Five parameters are fitted; 15 different runs or more leave enough to judge the fit by.",
+        )
+    ]
+    if used:
+        C, balance = [run.C for run in used], [run.D / run.N for run in used]
+        decades = math.log10(max(C) / min(C))
+        checks.append(
+            Check(
+                "good" if decades >= 2 else "look" if decades >= 1 else "bad",
+                "Range of compute",
+                f"{decades:.2g} decades",
+                "From the cheapest to the dearest run used. E and the exponent separate over two decades or more.",
+            )
+        )
+        spread = max(balance) / min(balance)
+        checks.append(
+            Check(
+                "good" if spread >= 10 else "look" if spread >= 3 else "bad",
+                "Range of D/N",
+                f"{number(min(balance), 3)} to {number(max(balance), 3)}",
+                "At one fixed D/N the terms in N and in D look alike, and E with them.",
+            )
+        )
+    if fit.law is None:
+        return tuple(checks)
+    sigma, name = health.residual_deviation, health.residual_largest_run
+    far = health.residual_largest > 6 * max(sigma, 1e-3)
+    return (
+        *checks,
+        Check(
+            "good" if health.share_at_best >= 0.1 else "look",
+            "Starts at the best optimum",
+            f"{percent(health.share_at_best)} of {health.starts}",
+            f"The search began at {plural(health.starts, 'place')} and came to rest in {plural(health.basins, 'basin')}. "
+            "A small share would mean that the best one was found by luck.",
+        ),
+        Check(
+            "good" if health.gradient_norm <= 1e-6 else "look",
+            "Gradient at the optimum",
+            number(health.gradient_norm, 2),
+            "Close to 0: the optimiser arrived, it did not merely stop.",
+        ),
+        Check(
+            "good" if health.condition_number <= 1e4 else "look",
+            "Condition number",
+            number(health.condition_number, 3),
+            "How nearly two parameters do the same work, after scaling. Above 10⁴ they are hardly separable.",
+        ),
+        Check(
+            "bad" if health.bound_hits else "good",
+            "Parameters at a bound",
+            listed(list(health.bound_hits)),
+            "A parameter at its bound was not found by the data.",
+        ),
+        Check(
+            "good" if sigma <= 0.01 else "look",
+            "Typical distance of a run from the law",
+            percent(sigma),
+            "Robust standard deviation of the log residuals: noise between seeds and what the form cannot express.",
+        ),
+        Check(
+            "look" if far else "good",
+            "Largest distance",
+            f"{percent(health.residual_largest)}: {name}",
+            "More than six typical distances away: look at this run." if far else "In line with the others.",
+        ),
+        Check(
+            "good" if health.r_squared >= 0.95 else "look",
+            "R² of the log reducible loss",
+            number(health.r_squared),
+            "Flattering by nature: it hides a wrong E. The back-test below is the better judge.",
+        ),
+        Check(
+            "good" if health.identified else "bad",
+            "Is E identified?",
+            "yes" if health.identified else "no",
+            health.verdict,
+        ),
+    )
+
+
+def _advice(fit: Fit, tested: tuple[Tested, ...]) -> tuple[str, ...]:
+    """What to run to be surer, most important first."""
+    lines = []
+    if fit.law is None:
+        lines.append("Add runs: at least six different (N, D), better 15, over three budgets and three sizes.")
+    elif not fit.health.identified:
+        lines.append(
+            "Add a budget ten times the largest, and vary the data per parameter at each size: "
+            "that is what tells E from a slow power law."
+        )
+    refused = [f"{power_of_ten(point.C)} FLOPs ({point.refused})" for point in fit.frontier.points if point.refused]
+    if refused:
+        lines.append(f"Extend the sizes of the budgets without a minimum: {'; '.join(refused)}.")
+    if not tested:
+        lines.append("Add budgets until a fit on the cheaper ones can be tried on the dearest.")
+    stopped = [run.name for run in fit.excluded if run.status != "finished"]
+    if stopped:
+        lines.append(f"Look at the runs that did not finish: {listed(stopped)}.")
+    return tuple(lines)

@@ -1,0 +1,85 @@
+"""Writes the report: the figures as PNG files and one self-contained page that needs no network and no scripts."""
+
+from __future__ import annotations
+
+import base64
+import shlex
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from jinja2 import Environment, FileSystemLoader, StrictUndefined
+
+from tasks.fit.result import Fit
+from tasks.report import words
+from tasks.report.answer import answer
+from tasks.report.figures import Curve, Figure, draw
+from tasks.report.spec import ReportSpec
+
+
+@dataclass(frozen=True)
+class Report:
+    """Where the page lies, and its figures in reading order."""
+
+    path: Path
+    figures: tuple[Figure, ...]
+
+
+def write_report(
+    fit: Fit,
+    spec: ReportSpec,
+    folder: Path,
+    curves: Sequence[Curve] = (),
+    provenance: Mapping[str, str] | None = None,
+) -> Report:
+    """`folder`/report.html and `folder`/figures/*.png.
+
+    curves: learning curves of the trainings. provenance: label -> value, printed as given (code, versions, dates).
+    """
+    figures = draw(fit, folder / "figures", spec.unit, curves)
+    page = _environment().get_template("report.html").render(
+        fit=fit,
+        spec=spec,
+        answer=answer(fit),
+        figures={figure.key: figure for figure in figures},
+        provenance=dict(provenance or {}),
+        units=f"{spec.unit}s",
+        subject=shlex.quote(spec.predict),
+    )  # fmt: skip
+    path = folder / "report.html"
+    path.write_text(page, encoding="utf-8")
+    return Report(path, tuple(figures))
+
+
+def _environment() -> Environment:
+    # Names of runs, recipes and warnings come from users: everything is escaped unless this package wrote it.
+    environment = Environment(
+        loader=FileSystemLoader(Path(__file__).parent),
+        autoescape=True,
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    for write in (
+        words.number,
+        words.exact,
+        words.count,
+        words.whole,
+        words.power_of_ten,
+        words.typed,
+        words.percent,
+        words.signed_percent,
+        words.interval,
+        words.with_interval,
+        words.plural,
+    ):
+        environment.filters[write.__name__] = write
+    environment.filters["interval_of_counts"] = lambda estimate: words.interval(estimate, words.count)
+    environment.filters["interval_of_percents"] = lambda estimate: words.interval(estimate, words.percent)
+    environment.filters["interval_of_factors"] = lambda estimate: words.interval(estimate, lambda x: words.number(x, 3))
+    environment.filters["data_uri"] = _data_uri
+    return environment
+
+
+def _data_uri(path: Path) -> str:
+    return "data:image/png;base64," + base64.b64encode(path.read_bytes()).decode()
