@@ -41,7 +41,7 @@ class Batches:
         self.examples_per_step = batch_units // examples.sequence
         self._micro_batch = micro_batch
         self._seed = seed
-        self._blocks: dict[int, np.ndarray] = {}
+        self._blocks: dict[tuple[int, int], np.ndarray] = {}
 
     @property
     def units_per_step(self) -> int:
@@ -69,27 +69,23 @@ class Batches:
         """The examples at positions first .. last-1 of the endless order: one permutation after another."""
         pieces = []
         while first < last:
-            block = self._block(first // _BLOCK)
-            offset = first % _BLOCK
+            epoch, place = divmod(first, len(self.examples))
+            block = self._block(epoch, place // _BLOCK)
+            offset = place % _BLOCK
             pieces.append(block[offset : offset + last - first])
             first += len(pieces[-1])
         return pieces[0] if len(pieces) == 1 else np.concatenate(pieces)
 
-    def _block(self, number: int) -> np.ndarray:
+    def _block(self, epoch: int, number: int) -> np.ndarray:
         """Remembers two blocks: arithmetic for a few indices at a time would cost more than the batch itself."""
-        if number not in self._blocks:
+        if (epoch, number) not in self._blocks:
             if len(self._blocks) >= 2:
                 self._blocks.pop(next(iter(self._blocks)))
             count = len(self.examples)
-            positions = np.arange(number * _BLOCK, (number + 1) * _BLOCK)
-            epochs = positions // count
-            block = np.empty(_BLOCK, np.int64)
-            for epoch in np.unique(epochs).tolist():
-                here = epochs == epoch
-                key = key_of(self.examples.fingerprint, self._seed, epoch)
-                block[here] = permute(positions[here] % count, count, key)
-            self._blocks[number] = block
-        return self._blocks[number]
+            places = np.arange(number * _BLOCK, min((number + 1) * _BLOCK, count))
+            key = key_of(self.examples.fingerprint, self._seed, epoch)
+            self._blocks[epoch, number] = permute(places, count, key)
+        return self._blocks[epoch, number]
 
 
 def fixed(examples: Examples, count: int, micro_batch: int) -> list[np.ndarray]:

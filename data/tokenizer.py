@@ -54,18 +54,22 @@ class Tokenizer:
         return str(self._library.decode(kept, skip_special_tokens=False))
 
     def token_bytes(self) -> np.ndarray:
-        """(vocabulary,) int64: how many bytes of text each id stands for; 0 for separator and special tokens."""
+        """(vocabulary,) int64: how many bytes of text each id stands for; 0 for separator and special tokens.
+
+        All 0 for a tokenizer that loses text (lower-cases, normalises, has unknown words): its losses are not
+        comparable per byte, and dividing by a wrong count would hide that.
+        """
         counts = np.ones(self.vocabulary, np.int64)
         if self._library is not None:
-            special = {i for i, token in self._library.get_added_tokens_decoder().items() if token.special}
-            for piece, token in self._library.get_vocab(with_added_tokens=True).items():
-                counts[token] = 0 if token in special else _piece_bytes(piece, self._byte_level())
+            counts = _token_bytes(self._library, self.vocabulary)
+            probe = self.encode_batch([_PROBE])[0]
+            if self.decode(probe).removeprefix(" ") != _PROBE or counts[probe].sum() - len(_PROBE.encode()) not in (
+                0,
+                1,
+            ):
+                counts[:] = 0  # one byte more is the space that some tokenizers put before a text
         counts[self.separator] = 0
         return counts
-
-    def _byte_level(self) -> bool:
-        assert self._library is not None
-        return '"ByteLevel"' in json.dumps(json.loads(self._library.to_str())["decoder"])
 
     def save(self, folder: Path) -> None:
         folder.mkdir(parents=True, exist_ok=True)
@@ -145,6 +149,22 @@ def _library(path: Path) -> "tokenizers.Tokenizer":
     library.no_padding()
     library.encode_special_tokens = True
     return library
+
+
+# What a tokenizer must give back unchanged: capitals, accents composed and not, spaces, ligatures, rare symbols.
+_PROBE = "Hello  WÖRLD,\n\tdef f(x): #  e\u0301 ﬁ ½ ☃ 🙂 \u4e2d\u6587\n"
+
+
+def _token_bytes(library: "tokenizers.Tokenizer", vocabulary: int) -> np.ndarray:
+    byte_level = '"ByteLevel"' in json.dumps(json.loads(library.to_str())["decoder"])
+    added = library.get_added_tokens_decoder()
+    counts = np.zeros(vocabulary, np.int64)
+    for piece, token in library.get_vocab(with_added_tokens=True).items():
+        if token not in added:
+            counts[token] = _piece_bytes(piece, byte_level)
+        elif not added[token].special:
+            counts[token] = len(piece.encode())  # stands for itself
+    return counts
 
 
 def _piece_bytes(piece: str, byte_level: bool) -> int:
