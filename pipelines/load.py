@@ -103,9 +103,7 @@ def _apply(content: dict[str, Any], override: str) -> None:
 
 def explain(error: ValidationError, model: type[BaseModel], content: Any) -> str:
     """The first mistake in one line: dotted field, what is wrong, what would be right."""
-    # An unknown key says more than the missing one it was meant to be.
-    problems = sorted(error.errors(), key=lambda problem: problem["type"] != "extra_forbidden")
-    first = problems[0]
+    first = min(error.errors(), key=_order)
     location = [str(part) for part in first["loc"] if not _is_tag(part)]
     field = ".".join(location)
     if first["type"] == "extra_forbidden":
@@ -120,6 +118,13 @@ def explain(error: ValidationError, model: type[BaseModel], content: Any) -> str
     if isinstance(given, BaseModel | dict):
         return f"{field}: {message}" if field else message
     return f"{field}: {given!r} is not allowed; it must be {message}"
+
+
+def _order(problem: Any) -> int:
+    """An unknown key says more than the missing one it was meant to be, and both more than another form of a union."""
+    if problem["type"] == "extra_forbidden":
+        return 0
+    return 2 if problem["type"] == "literal_error" and isinstance(problem["input"], dict) else 1
 
 
 def _is_tag(part: Any) -> bool:
