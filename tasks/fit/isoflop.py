@@ -66,7 +66,8 @@ def minima(
     budgets; where they leave over less than three degrees of freedom, `fallback` (the noise about the law) serves.
     """
     groups = [group for group in budgets(runs) if len({run.N for run in group}) >= 3]
-    shapes = [_shape(group, window) for group in groups]
+    shapes = [_shape(group, window) if curve == "parabola" else _whole(group) for group in groups]
+    lowest = _vertices if curve == "parabola" else _akima
     if noise is None:
         noise = _pooled(groups, shapes, fallback)
     rng = np.random.default_rng(seed)
@@ -78,8 +79,8 @@ def minima(
             points.append(_point(group, shape))
             continue
         values = loss if math.isnan(noise) else loss * np.exp(noise * normal)
-        log_N, minimum = (_vertices if curve == "parabola" else _akima)(x, np.atleast_2d(values), shape)
-        best_N, best_loss = (_vertices if curve == "parabola" else _akima)(x, loss[None], shape)
+        log_N, minimum = lowest(x, np.atleast_2d(values), shape)
+        best_N, best_loss = lowest(x, loss[None], shape)
         if np.isnan(log_N).mean() > 0.05:
             reason = f"noise of {100 * noise:.2g} % hides the curvature"
             points.append(replace(_point(group, shape), refused=reason))
@@ -151,6 +152,14 @@ class _Shape:
 
 def _axes(group: list[Run]) -> tuple[Floats, Floats]:
     return np.log([run.N for run in group]), np.array([run.loss for run in group])
+
+
+def _whole(group: list[Run]) -> _Shape:
+    """No parabola: the whole budget is interpolated, and only a minimum at its end is refused."""
+    x, loss = _axes(group)
+    shape = _Shape(np.arange(len(x)), float(x[np.argmin(loss)]), None, None)
+    inside = np.isfinite(_akima(x, loss[None], shape)[0][0])
+    return shape if inside else replace(shape, refused="the interpolated minimum is at an end: add sizes")
 
 
 def _shape(group: list[Run], window: float) -> _Shape:

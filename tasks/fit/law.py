@@ -138,7 +138,9 @@ def bootstrap(problem: Problem, optimum: Optimum, cell: NDArray[np.intp], draws:
         theta, objective = solve_linear(problem, nodes, chunk)
         second = theta[np.arange(len(chunk)), objective.argmin(axis=1)]
         first = np.broadcast_to(optimum.theta, second.shape)
-        rest = minimise(problem, np.concatenate([first, second]), np.concatenate([chunk, chunk]), tolerance=1e-6)
+        rest = minimise(
+            problem, np.concatenate([first, second]), np.concatenate([chunk, chunk]), iterations=100, tolerance=1e-6
+        )
         better = rest.objective[len(chunk) :] < rest.objective[: len(chunk)]
         out.append(np.where(better[:, None], rest.theta[len(chunk) :], rest.theta[: len(chunk)]))
     return problem.raw(np.concatenate(out)) if out else np.zeros((0, problem.size))

@@ -200,7 +200,7 @@ def minimise(
         active, here, w, value = active[going], here[going], w[going], value[going]
         g, hessian, above, free = g[going], hessian[going], above[going], free[going]
         damped = damping[active, None, None]
-        ridge = 1e-10 * (1 + damped) * np.trace(above, axis1=1, axis2=2)[:, None, None] + 1e-300
+        ridge = (1e-14 + 1e-11 * damped) * np.trace(above, axis1=1, axis2=2)[:, None, None] + 1e-300
         matrix = hessian + damped * above + ridge * identity
         pair = free[:, :, None] & free[:, None, :]
         matrix = np.where(pair, matrix, identity)
@@ -209,6 +209,10 @@ def minimise(
         reach = np.abs(step[:, 1 + problem.terms :]).max(axis=1)
         step *= np.minimum(1, 0.5 / np.maximum(reach, 1e-300))[:, None]
         there = np.clip(here + step, low, high)
+        # A term that one long step puts out never comes back, its exponent having lost its gradient: approach 0 slowly.
+        linear = slice(0, 1 + problem.terms)
+        there[:, linear] = np.maximum(there[:, linear], 0.1 * here[:, linear])
+        there[:, linear][there[:, linear] < 1e-12] = 0
         better = (problem.objective(there, w) < value) & (np.einsum("pq,pq->p", step, g) < 0)
         theta[active[better]] = there[better]
         damping[active] = np.clip(damping[active] * np.where(better, 0.2, 6.0), 1e-9, 1e9)
