@@ -18,7 +18,7 @@ from typing import Any
 
 import click
 
-from pipelines.ray_session import SETTINGS, reread_authentication, worker_settings
+from pipelines.ray_session import SETTINGS, reread_environment, worker_settings
 from pipelines.upload import code_files, named_files, pack
 from tasks.code import code_version
 from tasks.errors import UserError
@@ -237,7 +237,7 @@ def _client(address: str | None) -> Iterator[Any]:
         from ray.exceptions import AuthenticationError
         from ray.job_submission import JobSubmissionClient
 
-        reread_authentication()
+        reread_environment()
         for name in ("ray.dashboard.modules.dashboard_sdk", "ray.dashboard.modules.job.sdk"):
             logging.getLogger(name).setLevel(logging.ERROR)
         try:

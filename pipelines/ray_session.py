@@ -115,7 +115,7 @@ def session(address: str | None = None, cpus: int | None = None, gpus: int | Non
         if ray.is_initialized():
             yield _cluster(local=False)
             return
-        reread_authentication()
+        reread_environment()
         scratch = Path(tempfile.mkdtemp(prefix="reducible-ray-"))
         keep_logs = False
         try:
@@ -134,12 +134,15 @@ def session(address: str | None = None, cpus: int | None = None, gpus: int | Non
                 shutil.rmtree(scratch, ignore_errors=True)
 
 
-def reread_authentication() -> None:
-    """Ray reads mode and token once per process; who changes the environment says so here."""
+def reread_environment() -> None:
+    """What Ray reads from the environment once per process, read again: whoever changes it says so here."""
     from ray import _raylet
+    from ray._private import ray_constants
 
     _raylet.Config.initialize("")  # type: ignore[attr-defined]
     _raylet.AuthenticationTokenLoader.instance().reset_cache()  # type: ignore[attr-defined]
+    # Otherwise a session that opens after something else imported Ray would listen on every interface.
+    ray_constants.ENABLE_RAY_CLUSTER = ray_constants.env_bool(ray_constants.ENABLE_RAY_CLUSTERS_ENV_VAR, True)
 
 
 def _start(cpus: int | None, gpus: int | None, scratch: Path) -> None:
@@ -204,29 +207,24 @@ def _cluster(local: bool) -> Cluster:
     nodes = [node["Resources"] for node in ray.nodes() if node["Alive"]]
     if local:
         return Cluster(True, (_machine("this machine", nodes[0]),))
-    declared = _declared()
-    if declared is None:
+    try:
+        declared = yaml.safe_load(AUTOSCALER.expanduser().read_text())
+    except OSError:
         # On Kubernetes the autoscaler is KubeRay's, and what it may start is written where we cannot look.
-        unknown = "KUBERAY_GEN_RAY_START_CMD" in os.environ
-        return Cluster(False, None if unknown else _grouped(nodes))
-    head = [node for node in nodes if "node:__internal_head__" in node]
-    kinds = declared["available_node_types"]
-    scaling = tuple(
-        _machine(name, kind["resources"], kind.get("max_workers", 0), scales=True)
-        for name, kind in kinds.items()
-        if name != declared["head_node_type"]
-    )
+        return Cluster(False, None if "KUBERAY_GEN_RAY_START_CMD" in os.environ else _grouped(nodes))
+    return autoscaled(nodes, declared)
+
+
+def autoscaled(nodes: list[dict[str, float]], declared: Mapping[str, Any]) -> Cluster:
+    """The head as it stands, and the workers that the configuration of `ray up` lets the autoscaler start."""
+    kinds = {
+        name: kind for name, kind in declared["available_node_types"].items() if name != declared["head_node_type"]
+    }
     if any("CPU" not in kind.get("resources", {}) for kind in kinds.values()):
         return Cluster(False, None)  # an instance type that Ray could not look up
-    return Cluster(False, _grouped(head) + scaling, declared["max_workers"])
-
-
-def _declared() -> dict[str, Any] | None:
-    try:
-        declared: dict[str, Any] = yaml.safe_load(AUTOSCALER.expanduser().read_text())
-        return declared
-    except OSError:
-        return None
+    head = [node for node in nodes if "node:__internal_head__" in node]
+    workers = [_machine(name, kind["resources"], kind.get("max_workers", 0), True) for name, kind in kinds.items()]
+    return Cluster(False, (*_grouped(head), *workers), declared["max_workers"])
 
 
 def _machine(name: str, resources: Mapping[str, float], count: int = 1, scales: bool = False) -> Machine:

@@ -3,9 +3,9 @@
 One zip: the packages, and `files`, in which the job runs and which mirrors the folder the command was given in, so that
 relative paths mean there what they mean here. The rule for every path that a command or its recipe names:
 
-- inside the folder of --root's storage (the folder that holds --root): it stays where it is, every node sees it;
-- relative, and inside the current folder: it travels, whatever .gitignore says; .rayignore refuses it by name;
-- absolute otherwise: a path of the cluster's own. Refused if it exists here, where it was surely meant.
+- relative: it travels, whatever .gitignore says. It has to lie in the current folder; .rayignore refuses it by name;
+- absolute: it stays, and means the same path on the cluster. One that exists here is refused, because it was surely
+  meant, unless it lies beside --root, on the storage that all nodes see.
 """
 
 import glob
@@ -29,15 +29,11 @@ RECIPE_PATHS = (("data", "source"), ("data", "validation"), ("data", "tokenizer"
 
 @dataclass(frozen=True)
 class Named:
-    """A path as it was written, the field or argument it stands in, and the folder it is relative to."""
+    """A path, the field or argument it stands in, and where it leads as written: relative to here, or absolute."""
 
     field: str
     text: str
-    folder: Path
-
-    @property
-    def path(self) -> Path:
-        return Path(os.path.normpath(self.folder / Path(self.text).expanduser()))
+    written: Path
 
 
 def pack(archive: Path, files: Iterable[tuple[str, Path]]) -> None:
@@ -46,30 +42,22 @@ def pack(archive: Path, files: Iterable[tuple[str, Path]]) -> None:
     Raises:
         UserError: a file cannot be read, or the zip grows larger than a job can carry.
     """
-    sizes: dict[Path, int] = {}
     with zipfile.ZipFile(archive, "w") as target:
         for name, path in sorted(files):
+            entry = zipfile.ZipInfo(name, (1980, 1, 1, 0, 0, 0))
+            entry.compress_type = zipfile.ZIP_DEFLATED
             try:
-                content = path.read_bytes()
+                with path.open("rb") as content, target.open(entry, "w", force_zip64=True) as packed:
+                    while archive.stat().st_size <= LIMIT and (block := content.read(2**20)):
+                        packed.write(block)
             except OSError as error:
                 raise UserError(f"{path}: cannot be uploaded ({error.strerror})") from None
-            sizes[path] = len(content)
-            target.writestr(_entry(name), content, compresslevel=1)
             if archive.stat().st_size > LIMIT:
-                break
-    if archive.stat().st_size > LIMIT:
-        largest = max(sizes, key=lambda path: sizes[path])
-        raise UserError(
-            f"the upload passes {LIMIT >> 20} MiB, the most that a job can carry (largest file: {largest}, "
-            f"{sizes[largest] / 2**20:.0f} MiB); put the data on the storage that all nodes see and name it by its "
-            "absolute path there"
-        )
-
-
-def _entry(name: str) -> zipfile.ZipInfo:
-    entry = zipfile.ZipInfo(name, (1980, 1, 1, 0, 0, 0))
-    entry.compress_type = zipfile.ZIP_DEFLATED
-    return entry
+                raise UserError(
+                    f"the upload passes {LIMIT >> 20} MiB, the most that a job can carry, at {path} "
+                    f"({path.stat().st_size / 2**20:.0f} MiB); put the data on storage that all nodes see and name it "
+                    "by its absolute path there"
+                )
 
 
 def code_files() -> Iterator[tuple[str, Path]]:
@@ -106,30 +94,31 @@ def _named(arguments: Sequence[str], here: Path) -> Iterator[Named]:
             overrides[option] = value
             continue
         text = value if equals else argument
-        if (here / Path(text).expanduser()).is_file():
-            yield Named(argument, text, here)
-            if Path(text).suffix in (".yaml", ".yml"):
-                recipes.append(here / Path(text).expanduser())
-    chain = [part for recipe in recipes for part in _with_bases(recipe)]
+        written = Path(text).expanduser()
+        if (here / written).is_file():
+            yield Named(argument, text, written)
+            if written.suffix in (".yaml", ".yml"):
+                recipes.append(written)
+    chain = [part for recipe in recipes for part in _with_bases(recipe, here)]
     for path, content in chain:
-        if isinstance(base := content.get("base"), str):
-            yield Named("base", base, path.parent)
+        base = _at(content, ["base"])
+        if base:
+            yield Named("base", base, path.parent / base)
     for keys in RECIPE_PATHS:
         field = ".".join(keys)
-        written = [Named(field, text, path.parent) for path, content in chain if (text := _at(content, keys))]
-        if field in overrides:
-            written.insert(0, Named(field, overrides[field], here))
-        if written and not written[0].text.startswith("builtin:"):
-            yield written[0]
+        places = [(overrides[field], Path())] if field in overrides else []
+        places += [(found, path.parent) for path, content in chain if (found := _at(content, keys))]
+        if places and not places[0][0].startswith("builtin:"):
+            text, folder = places[0]
+            yield Named(field, text, folder / Path(text).expanduser())
 
 
-def _with_bases(path: Path) -> list[tuple[Path, dict[str, Any]]]:
+def _with_bases(path: Path, here: Path) -> list[tuple[Path, Any]]:
     """A recipe and its bases, the nearest first. Their mistakes are load_recipe's to explain, not ours."""
-    chain: list[tuple[Path, dict[str, Any]]] = []
-    while path.is_file() and path not in [seen for seen, _ in chain]:
-        content = yaml.safe_load(path.read_text())
-        chain.append((path, content if isinstance(content, dict) else {}))
-        path = Path(os.path.normpath(path.parent / str(chain[-1][1].get("base", ""))))
+    chain: list[tuple[Path, Any]] = []
+    while (here / path).is_file() and path not in [seen for seen, _ in chain]:
+        chain.append((path, yaml.safe_load((here / path).read_text())))
+        path = Path(os.path.normpath(path.parent / (_at(chain[-1][1], ["base"]) or "")))
     return chain
 
 
@@ -142,17 +131,16 @@ def _at(content: Any, keys: Sequence[str]) -> str | None:
 
 def _travelling(named: Named, storage: Path, here: Path) -> list[Path]:
     """The files behind a path that have to be uploaded, by the rule above."""
-    path, found = named.path, _matches(named.path)
-    if path.is_relative_to(storage):
-        return []
+    path = Path(os.path.normpath(here / named.written))
+    found = _matches(path)
     shared = f"put it on the storage that all nodes see ({storage}) and give its absolute path"
-    if Path(named.text).expanduser().is_absolute():
-        if not found:
-            return []
-        raise UserError(
-            f"{named.field}: {named.text} is a path of this machine, which the cluster does not see; "
-            f"name it relative to the current folder, which uploads it, or {shared}"
-        )
+    if named.written.is_absolute():
+        if found and not path.is_relative_to(storage):
+            raise UserError(
+                f"{named.field}: {named.text} is a path of this machine, which the cluster does not see; "
+                f"name it relative to the current folder, which uploads it, or {shared}"
+            )
+        return []
     if not path.is_relative_to(here):
         raise UserError(
             f"{named.field}: {named.text} lies outside the current folder ({here}) and is not uploaded; "
