@@ -21,6 +21,7 @@ import torch
 from safetensors.torch import save_file
 from torch import Tensor
 
+from models.checkpointing import checkpoint_blocks
 from models.families import family
 from tasks.errors import UserError
 from tasks.record import Record, read_rows
@@ -164,8 +165,6 @@ class Training:
         torch.manual_seed(spec.seed)
         self.model = kind.build(self.config).to(device).train()
         if execution.checkpointing == "full":
-            from models.checkpointing import checkpoint_blocks
-
             checkpoint_blocks(self.model)
         if execution.compile:
             self.model.compile(dynamic=False)
@@ -269,7 +268,7 @@ class Training:
                 metrics |= self.training_metrics(timed_units / timed_seconds)
                 timed_units, timed_seconds = 0, 0.0
             if metrics and self.world.leads:
-                self.record.row(done, metrics)
+                self.record.row(done, self.cost_so_far() | metrics)
             if logs and done % execution.log_every == 0:
                 self.interval.reset()
             if saves:
@@ -341,13 +340,16 @@ class Training:
             self.validation["val/bits_per_byte"] = nats_ / math.log(2) / bytes_
         return self.validation
 
+    def cost_so_far(self) -> dict[str, float]:
+        """Stands in every row, so that every metric can be drawn against it."""
+        units = self.progress.units
+        return {"train/tokens": units, "train/flops": units * self.cost.training_flops_per_unit}
+
     def training_metrics(self, units_per_second: float) -> dict[str, float]:
-        done, units = self.progress.step, self.progress.units
+        done = self.progress.step
         rate = self.cost.training_flops_per_unit * units_per_second
         self.losses = {f"train/{name}": mean for name, mean in self.interval.means().items()}
         metrics = self.losses | {
-            "train/tokens": units,
-            "train/flops": units * self.cost.training_flops_per_unit,
             "train/learning_rate": self.learning_rate * rate_at(done - 1, self.spec.schedule, self.spec.stop_step),
             "train/gradient_norm": self.interval.norm,
             "speed/tokens_per_second": units_per_second,
@@ -437,15 +439,19 @@ class Training:
                 self.record.row(row["step"], row["metrics"], row["time"])
 
     def verdict(self) -> tuple[str, str | None]:
-        """A run that ends clearly worse than its untrained model has diverged, though every number was finite."""
-        first, now = self.progress.first_loss, self.validation.get("val/loss")
-        if now is not None and not math.isfinite(now):
-            return "diverged", f"step {self.progress.step}: the validation loss is not finite"
-        if first is not None and now is not None and now > first + 0.2 * abs(first):
-            return "diverged", (
-                f"step {self.progress.step}: the validation loss is {now:.4f}, above the untrained model's "
-                f"{first:.4f}; try a smaller learning rate"
-            )
+        """A run that ends clearly worse than its untrained model has diverged, though every gradient was finite."""
+        step, first = self.progress.step, self.progress.first_loss
+        for name, loss in (
+            ("training", self.losses.get("train/loss")),
+            ("validation", self.validation.get("val/loss")),
+        ):
+            if loss is not None and not math.isfinite(loss):
+                return "diverged", f"step {step}: the {name} loss is not finite"
+            if loss is not None and first is not None and loss > first + 0.2 * abs(first):
+                return "diverged", (
+                    f"step {step}: the {name} loss is {loss:.4f}, above the untrained model's {first:.4f}; "
+                    "try a smaller learning rate"
+                )
         return "finished", None
 
     def save_model(self, folder: Path) -> None:
