@@ -1,1 +1,1 @@
-"""The mathematics, in plain torch: one file per family, plus attention, the width rule and the cost ledger."""
+"""The mathematics, in plain torch: one file a family, plus attention, the width rule and the cost ledger."""

@@ -1,4 +1,12 @@
-"""The ledger of cost: parameters, FLOPs and bytes by formula (contract 6)."""
+"""The ledger of cost: parameters, FLOPs and bytes by formula (contract 6).
+
+Conventions, for every family:
+- A FLOP is a multiplication or an addition inside a matrix product; norms, softmax and other elementwise work count
+  nothing. This is what torch.utils.flop_counter counts.
+- Attention counts the full square of scores, not its causal half, as torch's counter does.
+- Training is forward and backward, three times forward: model FLOPs. What is computed a second time stands apart, in
+  `attention_recompute_flops_per_unit` and `checkpointing_flops_per_unit`.
+"""
 
 from dataclasses import dataclass
 
@@ -12,4 +20,37 @@ class Cost:
     """Without the input table and, where it is separate, the output table."""
     forward_flops_per_unit: float
     training_flops_per_unit: float
-    """Forward and backward, model FLOPs: what is computed a second time is not in here."""
+    attention_recompute_flops_per_unit: float = 0.0
+    """What fused attention computes again in backward (the scores); torch's counter adds it."""
+    checkpointing_flops_per_unit: float = 0.0
+    """What full activation checkpointing computes again in backward."""
+    activation_elements_per_unit: float = 0.0
+    """Numbers that autograd holds between forward and backward; eager fp32 on CPU. Fused kernels hold fewer."""
+    checkpointed_elements_per_unit: float = 0.0
+    """The same under full activation checkpointing, at its highest: while one block is rebuilt."""
+
+    def activation_bytes(self, units: int, element: int = 4, checkpointing: str = "none") -> float:
+        """Bytes of activations of one micro-batch of that many units; `element` is the size of a number."""
+        full = checkpointing == "full"
+        elements = self.checkpointed_elements_per_unit if full else self.activation_elements_per_unit
+        return elements * units * element
+
+
+@dataclass(frozen=True)
+class StateBytes:
+    weights: int
+    gradients: int
+    optimizer: int
+
+    @property
+    def total(self) -> int:
+        return self.weights + self.gradients + self.optimizer
+
+
+def state_bytes(parameters: int, trainable: int | None = None, weight: int = 4) -> StateBytes:
+    """Bytes that do not depend on the batch: weights, gradients, and AdamW's two moments.
+
+    `trainable` (default: all) parameters have gradients and moments in fp32; `weight` is the size of a stored weight.
+    """
+    trainable = parameters if trainable is None else trainable
+    return StateBytes(weight * parameters, 4 * trainable, 8 * trainable)

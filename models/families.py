@@ -1,4 +1,4 @@
-"""The model families by name: what a recipe's `model.family` may say. A new family is one file and one line here."""
+"""The model families by name, as `model.family` of a recipe says. A new family is one file and one line here."""
 
 import difflib
 from collections.abc import Callable
@@ -15,7 +15,7 @@ from models.transformer import Transformer, TransformerConfig, transformer_cost
 class Family:
     name: str
     config: type
-    """Frozen dataclass; `config(**recipe keys)` raises ValueError with a message for the person who wrote the recipe."""
+    """Frozen dataclass of the recipe's keys, with scaled(width); raises ValueError for who wrote the recipe."""
     build: Callable[[Any], nn.Module]
     """Config -> module with forward(batch) -> Loss, parameter_groups(), blocks() and stochastic."""
     cost: Callable[[Any, int], Cost]

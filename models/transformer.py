@@ -1,13 +1,14 @@
 """Decoder-only transformer: pre-norm, RMSNorm, rotary positions, grouped-query attention, SwiGLU or GELU."""
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from models.attention import document_mask
 from models.cost import Cost
 from models.loss import Loss, cross_entropy
 from models.width import EMBEDDING_DEVIATION, ParameterGroup, logit_scale, width_groups
@@ -22,7 +23,7 @@ class TransformerConfig:
     key_value_heads: int | None = None
     """None: as many as heads. Fewer: grouped-query attention."""
     feed_forward: int | None = None
-    """Hidden size of the feed-forward layer. None: 8/3 width for swiglu (rounded up to 8), 4 width for gelu."""
+    """Size of the feed-forward layer's inside. None: 8/3 width for swiglu (in eights), 4 width for gelu."""
     activation: str = "swiglu"
     tied: bool = True
     """Whether the output layer is the embedding table."""
@@ -44,9 +45,7 @@ class TransformerConfig:
                 f"model.heads: {self.heads} heads do not cut width {self.width} into heads of an even size"
             )
         if self.heads % self.kv_heads:
-            raise ValueError(
-                f"model.key_value_heads: {self.key_value_heads} must divide model.heads ({self.heads})"
-            )
+            raise ValueError(f"model.key_value_heads: {self.key_value_heads} must divide model.heads ({self.heads})")
         if self.activation not in ("swiglu", "gelu"):
             raise ValueError(f"model.activation: {self.activation!r} must be swiglu or gelu")
         if not 0 <= self.dropout < 1:
@@ -68,46 +67,80 @@ class TransformerConfig:
         return 4 * self.width if self.activation == "gelu" else 8 * math.ceil(self.width / 3)
 
     def scaled(self, width: int) -> "TransformerConfig":
-        """The ladder: this config at another width; depth, heads and feed-forward size follow."""
-        depth = max(2, round(0.43 * math.sqrt(width)))
-        heads = max(1, round(width / 32))
+        """The ladder: this config at another width, which sets depth, heads and feed-forward size.
+
+        Depth grows with the square root and meets GPT-2 small at (768, 12). Heads are 32 wide, from width 256 on 64:
+        heads of 8 take three times as long on a CPU, and heads that stay as they are let the learning rate stay.
+        """
+        if width < 4 or width % 2:
+            raise ValueError(f"model.width: {width!r} must be even and at least 4")
+        heads = max(1, round(width / (64 if width >= 256 else 32)))
         while width % (2 * heads):
             heads -= 1
-            if heads == 0:
-                raise ValueError(f"model.width: {width} must be even")
         groups = self.heads // self.kv_heads
-        key_value = None if self.key_value_heads is None else heads // math.gcd(heads, groups)
         return replace(
-            self, width=width, depth=depth, heads=heads, key_value_heads=key_value, feed_forward=None
+            self,
+            width=width,
+            depth=max(2, round(0.43 * math.sqrt(width))),
+            heads=heads,
+            key_value_heads=None if self.key_value_heads is None else heads // math.gcd(heads, groups),
+            feed_forward=None,
         )
 
 
 class Rotary:
-    """Tables of cos and sin by position, made when first needed; no module, so that nothing casts them."""
+    """exp(i position frequency), made when first needed; no module and no buffer, so that nothing casts it to bf16."""
 
     def __init__(self, head_size: int, theta: float) -> None:
         self.head_size = head_size
         self.theta = theta
-        self.table_TC = torch.empty(0, 0)
+        self.kept_TC = torch.empty(0, 0, dtype=torch.complex64)
 
     def table(self, length: int, device: torch.device) -> Tensor:
-        """Complex (length, head_size / 2): exp(i position frequency)."""
-        if self.table_TC.shape[0] < length or self.table_TC.device != device:
+        """Complex (length, head_size / 2)."""
+        if torch.compiler.is_compiling():
+            return self.make(length, device)
+        if self.kept_TC.shape[0] < length or self.kept_TC.device != device:
             with torch.inference_mode(False), torch.no_grad():
-                exponent = (
-                    torch.arange(0, self.head_size, 2, device=device, dtype=torch.float64) / self.head_size
-                )
-                angle = torch.outer(
-                    torch.arange(length, device=device, dtype=torch.float64), self.theta**-exponent
-                )
-                self.table_TC = torch.polar(torch.ones_like(angle), angle).to(torch.complex64)
-        return self.table_TC[:length]
+                self.kept_TC = self.make(length, device)
+        return self.kept_TC[:length]
+
+    def make(self, length: int, device: torch.device) -> Tensor:
+        exponent_C = torch.arange(0, self.head_size, 2, device=device, dtype=torch.float64) / self.head_size
+        position_T = torch.arange(length, device=device, dtype=torch.float64)
+        angle_TC = torch.outer(position_T, self.theta**-exponent_C)
+        return torch.polar(torch.ones_like(angle_TC), angle_TC).to(torch.complex64)
 
 
 def rotate(x_BTHK: Tensor, table_TC: Tensor) -> Tensor:
-    """Turn neighbouring pairs of every head by the angle of their position (Su et al. 2021, interleaved)."""
-    pairs = torch.view_as_complex(x_BTHK.float().unflatten(-1, (-1, 2)))
-    return torch.view_as_real(pairs * table_TC[:, None]).flatten(-2).to(x_BTHK.dtype)
+    """Turn neighbouring pairs of every head by the angle of their position (Su et al. 2021), in fp32 at least.
+
+    One complex product is the fastest form on a CPU; compilers know only real ones.
+    """
+    pairs = x_BTHK.to(torch.promote_types(x_BTHK.dtype, torch.float32)).unflatten(-1, (-1, 2))
+    if torch.compiler.is_compiling():
+        real, imaginary = pairs.unbind(-1)
+        cos, sin = table_TC.real[:, None], table_TC.imag[:, None]
+        turned = torch.stack((real * cos - imaginary * sin, real * sin + imaginary * cos), dim=-1)
+    else:
+        turned = torch.view_as_real(torch.view_as_complex(pairs) * table_TC[:, None])
+    return turned.flatten(-2).to(x_BTHK.dtype)
+
+
+class KeyValueCache:
+    """Keys and values of what one layer has read, with room for `length` positions."""
+
+    def __init__(self, rows: int, length: int, config: TransformerConfig, weight: Tensor) -> None:
+        shape = (rows, config.kv_heads, length, config.head_size)
+        self.keys_BHSK, self.values_BHSK = weight.new_empty(shape), weight.new_empty(shape)
+        self.length = 0
+
+    def extend(self, k_BHTK: Tensor, v_BHTK: Tensor) -> tuple[Tensor, Tensor]:
+        """Keys and values of everything read so far, the new ones last."""
+        start, self.length = self.length, self.length + k_BHTK.shape[2]
+        self.keys_BHSK[:, :, start : self.length] = k_BHTK
+        self.values_BHSK[:, :, start : self.length] = v_BHTK
+        return self.keys_BHSK[:, :, : self.length], self.values_BHSK[:, :, : self.length]
 
 
 class Attention(nn.Module):
@@ -118,18 +151,24 @@ class Attention(nn.Module):
         self.qkv = nn.Linear(config.width, (self.heads + 2 * self.kv_heads) * self.head_size, bias=False)
         self.out = nn.Linear(config.width, config.width, bias=False)
 
-    def forward(self, x_BTD: Tensor, mask_BTT: Tensor | None = None) -> Tensor:
+    def forward(self, x_BTD: Tensor, mask: Tensor | None = None, cache: KeyValueCache | None = None) -> Tensor:
+        """Mask: added to the scores, causality included; without one attention is causal."""
         B, T, _ = x_BTD.shape
+        start = 0 if cache is None else cache.length
+        table_TC = self.rotary.table(start + T, x_BTD.device)[start:]
         qkv_BTHK = self.qkv(x_BTD).view(B, T, -1, self.head_size)
-        turned, v_BTHK = qkv_BTHK.split((self.heads + self.kv_heads, self.kv_heads), dim=2)
-        turned = rotate(turned, self.rotary.table(T, x_BTD.device))
-        q_BTHK, k_BTHK = turned.split((self.heads, self.kv_heads), dim=2)
+        qk_BTHK, v_BTHK = qkv_BTHK.split((self.heads + self.kv_heads, self.kv_heads), dim=2)
+        q_BTHK, k_BTHK = rotate(qk_BTHK, table_TC).split((self.heads, self.kv_heads), dim=2)
+        q_BHTK, k_BHSK, v_BHSK = q_BTHK.transpose(1, 2), k_BTHK.transpose(1, 2), v_BTHK.transpose(1, 2)
+        if cache is not None:
+            assert start == 0 or T == 1, "after the prompt a cache takes one token at a time"
+            k_BHSK, v_BHSK = cache.extend(k_BHSK, v_BHSK)
         y_BHTK = F.scaled_dot_product_attention(
-            q_BTHK.transpose(1, 2),
-            k_BTHK.transpose(1, 2),
-            v_BTHK.transpose(1, 2),
-            attn_mask=mask_BTT,
-            is_causal=mask_BTT is None,
+            q_BHTK,
+            k_BHSK,
+            v_BHSK,
+            attn_mask=mask,
+            is_causal=mask is None and T > 1,
             enable_gqa=self.heads != self.kv_heads,
         )
         return self.out(y_BHTK.transpose(1, 2).reshape(B, T, -1))
@@ -159,8 +198,8 @@ class Block(nn.Module):
         self.feed_forward_norm = nn.RMSNorm(config.width, eps=config.norm_epsilon)
         self.feed_forward = FeedForward(config)
 
-    def forward(self, x_BTD: Tensor, mask_BTT: Tensor | None = None) -> Tensor:
-        x_BTD = x_BTD + self._drop(self.attention(self.attention_norm(x_BTD), mask_BTT))
+    def forward(self, x_BTD: Tensor, mask: Tensor | None = None, cache: KeyValueCache | None = None) -> Tensor:
+        x_BTD = x_BTD + self._drop(self.attention(self.attention_norm(x_BTD), mask, cache))
         return x_BTD + self._drop(self.feed_forward(self.feed_forward_norm(x_BTD)))
 
     def _drop(self, x: Tensor) -> Tensor:
@@ -171,6 +210,7 @@ class Transformer(nn.Module):
     def __init__(self, config: TransformerConfig) -> None:
         super().__init__()
         self.config = config
+        self.logit_scale = logit_scale(config.width)
         rotary = Rotary(config.head_size, config.rope_theta)
         self.embedding = nn.Embedding(config.vocabulary, config.width)
         self.layers = nn.ModuleList(Block(config, rotary) for _ in range(config.depth))
@@ -189,26 +229,40 @@ class Transformer(nn.Module):
                 if weight.ndim == 1:
                     nn.init.ones_(weight)
                     continue
-                # Layers that write to the residual stream start smaller, so that its size does not grow with depth.
+                # What writes to the residual stream starts smaller, so that the stream does not grow with depth.
                 writes = name.endswith(("out.weight", "down.weight"))
                 shrink = math.sqrt(2 * self.config.depth) if writes else 1.0
                 nn.init.normal_(weight, std=1 / math.sqrt(weight.shape[1]) / shrink)
         nn.init.ones_(self.norm.weight)
 
     def forward(self, batch: dict[str, Tensor]) -> Loss:
-        """Batch: inputs and targets (B, T) int64, targets IGNORE where there is none; documents (B, T) to mask by."""
+        """Batch: inputs, targets (B, T) int64, IGNORE where there is no target; documents (B, T) to mask by."""
         return cross_entropy(self.logits(batch["inputs"], batch.get("documents")), batch["targets"])
 
-    def logits(self, tokens_BT: Tensor, documents_BT: Tensor | None = None) -> Tensor:
-        """(B, T, vocabulary): the next token's unnormalised log-probabilities at every position."""
-        mask = None if documents_BT is None else document_mask(documents_BT)
+    def logits(
+        self,
+        tokens_BT: Tensor,
+        documents_BT: Tensor | None = None,
+        caches: Sequence[KeyValueCache | None] | None = None,
+    ) -> Tensor:
+        """(B, T, vocabulary): the next token's unnormalised log-probabilities at every position.
+
+        With document numbers attention stays inside each document. Rotary scores depend on the distance of two
+        positions only, so positions need not start anew in each document.
+        """
         x_BTD = self.embedding(tokens_BT)
+        mask = None if documents_BT is None else score_mask(documents_BT, x_BTD.dtype)
         if self.config.dropout:
             x_BTD = F.dropout(x_BTD, self.config.dropout, self.training)
-        for block in self.layers:
-            x_BTD = block(x_BTD, mask)
-        x_BTD = self.norm(x_BTD) * logit_scale(self.config.width)
+        for block, cache in zip(self.layers, caches or [None] * len(self.layers), strict=True):
+            x_BTD = block(x_BTD, mask, cache)
+        # The width rule's factor goes into the gain: one vector instead of every activation.
+        x_BTD = F.rms_norm(x_BTD, self.norm.normalized_shape, self.norm.weight * self.logit_scale, self.norm.eps)
         return F.linear(x_BTD, self.embedding.weight) if self.output is None else self.output(x_BTD)
+
+    def caches(self, rows: int, length: int) -> list[KeyValueCache]:
+        """Empty caches, one a layer, for `logits` to read `length` tokens bit by bit."""
+        return [KeyValueCache(rows, length, self.config, self.embedding.weight) for _ in self.layers]
 
     @property
     def stochastic(self) -> bool:
@@ -220,7 +274,7 @@ class Transformer(nn.Module):
         return list(self.layers)
 
     def parameter_groups(self) -> list[ParameterGroup]:
-        tables = [self.embedding.weight] + ([] if self.output is None else [self.output.weight])
+        tables: list[nn.Parameter] = [self.embedding.weight] + ([] if self.output is None else [self.output.weight])
         inside = [parameter for block in self.blocks() for parameter in block.parameters()]
         return width_groups(
             self.config.width,
@@ -230,29 +284,38 @@ class Transformer(nn.Module):
         )
 
 
-def document_mask(documents_BT: Tensor) -> Tensor:
-    """Bool (B, 1, T, T): position t may look at s <= t of its own document.
-
-    Rotary scores depend on t - s only, so positions need not start anew in each document.
-    """
-    length = documents_BT.shape[1]
-    causal = torch.ones(length, length, dtype=torch.bool, device=documents_BT.device).tril()
-    return ((documents_BT[:, :, None] == documents_BT[:, None, :]) & causal)[:, None]
+def score_mask(documents_BT: Tensor, dtype: torch.dtype) -> Tensor:
+    """The document mask as numbers to add to the scores, made once: each layer would turn a bool one into these."""
+    allowed = document_mask(documents_BT)
+    return torch.zeros_like(allowed, dtype=dtype).masked_fill_(~allowed, -torch.inf)
 
 
 def transformer_cost(config: TransformerConfig, sequence: int) -> Cost:
-    """Exact parameters and model FLOPs; attention over the full square, as torch's counter has it."""
-    width, head, vocabulary = config.width, config.head_size, config.vocabulary
-    qkv = width * (config.heads + 2 * config.kv_heads) * head
-    feed_forward = (3 if config.activation == "swiglu" else 2) * width * config.hidden
-    matrices = config.depth * (qkv + width * width + feed_forward)
-    gains = (2 * config.depth + 1) * width
-    tables = vocabulary * width * (1 if config.tied else 2)
-    # Scores and weighted sum: two products of (T, head) with (T, head) a head, for T tokens: 4 T width a token.
-    forward = 2 * (matrices + vocabulary * width) + config.depth * 4 * sequence * width
-    return Cost(matrices + gains + tables, matrices + gains, forward, 3 * forward)
+    """Exact parameters and FLOPs (conventions: models/cost.py); activations as eager fp32 on a CPU holds them."""
+    width, hidden, depth, vocabulary = config.width, config.hidden, config.depth, config.vocabulary
+    qkv = (config.heads + 2 * config.kv_heads) * config.head_size
+    gated = config.activation == "swiglu"
+    block = width * qkv + width * width + (3 if gated else 2) * width * hidden
+    gains = (2 * depth + 1) * width
+    # Scores and weighted sum: per query two products of K and T numbers a head, so 4 T width FLOPs.
+    square = 2 * sequence * width
+    forward = depth * (2 * block + 2 * square) + 2 * vocabulary * width
 
+    # Rebuilding a block stops at the last tensor that backward needs: without dropout that is what enters `down`.
+    rebuilt = 2 * block + 2 * square - (0 if config.dropout else 2 * width * hidden)
 
-def batch_to(batch: dict[str, Any], device: torch.device | str) -> dict[str, Tensor]:
-    """Arrays or tensors -> tensors on the device."""
-    return {name: torch.as_tensor(value).to(device, non_blocking=True) for name, value in batch.items()}
+    norm = 3 * width + 1
+    drop = width if config.dropout else 0
+    turned = (config.heads + config.kv_heads) * config.head_size
+    inside = 2 * norm + turned + qkv + config.heads + width + (4 if gated else 2) * hidden + 2 * drop
+    outside = drop + norm + vocabulary
+    return Cost(
+        parameters=depth * block + gains + vocabulary * width * (1 if config.tied else 2),
+        parameters_without_embeddings=depth * block + gains,
+        forward_flops_per_unit=forward,
+        training_flops_per_unit=3 * forward,
+        attention_recompute_flops_per_unit=depth * square,
+        checkpointing_flops_per_unit=depth * rebuilt,
+        activation_elements_per_unit=depth * inside + outside,
+        checkpointed_elements_per_unit=depth * width + inside + outside,
+    )

@@ -1,4 +1,4 @@
-"""The width rule: learning rates found at a small width hold at a large one (maximal update parameterisation).
+"""The width rule: learning rates found at one width hold at others (maximal update parameterisation).
 
 Yang et al. 2022, "Tensor Programs V", table 8, for Adam. Relative to BASE_WIDTH:
 
@@ -9,9 +9,10 @@ Yang et al. 2022, "Tensor Programs V", table 8, for Adam. Relative to BASE_WIDTH
     vector (gain of a norm)          1                      1                  -
 
 At BASE_WIDTH it is the ordinary parameterisation. The recipe's learning rate is the one of BASE_WIDTH.
-Decoupled weight decay takes learning rate x decay off a weight in every step; dividing the decay of a hidden matrix by
-its rate keeps that product, the time over which weights are forgotten, the same at every width
-(Wang and Aitchison 2024).
+Decoupled weight decay takes learning rate x decay off a weight in every step; dividing the decay of a hidden matrix
+by its rate keeps that product, the time over which weights are forgotten, the same at every width (Wang and
+Aitchison 2024). Attention divides its scores by the square root of the head's size, as everybody's does; the paper's
+division by the size itself matters only where heads grow, and the ladder keeps their size nearly fixed.
 """
 
 from collections.abc import Sequence
