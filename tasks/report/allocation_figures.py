@@ -18,6 +18,7 @@ def isoflop(scene: Scene) -> Figure:
     points, runs = scene.fit.frontier.points, {run.name: run for run in scene.fit.used}
     budgets = [(point, [runs[name] for name in point.runs if name in runs]) for point in points]
     losses = [run.loss for _, mine in budgets for run in mine]
+    losses += [p.loss.value for p in scene.minima if p.loss is not None] if losses else []
     if not losses:
         why = f"No budget holds runs to draw an isoFLOP curve through. {scene.fit.frontier.verdict}"
         return Figure("isoflop", missing=why.strip())
@@ -103,7 +104,7 @@ def _panel(
             axes.fill_between(grid, low, high, color=colour, alpha=0.14, linewidth=0)
     for point in scene.minima:
         if (estimate := measured(point)) is not None:
-            shown += [estimate.value]
+            shown += [estimate.value, min(estimate.high, 30 * estimate.value), max(estimate.low, estimate.value / 30)]
             _star(axes, Estimate(point.C), estimate, scene.palette.at(point.C).colour)
     if positive := [v for v in finite(shown) if v > 0]:
         axes.set_ylim(min(positive) / 1.4, max(positive) * 1.4)

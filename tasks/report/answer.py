@@ -144,7 +144,7 @@ def _checks(fit: Fit) -> tuple[Check, ...]:
             "good" if health.share_at_best >= 0.1 else "look",
             "Starts at the best optimum",
             f"{percent(health.share_at_best)} of {health.starts}",
-            f"The search began at {plural(health.starts, 'place')} and came to rest in {plural(health.basins, 'basin')}. "
+            f"The search began at {plural(health.starts, 'place')} and ended in {plural(health.basins, 'basin')}. "
             "A small share would mean that the best one was found by luck.",
         ),
         Check(

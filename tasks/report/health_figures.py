@@ -22,6 +22,7 @@ def residuals(scene: Scene) -> Figure:
         return Figure("residuals", missing="No law in N and D was fitted, so there are no residuals.")
     # One bad run must not flatten the others: beyond six deviations it is drawn at the edge, as an arrow.
     limit = min(max(used), 6 * health.residual_deviation if health.residual_deviation > 0 else max(used))
+    limit = max(limit, 1e-5)
     panels = (
         _residual_panel(scene, runs, limit, "compute", lambda r: r.C, "training compute C (FLOPs)"),
         _residual_panel(scene, runs, limit, "size", lambda r: r.N, "parameters N"),
@@ -77,9 +78,9 @@ def profile(scene: Scene) -> Figure:
         ends, style = (found.bootstrap.low, found.bootstrap.high), {"color": FAINT, "linewidth": 3}
         axes.hlines(-0.25 * height, *ends, **style, label="95 % by bootstrap")
     near = E[above <= 5 * height]
-    if len(near) > 1:
-        spare = 0.05 * (near.max() - near.min())
-        axes.set_xlim(near.min() - spare, near.max() + spare)
+    left, right = (near.min(), near.max()) if len(near) > 3 else (2 * low - high, 2 * high - low)
+    spare = 0.05 * (right - left) or 0.01
+    axes.set_xlim(left - spare, right + spare)
     axes.set_ylim(-0.5 * height, 4.2 * height)
     legend(axes)
     path = save(canvas, scene.folder / "profile-of-E.png", f"Profile of E. {scene.formula} {scene.sample}")
@@ -116,7 +117,7 @@ def back_test(scene: Scene) -> Figure:
             label=f"fitted up to {power_of_ten(below)}" if i < 9 else None,
         )
     sizes = [abs(test.error) for test in tests]
-    edge = 115 * max(sizes) or 1.0
+    edge = max(115 * max(sizes), 0.01)
     axes.set_ylim(-edge, edge)
     axes.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:.3g}".replace("-", "−")))
     log_axis(axes.xaxis, "plain")

@@ -11,6 +11,7 @@ from tasks.report.best_loss import BestLoss
 from tasks.report.figures import Curve, Figure, Panel, Scene
 from tasks.report.style import (
     FAINT,
+    INK,
     LAW,
     extrapolation,
     finite,
@@ -51,7 +52,8 @@ def _reducible(scene: Scene, best: BestLoss) -> Panel:
         if run.loss > E.value:
             axes.plot(run.C, run.loss - E.value, look.marker, color=look.colour, markersize=4.5, alpha=0.6)
         else:
-            axes.plot(run.C, bottom * 1.08, marker=r"$\downarrow$", color=look.colour, markersize=8)
+            place = {"transform": axes.get_xaxis_transform(), "color": look.colour}
+            axes.plot(run.C, 0.03, marker=r"$\downarrow$", markersize=9, zorder=6, **place)
     for run in scene.excluded:
         if bottom < run.loss - E.value < top:
             axes.plot(run.C, run.loss - E.value, "o", mfc="none", mec=FAINT, markersize=4.5)
@@ -80,12 +82,16 @@ def _raw(scene: Scene, best: BestLoss | None) -> Panel:
     canvas, axes = panel("Loss as measured", "training compute C (FLOPs)", f"loss ({scene.nats})")
     grid, shown = scene.grid, [run.loss for run in scene.fit.used]
     if best is not None:
-        shown += finite([best.E.value, max(best.E.low, 0.0), *best.loss(grid[[0, -1]])])
+        # An interval of E that reaches far down must not flatten the runs: its shade then leaves the picture.
+        depth = best.E.value - 0.5 * (max(shown) - min(*shown, best.E.value))
+        shown += finite([best.E.value, max(best.E.low, depth), *best.loss(grid[[0, -1]])])
     margin = 0.06 * (max(shown) - min(shown) or 1.0)
     bottom, top = min(shown) - margin, max(shown) + 2 * margin
     if best is not None:
         _band(axes, grid, best.loss_band(grid), bottom, top)
         axes.plot(grid, best.loss(grid), color=LAW, linewidth=1.8, label="law, 95 % band")
+        if best.source == "law" and scene.fit.frontier.E is not None:
+            axes.plot(grid, scene.fit.frontier.loss(grid), "--", color=INK, linewidth=1.1, label="through the minima")
         low = best.E.low if np.isfinite(best.E.low) else bottom
         high = best.E.high if np.isfinite(best.E.high) else top
         axes.axhspan(max(low, bottom), min(high, top), color=ASYMPTOTE, alpha=0.13, linewidth=0)

@@ -36,6 +36,7 @@ def write_report(
 
     curves: learning curves of the trainings. provenance: label -> value, printed as given (code, versions, dates).
     """
+    (folder / "figures").mkdir(parents=True, exist_ok=True)
     figures = draw(fit, folder / "figures", spec.unit, curves)
     page = _environment().get_template("report.html").render(
         fit=fit,

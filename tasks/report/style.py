@@ -10,7 +10,7 @@ from typing import Any, TypeVar
 import matplotlib
 import numpy as np
 from matplotlib.figure import Figure as Canvas
-from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
+from matplotlib.ticker import FixedLocator, FuncFormatter, LogLocator, MaxNLocator, NullFormatter, NullLocator
 
 from tasks.fit.result import Fit, Run
 from tasks.report.words import count, power_of_ten
@@ -131,9 +131,14 @@ def log_axis(axis: Any, kind: str = "power") -> None:
     axis.axes.set_xscale("log") if axis.axis_name == "x" else axis.axes.set_yscale("log")
     low, high = sorted(axis.get_view_interval())
     decades = np.log10(high / low) if low > 0 and np.isfinite(high / low) else 3.0
-    steps = ((3.0, (1.0,)), (1.6, (1.0, 3.0)), (0.6, (1.0, 2.0, 5.0)), (0.25, tuple(range(1, 10))))
-    digits = next((digits for least, digits in steps if decades > least), tuple(np.arange(1, 10, 0.5)))
-    axis.set_major_locator(LogLocator(subs=digits, numticks=12))
+    if decades < 0.7:
+        # Powers of ten and their simple multiples are too far apart to stand on so short an axis.
+        axis.set_major_locator(FixedLocator(MaxNLocator(5).tick_values(low, high)))
+        axis.set_minor_locator(NullLocator())
+    else:
+        digits = (1.0,) if decades > 3 else (1.0, 3.0) if decades > 1.6 else (1.0, 2.0, 5.0)
+        axis.set_major_locator(LogLocator(subs=digits, numticks=12))
+    axis.axes.set_xlim(low, high) if axis.axis_name == "x" else axis.axes.set_ylim(low, high)
     axis.set_minor_formatter(NullFormatter())
     write = {"power": _mathtext, "count": count, "plain": lambda value: f"{value:.3g}"}[kind]
     axis.set_major_formatter(FuncFormatter(lambda value, _: write(value)))
