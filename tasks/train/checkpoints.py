@@ -12,6 +12,7 @@ import json
 import logging
 import os
 import shutil
+import uuid
 import warnings
 from collections.abc import Callable, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -54,6 +55,8 @@ class Checkpoints:
         self.stager = DefaultStager(StagingOptions(False, False, False, False))
         self.writer = ThreadPoolExecutor(1, thread_name_prefix="checkpoint")
         self.pending: Future[None] | None = None
+        # A process believed dead may still write: each has its own unfinished folders.
+        self.attempt = world.agreed(uuid.uuid4().hex[:8])
         if world.leads:
             folder.mkdir(parents=True, exist_ok=True)
             for part in folder.glob(".*.part"):
@@ -80,7 +83,7 @@ class Checkpoints:
 
     def _write(self, step: int, state: dict[str, Any], progress: dict[str, Any], rows: list[dict]) -> None:
         target = self.folder / name_of(step)
-        part = self.folder / f".{target.name}.part"
+        part = self.folder / f".{target.name}.{self.attempt}.part"
         for work in (
             lambda: self._prepare(part),
             lambda: self._write_state(part, state),

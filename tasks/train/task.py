@@ -8,6 +8,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
+from data.errors import DataError
 from tasks.dataset import open_dataset
 from tasks.errors import UserError
 from tasks.record import Record, copy_record
@@ -51,7 +52,8 @@ def train_here(job: dict[str, Any]) -> dict[str, Any]:
         data=Path(job["data"]),
         start=Path(job["start"]) if job["start"] else None,
         work=work,
-        record=Record(work / "record", job["attempt"]),
+        # Begun again by Ray Train it is still the same attempt of the task; no two processes append to one file.
+        record=Record(work / "record", f"{job['attempt']}-{os.getpid()}"),
         learning_rate=job["learning_rate"],
     )
     return asdict(result)
@@ -67,23 +69,15 @@ def train_on_workers(job: dict[str, Any], execution: Execution) -> dict[str, Any
     os.environ.setdefault("RAY_TRAIN_HEALTH_CHECK_INTERVAL_S", "0.2")
     os.environ.setdefault("RAY_TRAIN_COLLECTIVE_TIMEOUT_S", "600")
     os.environ.setdefault("RAY_TRAIN_ENABLE_PRINT_PATCH", "0")
-    import ray
     from ray.train import FailureConfig, RunConfig, ScalingConfig
     from ray.train.torch import TorchConfig, TorchTrainer
 
     resources: dict[str, float] = {"CPU": execution.cpus_per_worker}
     if execution.gpus_per_worker:
         resources["GPU"] = execution.gpus_per_worker
-    there = ray.cluster_resources()
-    for kind, each in resources.items():
-        if each * execution.workers > there.get(kind, 0):
-            raise UserError(
-                f"compute.workers: {execution.workers} workers of {each:g} {kind} need {each * execution.workers:g}, "
-                f"the cluster has {there.get(kind, 0):g}"
-            )
     runs = Path(job["work"]) / "ray"
     trainer = TorchTrainer(
-        train_here,
+        train_as_worker,
         train_loop_config=job,
         torch_config=TorchConfig(backend="nccl" if execution.gpus_per_worker else "gloo"),
         scaling_config=ScalingConfig(
@@ -98,13 +92,21 @@ def train_on_workers(job: dict[str, Any], execution: Execution) -> dict[str, Any
         ),
     )
     try:
-        result = trainer.fit()
-    except ray.train.TrainingFailedError as error:
-        raise _first_user_error(error) from error
+        value = trainer.fit().return_value
     finally:
         shutil.rmtree(runs, ignore_errors=True)
-    value: dict[str, Any] = result.return_value
-    return value
+    if "mistake" in value:
+        raise UserError(value["mistake"])
+    result: dict[str, Any] = value
+    return result
+
+
+def train_as_worker(job: dict[str, Any]) -> dict[str, Any]:
+    """A person's mistake is a value here: raised, Ray Train would begin again three times before it showed it."""
+    try:
+        return train_here(job)
+    except (UserError, DataError) as error:
+        return {"mistake": str(error)}
 
 
 def found_learning_rate(context: Context) -> float | None:
@@ -155,17 +157,3 @@ def _link_or_copy(source: str, target: str) -> None:
         os.link(source, target)
     except OSError:
         shutil.copy2(source, target)
-
-
-def _first_user_error(error: Exception) -> Exception:
-    """The error that a person can mend, where a worker raised one; else what Ray says."""
-    from data.errors import DataError
-
-    failures = getattr(error, "worker_failures", None) or {}
-    for failure in failures.values():
-        inner: BaseException | None = failure
-        while inner is not None:
-            if isinstance(inner, (UserError, DataError)):
-                return type(inner)(str(inner))
-            inner = getattr(inner, "cause", None) or inner.__cause__
-    return error
