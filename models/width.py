@@ -18,7 +18,7 @@ division by the size itself matters only where heads grow, and the ladder keeps 
 from collections.abc import Sequence
 from typing import NamedTuple
 
-from torch import nn
+from torch import Tensor
 
 BASE_WIDTH = 64
 EMBEDDING_DEVIATION = 0.1
@@ -26,7 +26,7 @@ EMBEDDING_DEVIATION = 0.1
 
 class ParameterGroup(NamedTuple):
     name: str
-    parameters: Sequence[nn.Parameter]
+    parameters: Sequence[Tensor]
     rate: float
     """Multiplies the recipe's learning rate."""
     decay: float
@@ -43,9 +43,9 @@ def logit_scale(width: int) -> float:
 
 def width_groups(
     width: int,
-    embeddings: Sequence[nn.Parameter],
-    matrices: Sequence[nn.Parameter],
-    vectors: Sequence[nn.Parameter],
+    embeddings: Sequence[Tensor],
+    matrices: Sequence[Tensor],
+    vectors: Sequence[Tensor],
 ) -> list[ParameterGroup]:
     rate = hidden_rate(width)
     groups = [
