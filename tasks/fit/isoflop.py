@@ -220,12 +220,16 @@ def _point(group: list[Run], shape: _Shape) -> IsoFlop:
 
 
 def _vertices(x: Floats, loss: Floats, shape: _Shape) -> tuple[Floats, Floats]:
-    """(draws, runs) losses -> log N and loss at each draw's vertex; nan where the draw has no minimum."""
-    design = np.vander(x[shape.inside] - shape.centre, 3)
+    """(draws, runs) losses -> log N and loss at each draw's vertex; nan where the draw has no minimum.
+
+    Noise can throw the vertex of a flat parabola anywhere; beyond the window it knows nothing and is held at its end.
+    """
+    inside = x[shape.inside] - shape.centre
+    design = np.vander(inside, 3)
     c2, c1, c0 = np.linalg.pinv(design) @ loss[:, shape.inside].T
     with np.errstate(divide="ignore", invalid="ignore"):
-        offset = np.where(c2 > 0, -c1 / (2 * c2), np.nan)
-    return shape.centre + offset, c0 + c1 * offset / 2
+        offset = np.where(c2 > 0, np.clip(-c1 / (2 * c2), inside.min(), inside.max()), np.nan)
+    return shape.centre + offset, c0 + c1 * offset + c2 * offset**2
 
 
 def _akima(x: Floats, loss: Floats, shape: _Shape) -> tuple[Floats, Floats]:

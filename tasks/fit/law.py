@@ -183,11 +183,11 @@ def profile_of_E(
     quantile = float(f_distribution.ppf(0.95, 1, max(1, cells - problem.size)))
     threshold = optimum.objective + 0.5 * quantile * moment / inside
 
-    top = 0.999 * float(problem.loss.min())
     best = float(optimum.raw[0])
+    top = max(best, 0.999 * float(problem.loss.min()))
     near = best + spread * np.linspace(-3, 3, 25)
     E = np.unique(np.clip(np.r_[np.linspace(0, top, 41), near, best], 0, top))
-    S = _profile(problem, optimum, E)
+    S = np.where(best == E, optimum.objective, _profile(problem, optimum, E))
     ends = []
     for side in (-1, 1):
         # Walk outward from the optimum to the first E above the threshold, then look closer.

@@ -105,9 +105,10 @@ def allocation(cost: Cost, law: Floats, draws: Floats, C_from: float, C_to: floa
 
     def lines(laws: Floats) -> Floats:
         first, last = (optimal(cost, laws, C) for C in (C_from, C_to))
-        a, b = np.log(last[0] / first[0]) / span, np.log(last[1] / first[1]) / span
         start = math.log(C_from)
-        return np.stack([a, b, np.log(first[0]) - a * start, np.log(first[1]) - b * start], axis=1)
+        with np.errstate(all="ignore"):  # a draw without an optimum worth the name: not finite, and left out below
+            a, b = np.log(last[0] / first[0]) / span, np.log(last[1] / first[1]) / span
+            return np.stack([a, b, np.log(first[0]) - a * start, np.log(first[1]) - b * start], axis=1)
 
     a, b, log_n, log_d = (float(v) for v in lines(law[None])[0])
     if not math.isfinite(a):
