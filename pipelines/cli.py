@@ -123,7 +123,7 @@ def plan(recipe: Path, overrides: tuple[str, ...], root: str, fresh: tuple[str, 
     type=click.Path(path_type=Path, file_okay=False),
     help="Folder for fit.json and the report; default beside the table.",
 )
-@click.option("--draws", default=1000, show_default=True, help="Bootstrap draws.")
+@click.option("--draws", type=click.IntRange(min=100), default=1000, show_default=True, help="Bootstrap draws.")
 def fit(table: Path, out: Path | None, draws: int) -> None:
     """Fit scaling laws to any table of runs: a CSV with the columns N, D, C and loss."""
     from pipelines.fit import fit_table
