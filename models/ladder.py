@@ -10,11 +10,11 @@ WIDEST = 16384
 
 
 def rungs() -> Iterator[int]:
-    """Widths to choose from: steps of 4 at first, then of about 1/16, in multiples that matrix products like."""
+    """Widths to choose from: steps of 2, soon of 4, then of about 1/16, in multiples that matrix products like."""
     width = 4
     while width <= WIDEST:
         yield width
-        width += max(4, 2 ** int(math.log2(width) - 4))
+        width += max(2 if width < 16 else 4, 2 ** int(math.log2(width) - 4))
 
 
 def sized(family: Family, config: Any, parameters: float, sequence: int, embeddings: bool = True) -> Any:

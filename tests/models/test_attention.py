@@ -23,7 +23,9 @@ def by_hand(q, k, v, mask):
     out = torch.zeros(len(q), v.shape[1], dtype=torch.float64)
     for t in range(len(q)):
         seen = [s for s in range(len(k)) if mask is None or mask[t, s]]
-        weights = [math.exp(sum(float(a * b) for a, b in zip(q[t], k[s], strict=True)) / len(q[t]) ** 0.5) for s in seen]
+        weights = [
+            math.exp(sum(float(a * b) for a, b in zip(q[t], k[s], strict=True)) / len(q[t]) ** 0.5) for s in seen
+        ]
         for weight, s in zip(weights, seen, strict=True):
             out[t] += weight / sum(weights) * v[s]
     return out
@@ -61,9 +63,7 @@ def test_multi_head_equals_torchs_module_with_padding():
     ours = multi_head_attention(x, memory, w_query, w_key, w_value, module.out_proj.weight, heads, mask)
     theirs, _ = module(x, memory, memory, key_padding_mask=~mask[:, 0])
     torch.testing.assert_close(ours, theirs, rtol=1e-12, atol=1e-12)
-    shorter = multi_head_attention(
-        x[1:], memory[1:, :4], w_query, w_key, w_value, module.out_proj.weight, heads
-    )
+    shorter = multi_head_attention(x[1:], memory[1:, :4], w_query, w_key, w_value, module.out_proj.weight, heads)
     torch.testing.assert_close(ours[1:], shorter, rtol=1e-12, atol=1e-12)
 
 
