@@ -22,12 +22,16 @@ def serve(root: str | Path, port: int = 5000, browser: bool = True, tracking_uri
     """Serves until Ctrl-C. A tracking server that already runs somewhere is only opened."""
     import click
 
+    from tasks.execute import stop_politely
     from tasks.mlflow_recorder import Recorder, last_tracking_uri
 
     folder = Path(root).expanduser().absolute()
     uri = tracking_uri or last_tracking_uri(folder)
     if not (folder / "artifacts").is_dir():
-        raise UserError(f"--root {root}: nothing has run there yet; run something first, or give the root that has runs")
+        raise UserError(
+            f"--root {root}: nothing has run there yet; run something first, or give the root that has runs"
+        )
+    stop_politely()
     recorder = Recorder(folder, uri, poll_seconds=0.05)
     recorder.catch_up()
     complete = recorder.close(timeout=600)

@@ -43,8 +43,10 @@ def _pack(folder: Path, model: Path, tokenizer: Path) -> None:
     from mlflow.types import ColSpec, ParamSchema, ParamSpec, Schema
 
     signature = ModelSignature(
-        inputs=Schema([ColSpec("string", "text")]),
-        outputs=Schema([ColSpec("string", "continuation"), ColSpec("double", "nats"), ColSpec("double", "bits_per_byte")]),
+        inputs=Schema([ColSpec("string")]),  # without a name, so that a plain list of texts will do
+        outputs=Schema(
+            [ColSpec("string", "continuation"), ColSpec("double", "nats"), ColSpec("double", "bits_per_byte")]
+        ),
         params=ParamSchema(
             [
                 ParamSpec("tokens", "long", 32),

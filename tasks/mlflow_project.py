@@ -1,10 +1,11 @@
-"""Writes the run of one ledger entry: finds or makes it, keeps it up to date, ends it. Called by the recorder's thread."""
+"""Writes the run of one ledger entry: finds or makes it, keeps it up to date, ends it."""
 
 import fcntl
+import re
 import time
 from collections.abc import Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from mlflow import MlflowClient
 
@@ -14,6 +15,7 @@ from tasks.mlflow_model import log_model
 from tasks.mlflow_runs import RunWriter, create, find
 from tasks.mlflow_view import link, member_tag, publish
 
+_ATTEMPT = "mlflow.reducible.attempt"  # set when all of an artifact was sent; the prefix keeps it out of sight
 _SPEAKS_FOR_SWEEP = ("fit", "report", "sweep")  # kinds of which only the newest run of a sweep counts
 
 
@@ -43,8 +45,6 @@ class Projector:
         self.ledger = ledger
         self._published: set[str | None] = set()
         local = tracking_uri.startswith("sqlite:///")
-        if local and not Path(tracking_uri.removeprefix("sqlite:///")).exists():
-            ledger.forget(server)
         self.client = MlflowClient(tracking_uri, registry_uri=tracking_uri)
         # A fresh SQLite file raced by several processes fails in some of them: one at a time.
         with (ledger.folder / "database.lock").open("w") as lock:
@@ -68,6 +68,7 @@ class Projector:
         described = read_json(record / "describe.json") or {}
         manifest = read_json(record.parent / "manifest.json") or {}
         kind = str(described.get("kind", ""))
+        _take_over(entry, described)
         if open_run is None:
             open_run = Open(RunWriter(self.client, self._found_or_made(entry, described, manifest)))
         writer = open_run.writer
@@ -90,7 +91,7 @@ class Projector:
     def _found_or_made(self, entry: Entry, described: Mapping[str, Any], manifest: Mapping[str, Any]) -> Any:
         """The run of the artifact. One that belongs to an earlier making of it (`--fresh`) is deleted."""
         run = find(self.client, self.experiment_id, entry.identity)
-        if run is not None and run.data.tags.get("reducible.attempt", entry.attempt) != entry.attempt:
+        if run is not None and run.data.tags.get(_ATTEMPT, entry.attempt) != entry.attempt:
             self.client.delete_run(run.info.run_id)
             run = None
         if run is None:
@@ -110,16 +111,15 @@ class Projector:
         """The run that speaks for a sweep also links to its report and to the view of its runs."""
         if kind != "sweep":
             return note
+        note = re.sub(r"\A\s*#+ .*\n+", "", note)
         links = [f"[Report](#/experiments/{self.experiment_id}/runs/{run_id}/artifacts/report.html)"]
         links += [f"[Runs of {sweep}]({link('', self.experiment_id, sweep).lstrip('/')})" for sweep in entry.sweeps]
         return " · ".join(links) + "\n\n" + note
 
-    def _end(
-        self, writer: RunWriter, entry: Entry, kind: str, record: Path, manifest: Mapping[str, Any]
-    ) -> None:
+    def _end(self, writer: RunWriter, entry: Entry, kind: str, record: Path, manifest: Mapping[str, Any]) -> None:
         """Final numbers, artifacts, the model; sent once for a committed artifact, again for one that was not."""
         ended_ms = int(1000 * manifest["created"]) if manifest else int(time.time() * 1000)
-        if not entry.attempt or writer.tags.get("reducible.sent") != entry.attempt:
+        if not entry.attempt or writer.tags.get(_ATTEMPT) != entry.attempt:
             result = read_json(record.parent / "result.json") if manifest else None
             if result is not None:
                 # A trunk has not cooled down: its loss does not belong into the charts that show the law.
@@ -129,7 +129,7 @@ class Projector:
             if kind == "train" and entry.status == "finished" and not entry.sweeps:
                 log_model(writer, self.root, record.parent, entry.tags.get("pipeline") or self.experiment)
             if entry.attempt:
-                writer.set_tags({"reducible.sent": entry.attempt})
+                writer.set_tags({_ATTEMPT: entry.attempt})
         writer.ended(ENDED[entry.status], ended_ms)
         if kind in _SPEAKS_FOR_SWEEP:
             self._supersede(entry, kind)
@@ -145,6 +145,14 @@ class Projector:
                 self.client.set_tag(run.info.run_id, "superseded", newest.info.run_id)
 
 
+def _take_over(entry: Entry, described: Mapping[str, Any]) -> None:
+    """The tags that the task left in its record: all there is where the ledger was lost or the store copied."""
+    tags = dict(described.get("tags", {}))
+    if sweep := tags.pop("sweep", None):
+        entry.sweeps = sorted({*entry.sweeps, sweep})
+    entry.tags = tags | entry.tags
+
+
 def _tags(entry: Entry, kind: str, manifest: Mapping[str, Any]) -> dict[str, str]:
     code = str(manifest.get("code") or code_version())
     status = "diverged" if entry.error.startswith("diverged") else entry.status
@@ -155,6 +163,4 @@ def _tags(entry: Entry, kind: str, manifest: Mapping[str, Any]) -> dict[str, str
         tags["sweep"] = ", ".join(entry.sweeps)
     if entry.error:
         tags["error"] = entry.error
-    if entry.attempt:
-        tags["reducible.attempt"] = entry.attempt
     return tags | {member_tag(sweep): "yes" for sweep in entry.sweeps}

@@ -74,13 +74,16 @@ class Recorder:
         self._server = hashlib.sha256(f"{self.tracking_uri} {experiment}".encode()).hexdigest()[:12]
         self._poll_seconds = poll_seconds
         self._say = say
-        self._said: set[str] = set()
+        self._complained = False
         self._followed: dict[str, _Followed] = {}
         self._guard = threading.Lock()
         self._wake = threading.Event()
         self._closing = threading.Event()
         self._thread: threading.Thread | None = None
         self._projector: Projector | None = None
+        database = Path(self.tracking_uri.removeprefix("sqlite:///"))
+        if self.tracking_uri.startswith("sqlite:///") and not database.exists():
+            self.ledger.forget(self._server)
 
     # What the driver calls -----------------------------------------------------------------------------------------
 
@@ -154,9 +157,12 @@ class Recorder:
         self._wake.set()
         if self._thread is not None:
             self._thread.join(timeout)
+            if not self._thread.is_alive():
+                for one in self._all():
+                    one.release()
         waiting = [one for one in self._all() if one.entry.record(self.root) is not None]
         if waiting:
-            self._once(
+            self._say(
                 f"MLflow: {len(waiting)} runs are not in {self.tracking_uri} yet; "
                 "the next command or `reducible ui` sends them"
             )
@@ -196,9 +202,12 @@ class Recorder:
                 self._pass()
                 pause = 0.0
             except Exception as error:  # whatever MLflow throws must not reach the tasks
-                self._once(
-                    f"MLflow at {self.tracking_uri}: {_one_line(error)}. Nothing stops or is lost; it is tried again"
-                )
+                if not self._complained:
+                    self._complained = True
+                    self._say(
+                        f"MLflow at {self.tracking_uri}: {_one_line(error)}. "
+                        "Nothing stops and nothing is lost; it is tried again"
+                    )
                 pause = min(60.0, 2 * (pause or 0.5))
             if closing and (pause or not any(one.lock is not None for one in self._all())):
                 return
@@ -262,11 +271,6 @@ class Recorder:
         folder = Path(folder).absolute()
         return str(folder.relative_to(self.root) if folder.is_relative_to(self.root) else folder)
 
-    def _once(self, line: str) -> None:
-        if line not in self._said:
-            self._said.add(line)
-            self._say(line)
-
 
 def catch_up(root: Path, tracking_uri: str | None = None, timeout: float = 600.0) -> bool:
     """Brings MLflow up to the store, waiting for it. True: everything is there. Instant where nothing is missing."""
@@ -289,4 +293,6 @@ def quiet() -> None:
 
 def _one_line(error: BaseException) -> str:
     lines = str(error).strip().splitlines()
+    if lines and "Max retries exceeded" in lines[0]:
+        return "no answer"
     return (lines[0] if lines else type(error).__name__)[:200]

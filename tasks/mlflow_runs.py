@@ -11,7 +11,6 @@ import json
 import math
 import posixpath
 import re
-import tempfile
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -26,9 +25,16 @@ IDENTITY_TAG = "reducible.artifact"
 LONGEST_PARAMETER = 6000
 LONGEST_TAG = 8000
 LONGEST_KEY = 250
-LONGEST_DIGEST = 36
 METRICS_PER_BATCH = 1000
+# Rows closer together than 1 % of their step are left out, unless they validate: a value costs MLflow 0.2 ms, its
+# charts draw 320 points, and the record keeps every row.
+SPACING = 0.01
 PARAMETERS_PER_BATCH = 100
+
+# Records group metrics by what they say; MLflow's charts group by prefix, in alphabetical order, and open a run on the
+# first group. So the curves come first (train/, val/), how it ran goes to the tab "System metrics", and how it ended
+# has no prefix: those come last, and read best in tables and searches (`metrics.flops > 1e12`).
+_SHOWN_AS = (("final/", ""), ("speed/", "system/"), ("memory/", "system/memory_"))
 
 _LOGARITHMS = {
     "log10_flops": "flops",
@@ -37,6 +43,7 @@ _LOGARITHMS = {
     "log10_learning_rate": "learning_rate",
     "log10_loss": "validation_loss",
 }
+"""Twins for scatter charts, which have no logarithmic axes."""
 
 
 class Tail:
@@ -91,19 +98,19 @@ class RunWriter:
         self._parameters = dict(run.data.params)
         # The last step of each metric. The public `run.data.metrics` has the values without their steps.
         self._last_step = {metric.key: metric.step for metric in run.data._metric_objs}
+        self._sent_step = max(self._last_step.values(), default=-1)
         self._inputs = bool(run.inputs and run.inputs.dataset_inputs)
         self._tail = Tail()
 
     def describe(self, described: Mapping[str, Any]) -> None:
-        """Parameters, tags and datasets of a describe.json."""
+        """Parameters and datasets of a describe.json."""
         self.parameters(described.get("parameters", {}))
-        self.set_tags(described.get("tags", {}))
         if described.get("datasets") and not self._inputs:
             self.client.log_inputs(self.id, [_dataset(dataset) for dataset in described["datasets"]])
             self._inputs = True
 
     def parameters(self, parameters: Mapping[str, Any]) -> None:
-        """Adds parameters. MLflow never changes one: what a resumed run does otherwise becomes a tag `resumed.<key>`."""
+        """Adds parameters. MLflow never changes one: what differs on resuming becomes a tag `resumed.<key>`."""
         from mlflow.entities import Param
 
         wanted = {_key(key): _cut(_text(value), LONGEST_PARAMETER) for key, value in parameters.items()}
@@ -136,7 +143,11 @@ class RunWriter:
         batch: list[Metric] = []
         sent = 0
         for row in rows:
+            validates = any(key.startswith("val/") for key in row["metrics"])
+            if not validates and 0 < row["step"] - self._sent_step < SPACING * self._sent_step:
+                continue
             metrics = self._beyond(row)
+            self._sent_step = max(self._sent_step, row["step"])
             if batch and len(batch) + len(metrics) > METRICS_PER_BATCH:
                 sent += self._send(batch)
                 batch = []
@@ -149,9 +160,14 @@ class RunWriter:
     def _beyond(self, row: Mapping[str, Any]) -> "list[Metric]":
         from mlflow.entities import Metric
 
-        step, metrics = row["step"], []
-        for key, value in row["metrics"].items():
-            name = _key(key)
+        values = dict(row["metrics"])
+        if 0 < values.get("train/flops", 0) < math.inf:  # MLflow's charts have a logarithmic x axis for steps only
+            values["train/log10_flops"] = math.log10(values["train/flops"])
+        metrics = []
+        for key, value in values.items():
+            name = _key(_shown(key))
+            # A metric without a course is drawn as a bar, which compares runs, but only at step 0.
+            step = 0 if key.startswith("final/") else row["step"]
             if isinstance(value, int | float) and step > self._last_step.get(name, -1):
                 metrics.append(Metric(name, float(value), row["time"], step))
                 self._last_step[name] = step
@@ -162,7 +178,7 @@ class RunWriter:
         return len(batch)
 
     def final(self, result: Mapping[str, Any], time_ms: int, chart: bool) -> None:
-        """The numbers of a result.json as `final/` metrics; with logarithms for scatter charts where `chart` says so."""
+        """The numbers of a result.json: how it ended; with logarithms for scatter charts where `chart` says so."""
         values = {key: value for key, value in result.items() if isinstance(value, int | float)}
         values = {key: value for key, value in values.items() if not isinstance(value, bool) and key != "step"}
         if values.get("units") and values.get("parameters"):
@@ -172,10 +188,12 @@ class RunWriter:
                 if 0 < (values.get(source) or 0) < math.inf:
                     values[name] = math.log10(values[source])
         metrics = {f"final/{key}": value for key, value in values.items()}
-        self.rows(iter([{"step": int(result.get("step") or 0), "time": time_ms, "metrics": metrics}]))
+        if batch := self._beyond({"step": 0, "time": time_ms, "metrics": metrics}):
+            self._send(batch)
 
     def note(self, markdown: str) -> None:
-        self.set_tags({"mlflow.note.content": markdown})
+        """MLflow shows the first three lines of a note and the name of the run above it: a title would be one lost."""
+        self.set_tags({"mlflow.note.content": re.sub(r"\A\s*#+ .*\n+", "", markdown)})
 
     def artifacts(self, record: Path) -> None:
         """files/ to the top of the run's artifacts (a report opens first there), figures/ and the note beside them."""
@@ -185,12 +203,6 @@ class RunWriter:
             self.client.log_artifacts(self.id, str(record / "figures"), "figures")
         if (record / "note.md").is_file():
             self.client.log_artifact(self.id, str(record / "note.md"))
-
-    def text_artifact(self, name: str, text: str) -> None:
-        with tempfile.TemporaryDirectory() as folder:
-            path = Path(folder) / name
-            path.write_text(text)
-            self.client.log_artifact(self.id, str(path))
 
     def running(self) -> None:
         if self.status != "RUNNING":
@@ -216,8 +228,9 @@ def _dataset(described: Mapping[str, Any]) -> Any:
     source = described.get("source", "")
     return DatasetInput(
         Dataset(
-            name=_cut(str(described.get("name", "data")), 500),
-            digest=str(described.get("digest", ""))[:LONGEST_DIGEST],
+            # MLflow keeps one input for each name and digest: the splits need names of their own.
+            name=_cut(str(described.get("name", "data")), 480) + ("" if split == "train" else f" ({split})"),
+            digest=str(described.get("digest", ""))[:12],
             source_type="local",
             source=_cut(source if isinstance(source, str) else json.dumps(source), 60_000),
             schema=json.dumps({"mlflow_colspec": schema}),
@@ -233,6 +246,13 @@ def _key(key: str) -> str:
     if posixpath.normpath(plain) != plain or plain.startswith(("/", "..")):
         plain = re.sub(r"/+", "/", plain).strip("/.") or "_"
     return plain
+
+
+def _shown(key: str) -> str:
+    for prefix, shown in _SHOWN_AS:
+        if key.startswith(prefix):
+            return shown + key.removeprefix(prefix)
+    return key
 
 
 def _text(value: Any) -> str:

@@ -6,7 +6,8 @@ tests/tasks/test_mlflow_view.py pins it there:
 
     tag value  {"name": ..., "createdAt": ms, "updatedAt": ms, "state": "deflate;" + base64(zlib(json))}
     state      search facets (searchFilter, orderByKey, ...) and view state (selectedColumns, compareRunCharts, ...)
-    link       <server>/#/experiments/<id>/runs?viewStateShareKey=<key>&compareRunsMode=CHART&workflowType=machine_learning
+    link       <server>/#/experiments/<id>/runs?viewStateShareKey=<key>&compareRunsMode=CHART
+                   &workflowType=machine_learning
 
 A view with a name is also listed in the page's own menu of views.
 """
@@ -34,28 +35,29 @@ training goes on in its own run.
 chart loss against compute, which a plain visit to this page does not. The run of kind `sweep` speaks for its sweep: its
 overview tells the law in words, its artifacts hold `report.html`.
 
-**What the names mean.** `final/` how a training ended: `parameters` N, `units` D (target tokens), `flops` C, losses in
-nats per unit; the `log10_` twins are for scatter charts, which have no logarithmic axes. `train/` and `val/` curves:
-`train/flops` and `train/tokens` stand beside the loss and can be chosen as the x axis. `speed/`, `memory/`: how it ran.
+**What the names mean.** Without a prefix, how a training ended: `parameters` N, `units` D (target tokens), `flops` C,
+`validation_loss` in nats per unit; the `log10_` twins are for charts without logarithmic axes. `train/` and `val/`
+curves: `train/flops` and `train/tokens` stand beside the loss and can be chosen as the x axis. `system/` how it ran.
 
 **Tags.** `reducible.artifact` the SHA-256 identity of the artifact in the store, `kind`, `sweep` or `pipeline`,
-`status`, `git_commit`. Search, for example: `tags.sweep = 'demo' and metrics.`final/flops` > 1e12`.
+`status`, `git_commit`. Search, for example: `tags.sweep = 'demo' and metrics.flops > 1e12`.
 """
 
-_COLUMNS = [
-    "tags.`kind`",
-    "tags.`status`",
-    "tags.`sweep`",
-    "metrics.`final/parameters`",
-    "metrics.`final/units`",
-    "metrics.`final/flops`",
-    "metrics.`final/validation_loss`",
-    "metrics.`final/validation_bits_per_byte`",
-    "metrics.`final/learning_rate`",
-    "metrics.`final/tokens_per_second`",
-    "attributes.`Dataset`",
-    "attributes.`Models`",
-]
+_COLUMNS = {  # in this order; widths in pixels
+    "tags.`kind`": 80,
+    "tags.`status`": 85,
+    "tags.`sweep`": 90,
+    "tags.`pipeline`": 90,
+    "metrics.`parameters`": 100,
+    "metrics.`units`": 110,
+    "metrics.`flops`": 140,
+    "metrics.`validation_loss`": 130,
+    "metrics.`validation_bits_per_byte`": 130,
+    "metrics.`learning_rate`": 100,
+    "metrics.`tokens_per_second`": 130,
+    "attributes.`Models`": 140,
+    "attributes.`Dataset`": 240,
+}
 
 
 def share_key(sweep: str | None = None) -> str:
@@ -84,30 +86,24 @@ def member_tag(sweep: str) -> str:
 def view_state(sweep: str | None = None) -> dict[str, Any]:
     """What the page shows: of one sweep, or of everything."""
     sections = [
-        _section("Scaling"),
+        _section("Loss against compute", columns=2, height=440),
+        _section("What made the difference", columns=2, height=400),
+        # MLflow adds a chart for every other metric to the section named as the metric's prefix.
         _section("val"),
         _section("train"),
-        _section("speed", open_=False),
-        _section("memory", open_=False),
-        _section("final", open_=False),
+        _section("Model metrics", open_=False),  # MLflow's name for metrics without a prefix: how trainings ended
+        _section("System metrics", open_=False),
     ]
     charts = [
-        _scatter("Loss against compute (log10 FLOPs, log10 nats)", "final/log10_flops", "final/log10_loss"),
-        _scatter("Loss against size (log10 parameters)", "final/log10_parameters", "final/log10_loss"),
+        _scatter(sections[0], "log10_flops", "log10_loss"),
+        _line(sections[0], "val/loss", x="train/log10_flops"),
+        _scatter(sections[1], "log10_parameters", "log10_loss"),
         _parallel(
-            "What led to which loss",
-            [
-                "final/log10_parameters",
-                "final/log10_units",
-                "final/log10_flops",
-                "final/log10_learning_rate",
-                "final/validation_loss",
-            ],
+            sections[1],
+            ["log10_parameters", "log10_units", "log10_flops", "validation_loss"],
         ),
-        _line("Validation loss against FLOPs", "val", "val/loss", x="train/flops", logarithmic=True),
-        _line("Validation loss against step", "val", "val/loss"),
-        _line("Training loss against FLOPs", "train", "train/loss", x="train/flops", logarithmic=True),
-        _line("Training loss against step", "train", "train/loss"),
+        _line(sections[2], "val/loss"),
+        _line(sections[3], "train/loss"),
     ]
     if sweep is None:
         facets = {"searchFilter": "", "orderByKey": "attributes.start_time", "orderByAsc": False}
@@ -121,7 +117,9 @@ def view_state(sweep: str | None = None) -> dict[str, Any]:
         "lifecycleFilter": "Active",
         "datasetsFilter": [],
         "modelVersionFilter": "All Runs",
-        "selectedColumns": _COLUMNS,
+        "selectedColumns": list(_COLUMNS),
+        "columnOrder": ["attributes.run_name", "attributes.start_time", "duration", *_COLUMNS],
+        "columnWidths": _COLUMNS,
         "runsHiddenMode": "SHOW_ALL",  # the page's own default charts the first ten runs only
         "compareRunCharts": charts,
         "compareRunSections": sections,
@@ -168,40 +166,41 @@ def _identifier(text: str) -> str:
     return hashlib.sha256(text.encode()).hexdigest()[:16]
 
 
-def _section(name: str, open_: bool = True) -> dict[str, Any]:
-    # MLflow adds a chart for every metric without one to the section of the metric's prefix, found by this name.
+def _section(name: str, open_: bool = True, columns: int = 3, height: int = 360) -> dict[str, Any]:
     return {
         "uuid": _identifier(f"section {name}"),
         "name": name,
         "display": open_,
+        "columns": columns,
+        "cardHeight": height,
         "isReordered": True,
         "deleted": False,
         "isGenerated": False,
     }
 
 
-def _chart(kind: str, title: str, section: str) -> dict[str, Any]:
+def _chart(kind: str, section: dict[str, Any], *metrics: str) -> dict[str, Any]:
+    # No title: MLflow shows the metrics' names whatever `displayName` says.
     return {
-        "uuid": _identifier(f"chart {title}"),
+        "uuid": _identifier(" ".join([kind, section["name"], *metrics])),
         "type": kind,
-        "metricSectionId": _identifier(f"section {section}"),
-        "displayName": title,
+        "metricSectionId": section["uuid"],
         "deleted": False,
         "isGenerated": False,
         "runsCountToCompare": 1000,
     }
 
 
-def _line(title: str, section: str, metric: str, x: str = "", logarithmic: bool = False) -> dict[str, Any]:
-    scale = "log" if logarithmic else "linear"
-    return _chart("LINE", title, section) | {
+def _line(section: dict[str, Any], metric: str, x: str = "") -> dict[str, Any]:
+    """A metric against step, both axes logarithmic, or against another metric: MLflow then draws a linear x axis."""
+    return _chart("LINE", section, metric, x) | {
         "metricKey": metric,
         "selectedMetricKeys": [metric],
         "xAxisKey": "metric" if x else "step",
         "selectedXAxisMetricKey": x,
         "useGlobalXaxisKey": False,
-        "xAxisScaleType": scale,
-        "scaleType": scale,
+        "xAxisScaleType": "linear" if x else "log",
+        "scaleType": "log",
         "range": {},
         "lineSmoothness": 0,
         "useGlobalLineSmoothing": True,
@@ -211,15 +210,15 @@ def _line(title: str, section: str, metric: str, x: str = "", logarithmic: bool 
     }
 
 
-def _scatter(title: str, x: str, y: str) -> dict[str, Any]:
-    return _chart("SCATTER", title, "Scaling") | {
+def _scatter(section: dict[str, Any], x: str, y: str) -> dict[str, Any]:
+    return _chart("SCATTER", section, x, y) | {
         "xaxis": {"key": x, "type": "METRIC"},
         "yaxis": {"key": y, "type": "METRIC"},
     }
 
 
-def _parallel(title: str, metrics: list[str]) -> dict[str, Any]:
-    return _chart("PARALLEL", title, "Scaling") | {
+def _parallel(section: dict[str, Any], metrics: list[str]) -> dict[str, Any]:
+    return _chart("PARALLEL", section, *metrics) | {
         "selectedParams": [],
         "selectedMetrics": metrics,
         "showAllRuns": True,

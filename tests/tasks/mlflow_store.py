@@ -33,12 +33,25 @@ def train_record(folder: Path, name: str, attempt: str, first: int, last: int, *
         },
         tags=described.get("tags"),
         datasets=[
-            {"name": "stdlib", "digest": "3f9a" * 16, "source": "builtin:stdlib", "split": "train", "tokens": 4_100_000},
-            {"name": "stdlib", "digest": "3f9a" * 16, "source": "builtin:stdlib", "split": "validation", "tokens": 215_000},
+            {
+                "name": "stdlib",
+                "digest": "3f9a" * 16,
+                "source": "builtin:stdlib",
+                "split": "train",
+                "tokens": 4_100_000,
+            },
+            {
+                "name": "stdlib",
+                "digest": "3f9a" * 16,
+                "source": "builtin:stdlib",
+                "split": "validation",
+                "tokens": 215_000,
+            },
         ],
     )
+    now = int(time.time() * 1000)
     for step in range(first, last + 1, 10):
-        record.row(step, row_metrics(step, parameters, batch), described.get("time_ms"))
+        record.row(step, row_metrics(step, parameters, batch), now + 12 * step)
     record.note(
         f"# {name}\n\n{parameters:,} parameters, {last} steps of {batch:,} tokens.\n\n"
         "| | |\n|---|---|\n| validation loss | 2.31 nats |\n| bits per byte | 1.11 |\n"
@@ -120,11 +133,15 @@ def commit_cell(root: Path, name: str, budget: float, width: int, created: float
     return commit(root, "train", name, record.folder, name, files=files, created=created, **extra)
 
 
-def make_sweep(root: Path, sweep: str = "demo") -> dict[str, Path]:
-    """Budgets x widths of trainings, one diverged; a fit; the report that speaks for the sweep. name -> artifact."""
+def make_sweep(
+    root: Path,
+    sweep: str = "demo",
+    budgets: tuple[float, ...] = (3e11, 1e12, 3e12),
+    widths: tuple[int, ...] = (16, 24, 40, 64),
+) -> dict[str, Path]:
+    """Budgets x widths of trainings, one diverged; a fit; what speaks for the sweep. Name of the run -> artifact."""
     made: dict[str, Path] = {}
     start = time.time() - 3600
-    budgets, widths = (3e11, 1e12, 3e12), (16, 24, 40, 64)
     cells = [(budget, width) for budget in budgets for width in widths]
     for index, (budget, width) in enumerate(reversed(cells)):
         name = f"train {budget:.0e} w{width}".replace("e+", "e")
@@ -140,13 +157,16 @@ def make_sweep(root: Path, sweep: str = "demo") -> dict[str, Path]:
     report.describe("sweep", f"sweep {sweep}", {"budgets": list(budgets), "widths": list(widths), "runs": 12})
     report.row(0, {"law/E": 1.21, "law/gamma": 0.17, "optimum/log10_parameters": 5.1, "optimum/log10_units": 7.2})
     report.note(
-        f"# Sweep {sweep}\n\n**L(C) = 1.21 + 410 C^-0.17** (E in [1.02, 1.33], 95 %).\n\nWith ten times the largest budget "
-        "(3e13 FLOPs): 131,000 parameters on 17 M tokens, loss 1.93 [1.88, 1.98].\n\nExcluded: train 3e11 w64 (diverged)."
+        f"# Sweep {sweep}\n\n**L(C) = 1.21 + 410 C^-0.17** (E in [1.02, 1.33], 95 %).\n\n"
+        "With ten times the largest budget (3e13 FLOPs): 131,000 parameters on 17 M tokens, loss 1.93 [1.88, 1.98].\n\n"
+        "Excluded: train 3e11 w64 (diverged)."
     )
     (report.files / "report.html").write_text(
-        "<!doctype html><title>Sweep</title><body><h1>Sweep</h1><svg width=200 height=80><circle cx=40 cy=40 r=30 fill=teal />"
-        "</svg><script>document.body.append('script ran')</script></body>"
+        "<!doctype html><title>Sweep</title><body><h1>Sweep</h1>"
+        "<svg width=200 height=80><circle cx=40 cy=40 r=30 fill=teal /></svg>"
+        "<script>document.body.append('script ran')</script></body>"
     )
-    report_name = f"report {sweep}"
-    made[report_name] = commit(root, "report", report_name, report.folder, f"report {sweep}", created=start + 930, seconds=2.0)
+    made[f"sweep {sweep}"] = commit(
+        root, "report", f"report {sweep}", report.folder, f"report {sweep}", created=start + 930, seconds=2.0
+    )
     return made
