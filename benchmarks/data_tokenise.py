@@ -33,7 +33,8 @@ import itertools, json, sys, time
 import datasets, tokenizers
 datasets.disable_progress_bars()
 datasets.disable_caching()
-files, tokenizer, folder, block = json.loads(sys.argv[1]), tokenizers.Tokenizer.from_file(sys.argv[2]), sys.argv[3], 1024
+files, folder, block = json.loads(sys.argv[1]), sys.argv[3], 1024
+tokenizer = tokenizers.Tokenizer.from_file(sys.argv[2])
 cpu, wall = time.process_time(), time.perf_counter()
 raw = datasets.load_dataset("text", data_files=files, sample_by="document", split="train", cache_dir=folder)
 

@@ -14,6 +14,8 @@ from data.errors import DataError
 if TYPE_CHECKING:
     import tokenizers
 
+    from data.words import WordEncoder
+
 # One core per task is Ray's to give out; with threads of its own the library also warns at every fork.
 os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
 
@@ -26,6 +28,11 @@ class Tokenizer:
         self.separator = separator
         self.vocabulary = vocabulary
         self._library = library
+        self._words: WordEncoder | None = None
+        if kind == "bpe" and library is not None:  # trained here, so its words are known
+            from data.words import WordEncoder
+
+            self._words = WordEncoder(library, self.dtype)
 
     @property
     def identity(self) -> str:
@@ -43,6 +50,8 @@ class Tokenizer:
         """The ids of each text, without separators."""
         if self._library is None:
             return [np.frombuffer(text.encode(), np.uint8).astype(self.dtype) for text in texts]
+        if self._words is not None:
+            return self._words.encode(texts)
         encodings = self._library.encode_batch_fast(list(texts), add_special_tokens=False)
         return [np.array(encoding.ids, dtype=self.dtype) for encoding in encodings]
 

@@ -71,6 +71,33 @@ def test_bpe_is_what_the_library_makes(tmp_path: Path) -> None:
         train_bpe(TEXT, 257)
 
 
+@given(
+    st.lists(
+        st.one_of(
+            st.text(max_size=40),
+            st.text(st.characters(max_codepoint=127), max_size=60),
+            st.lists(
+                st.sampled_from(["'s", "'ll", "'", " ", "  ", "\n", "\t", "\x0b", "\x1c", "the", "x1", "_", "..."])
+            ).map("".join),
+            st.sampled_from(["a" * 150, " " * 150 + "x"]),
+        ),
+        max_size=6,
+    )
+)
+def test_word_by_word_is_what_the_library_encodes(texts: list[str]) -> None:
+    assert BPE._library is not None
+    expected = [encoding.ids for encoding in BPE._library.encode_batch(texts)]
+    for _ in range(2):  # once encoding words, once remembering them
+        assert [ids.tolist() for ids in BPE.encode_batch(texts)] == expected
+
+
+def test_forgetting_words_does_not_show(monkeypatch: pytest.MonkeyPatch) -> None:
+    texts = ["the cat sat", "on the mat"]
+    before = [ids.tolist() for ids in BPE.encode_batch(texts)]
+    monkeypatch.setattr("data.words._REMEMBERED", 0)
+    assert [ids.tolist() for ids in BPE.encode_batch(texts)] == before
+
+
 def test_training_again_in_another_process_gives_the_same_tokenizer() -> None:
     program = (
         "from data.tokenizer import train_bpe; from data.sources import *; s = Source('builtin:stdlib');"
