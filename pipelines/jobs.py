@@ -17,13 +17,13 @@ from pathlib import Path
 from typing import Any
 
 import click
+from click.core import ParameterSource
 
-from pipelines.ray_session import SETTINGS, reread_environment, worker_settings
+from pipelines.ray_session import SETTINGS, TOKEN_HELP, reread_environment, worker_settings
 from pipelines.upload import code_files, named_files, pack
 from tasks.code import code_version
 from tasks.errors import UserError
 
-HERE_ONLY = {"submit", "jobs", "logs", "stop", "ui", "completion"}
 ENDED = {"STOPPED", "SUCCEEDED", "FAILED"}
 DASHBOARD = "http://127.0.0.1:8265"
 
@@ -46,21 +46,15 @@ def submit(command: Sequence[str], address: str | None) -> str:
     Raises:
         UserError: the command cannot run there, or the cluster does not take it.
     """
-    here = Path.cwd()
     words = list(command)
-    if not words or words[0].startswith("-") or words[0] in HERE_ONLY:
-        raise UserError(
-            f"submit {shlex.join(words)}: give a command that works on its own, such as run, sweep or evaluate"
-        )
-    root = _root_of(words)
-    identity = _readable(words)
+    root, name = _understood(words)
+    identity = _readable(words[0], name)
     with tempfile.TemporaryDirectory() as folder, _client(address) as client:
         archive = Path(folder, "upload.zip")
-        pack(archive, [*code_files(), *named_files(words[1:], root, here)])
-        # -P: a folder of the user's that is called data must not hide our package of that name.
-        entry = f"mkdir -p files && cd files && exec python -P -m pipelines.cli {shlex.join(words)}"
+        pack(archive, [*code_files(), *named_files(words[1:], root, Path.cwd())])
         client.submit_job(
-            entrypoint=entry,
+            # -P: a folder of the user's that is called data must not hide our package of that name.
+            entrypoint=f"mkdir -p files && cd files && exec python -P -m pipelines.cli {shlex.join(words)}",
             submission_id=identity,
             runtime_env={"working_dir": str(archive), "env_vars": _environment_of_job()},
             metadata={"command": shlex.join(["reducible", *words])},
@@ -68,29 +62,34 @@ def submit(command: Sequence[str], address: str | None) -> str:
     return identity
 
 
-def _root_of(words: list[str]) -> Path:
-    """Where the job writes; without storage that outlives a node, a job's results would vanish with it."""
-    given = [
-        word.split("=", 1)[1] if "=" in word else next(iter(words[index + 1 : index + 2]), "")
-        for index, word in enumerate(words)
-        if word.split("=", 1)[0] == "--root"
-    ]
-    root = given[-1] if given else os.environ.get("REDUCIBLE_ROOT", "")
-    if not given and root:
-        words += ["--root", root]
-    if "://" in root or not root.startswith("/"):
+def _understood(words: list[str]) -> tuple[Path, str]:
+    """The command's root and what it works on. Its mistakes are said here, not a minute later in a job's log."""
+    from pipelines.cli import main
+    from pipelines.load import load_recipe
+
+    able = [name for name, known in main.commands.items() if name != "ui" and "root" in [p.name for p in known.params]]
+    if not words or words[0] not in able:
+        raise UserError(f"submit {shlex.join(words[:1])}: cannot run as a job; these can: {', '.join(able)}")
+    context = main.commands[words[0]].make_context(words[0], words[1:])
+    recipe = context.params.get("recipe")
+    if recipe is not None and (recipe.is_file() or not recipe.is_absolute()):
+        name = load_recipe(recipe, context.params["overrides"]).name
+    else:
+        name = next((word for word in words[1:] if not word.startswith("-")), "")
+    root = context.params["root"]
+    if not root.startswith("/"):
         raise UserError(
-            f"--root {root or '(not given)'}: a job needs an absolute folder on storage that all nodes see, such as "
-            "--root /shared/reducible"
+            f"--root {root}: a job needs an absolute folder on storage that all nodes see, such as /shared/reducible"
         )
-    return Path(os.path.normpath(root))
+    if context.get_parameter_source("root") is ParameterSource.ENVIRONMENT:
+        words += ["--root", root]  # the job does not see the environment of this machine
+    return Path(os.path.normpath(root)), name
 
 
-def _readable(words: Sequence[str]) -> str:
+def _readable(command: str, name: str) -> str:
     """command-name-time-random: what it is, when, and no clash with another of the same second."""
-    name = next((word for word in words[1:] if not word.startswith("-")), "")
-    slug = re.sub(r"[^a-z0-9]+", "-", Path(name).stem.lower()).strip("-")[:40]
-    parts = [words[0], slug, time.strftime("%Y%m%d-%H%M%S"), secrets.token_hex(2)]
+    slug = re.sub(r"[^a-z0-9]+", "-", name.lower()).strip("-")[:40]
+    parts = [command, slug, time.strftime("%Y%m%d-%H%M%S"), secrets.token_hex(2)]
     return "-".join(part for part in parts if part)
 
 
@@ -243,10 +242,7 @@ def _client(address: str | None) -> Iterator[Any]:
         try:
             yield JobSubmissionClient(url)
         except AuthenticationError:
-            raise UserError(
-                f"{url}: does not know this token; copy the cluster's to ~/.ray/auth_token or name its file in "
-                "RAY_AUTH_TOKEN_PATH (docs/cluster.md)"
-            ) from None
+            raise UserError(f"{url}: {TOKEN_HELP}") from None
         except (ConnectionError, requests.RequestException, aiohttp.ClientError):
             raise UserError(
                 f"{url}: no Ray dashboard answers there; is the tunnel open (`ray dashboard cluster.yaml`)?"

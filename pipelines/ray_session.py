@@ -32,6 +32,9 @@ SETTINGS = {
 }
 LOOPBACK = {"RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER": "0"}  # without it Ray turns 127.0.0.1 into the interface's address
 OBJECT_STORE_BYTES = 256 * 2**20  # small: paths travel between tasks, not objects
+TOKEN_HELP = (
+    "does not know this token; copy the cluster's to ~/.ray/auth_token, or name its file in RAY_AUTH_TOKEN_PATH"
+)
 AUTOSCALER = Path("~/ray_bootstrap_config.yaml")  # what `ray up` leaves on the head, where the drivers of jobs run
 
 
@@ -95,7 +98,7 @@ def capacity(machines: tuple[Machine, ...], scales_to: int, cpus: float, gpus: f
 def session(address: str | None = None, cpus: int | None = None, gpus: int | None = None) -> Iterator[Cluster]:
     """Ray for the length of a `with`; it ends with it, also after an error or Ctrl-C.
 
-    Joins `address` (host:port of a head, or auto), else RAY_ADDRESS, which Ray sets inside a job. Without either it
+    Joins `address` (host:port of a head), else RAY_ADDRESS, which Ray sets inside a job. Without either it
     starts Ray on this machine, on loopback only, with `cpus` and `gpus` (default: all there are). Where Ray is open
     already, it is used and left open.
 
@@ -169,21 +172,37 @@ def _join(address: str, scratch: Path) -> None:
             f"RAY_ADDRESS={address}: is where jobs are submitted (`reducible submit ... --address {address}`); "
             "a command of this machine joins a cluster by host:port, such as 10.0.0.5:6379"
         )
-    if "://" in address:
-        raise UserError(f"RAY_ADDRESS={address}: join by host:port from inside the cluster, or submit a job")
     host, _, port = address.rpartition(":")
-    if host:
-        try:
-            socket.create_connection((host.strip("[]"), int(port)), timeout=5).close()
-        except (OSError, ValueError):
-            raise UserError(
-                f"RAY_ADDRESS={address}: nothing answers there; is the head running, and is it host:port?"
-            ) from None
+    if "://" in address or not host or not port.isdigit():
+        raise UserError(f"RAY_ADDRESS={address}: give the head's host:port, such as 10.0.0.5:6379, or submit a job")
+    try:
+        socket.create_connection((host.strip("[]"), int(port)), timeout=5).close()
+    except OSError:
+        raise UserError(f"RAY_ADDRESS={address}: nothing answers there; is the head running?") from None
+    _check_token(address)
     try:
         ray.init(address, runtime_env=_runtime_env(scratch), logging_level="ERROR", log_to_driver=False)
     except (OSError, RuntimeError, ValueError, ray.exceptions.RayError) as error:
         reason = next((line.strip() for line in str(error).splitlines() if line.strip()), type(error).__name__)
         raise UserError(f"RAY_ADDRESS={address}: cannot be joined: {reason}") from None
+
+
+def _check_token(address: str) -> None:
+    """ray.init tries a wrong token for 20 s and then does not say that it was the token."""
+    import grpc  # type: ignore[import-untyped]
+    from ray._private.grpc_utils import init_grpc_channel
+    from ray.core.generated.gcs_service_pb2 import GetClusterIdRequest
+    from ray.core.generated.gcs_service_pb2_grpc import NodeInfoGcsServiceStub
+
+    with init_grpc_channel(address) as channel:
+        try:
+            NodeInfoGcsServiceStub(channel).GetClusterId(GetClusterIdRequest(), timeout=10)
+        except grpc.RpcError as error:
+            if error.code() == grpc.StatusCode.UNAUTHENTICATED:
+                raise UserError(f"RAY_ADDRESS={address}: {TOKEN_HELP}") from None
+            raise UserError(
+                f"RAY_ADDRESS={address}: is no Ray head, or not of this version ({error.code().name})"
+            ) from None
 
 
 def _runtime_env(scratch: Path) -> dict[str, Any]:

@@ -17,6 +17,7 @@ from tempfile import TemporaryDirectory
 from threading import Thread
 from typing import Any
 
+import click
 import psutil
 import pytest
 from hypothesis import given, settings
@@ -113,18 +114,27 @@ def test_the_upload_runs_by_itself_and_is_the_same_every_time(here: Path, tmp_pa
     assert done.stdout.strip() == str(there / "data" / "__init__.py")
 
 
-def test_a_job_needs_a_root_that_outlives_it(here: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_what_a_job_could_not_do_is_refused_here(here: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("REDUCIBLE_ROOT", raising=False)
     for wrong in ([], ["--root", ".reducible"], ["--root=runs"], ["--root", "s3://bucket/runs"]):
         with pytest.raises(UserError, match=r"^--root .*absolute folder on storage that all nodes see"):
             jobs.submit(["run", "my-notes.yaml", *wrong], "http://127.0.0.1:9")
-    with pytest.raises(UserError, match="^submit ui .*: give a command"):
+    with pytest.raises(UserError, match="^submit ui: cannot run as a job; these can: run, sweep"):
         jobs.submit(["ui", "--root", ROOT], "http://127.0.0.1:9")
+    with pytest.raises(UserError, match="tokns: unknown key; did you mean tokens?"):
+        jobs.submit(["run", "my-notes.yaml", "train.tokns=5", "--root", ROOT], "http://127.0.0.1:9")
+    with pytest.raises(click.UsageError, match="No such option"):
+        jobs.submit(["run", "my-notes.yaml", "--rot", ROOT], "http://127.0.0.1:9")
 
 
-def test_job_ids_can_be_read() -> None:
-    identity = jobs._readable(["run", "recipes/My Notes.yaml", "model.width=256"])
-    assert re.fullmatch(r"run-my-notes-\d{8}-\d{6}-[0-9a-f]{4}", identity)
+def test_a_job_is_named_after_its_recipe_and_given_the_root_of_this_environment(
+    here: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("REDUCIBLE_ROOT", ROOT)
+    words = ["run", "my-notes.yaml"]
+    assert jobs._understood(words) == (Path(ROOT), "my-notes")
+    assert words == ["run", "my-notes.yaml", "--root", ROOT]
+    assert re.fullmatch(r"run-my-notes-\d{8}-\d{6}-[0-9a-f]{4}", jobs._readable("run", "My Notes"))
 
 
 class _Server(BaseHTTPRequestHandler):
@@ -235,7 +245,8 @@ def _seen_by_a_worker() -> dict[str, str | None]:
     ("address", "message"),
     [
         ("http://127.0.0.1:8265", "is where jobs are submitted"),
-        ("ray://127.0.0.1:10001", "join by host:port"),
+        ("ray://127.0.0.1:10001", "give the head's host:port"),
+        ("auto", "give the head's host:port"),
         ("127.0.0.1:1", "nothing answers there"),
     ],
 )
@@ -265,7 +276,7 @@ def test_ctrl_c_ends_a_session_and_all_its_processes() -> None:
 RECIPE = """
 data: {source: notes, documents: paragraph, tokenizer: {kind: bytes}, sequence: 64}
 model: {width: 16, depth: 1, heads: 2}
-train: {tokens: 2M, batch: 512}
+train: {tokens: 1M, batch: 512}
 """
 
 
@@ -322,7 +333,9 @@ def test_a_killed_driver_and_the_command_submitted_again_run_no_finished_task_tw
         monkeypatch.setenv("RAY_AUTH_TOKEN", "wrong")
         with pytest.raises(UserError, match="does not know this token"):
             jobs.list_jobs(address)
-        with pytest.raises(UserError, match="cannot be joined"), session(gcs):
+        with pytest.raises(UserError, match="RAY_ADDRESS=.*is no Ray head"), session(address.removeprefix("http://")):
+            pass
+        with pytest.raises(UserError, match="RAY_ADDRESS=.*does not know this token"), session(gcs):
             pass
 
 
