@@ -9,7 +9,7 @@ import numpy as np
 
 from tasks.fit.result import Allocation, Estimate, Floats, IsoFlop
 from tasks.report.figures import Figure, Panel, Scene
-from tasks.report.style import INK, LAW, extrapolation, finite, hollow, legend, log_axis, panel, save
+from tasks.report.style import INK, LAW, extrapolation, finite, hollow, legend, log_axis, panel, save, write_name
 from tasks.report.words import exact, listed, power_of_ten
 
 
@@ -33,9 +33,11 @@ def isoflop(scene: Scene) -> Figure:
         if point in scene.minima:
             assert point.N is not None and point.loss is not None
             _star(axes, point.N, point.loss, look.colour)
-    hollow(axes, scene.palette, [(run, run.N, run.loss) for run in scene.excluded], top, named=True)
+    hollow(axes, scene.palette, [(run, run.N, run.loss) for run in scene.excluded], top)
     axes.set_ylim(bottom, top)
     log_axis(axes.xaxis, "count")
+    for run in scene.excluded if len(scene.excluded) <= 8 else ():
+        write_name(axes, run, run.N, min(run.loss, top))
     legend(axes)
     caption = _caption_of_minima(scene)
     path = save(canvas, scene.folder / "isoflop.png", f"IsoFLOP curves. {caption}")

@@ -9,7 +9,7 @@ from matplotlib.ticker import FuncFormatter
 
 from tasks.fit.result import Run
 from tasks.report.figures import Figure, Panel, Scene
-from tasks.report.style import FAINT, INK, LAW, NO_BUDGET, finite, legend, log_axis, panel, save, short_name
+from tasks.report.style import FAINT, INK, LAW, NO_BUDGET, dots, finite, legend, log_axis, panel, save, write_name
 from tasks.report.words import exact, interval, percent, plural, power_of_ten
 
 
@@ -22,7 +22,7 @@ def residuals(scene: Scene) -> Figure:
         return Figure("residuals", missing="No law in N and D was fitted, so there are no residuals.")
     # One bad run must not flatten the others: beyond six deviations it is drawn at the edge, as an arrow.
     limit = min(max(used), 6 * health.residual_deviation if health.residual_deviation > 0 else max(used))
-    limit = max(limit, 1e-5)
+    limit = max(limit, 1e-3)
     panels = (
         _residual_panel(scene, runs, limit, "compute", lambda r: r.C, "training compute C (FLOPs)"),
         _residual_panel(scene, runs, limit, "size", lambda r: r.N, "parameters N"),
@@ -43,16 +43,19 @@ def _residual_panel(
     if np.isfinite(spread):
         axes.axhspan(-spread, spread, color="#dfe3e8", alpha=0.6, zorder=0, linewidth=0)
     axes.axhline(0, color=INK, linewidth=0.9)
-    for run in runs:
-        look, y = scene.palette.look(run), 100 * _residual(run)
-        marker = look.marker if abs(y) <= edge else "^" if y > 0 else "v"
-        face, y = look.colour if run.used else "white", float(np.clip(y, -edge, edge))
-        axes.plot(x(run), y, marker, color=look.colour, mfc=face, markersize=5.5, clip_on=False)
-        if run.name == scene.fit.health.residual_largest_run:
-            where = {"xytext": (6, 4), "textcoords": "offset points", "fontsize": 7.5, "color": "#5b626b"}
-            axes.annotate(short_name(run.name), (x(run), y), **where)
+    places = [(run, x(run), float(np.clip(100 * _residual(run), -edge, edge))) for run in runs]
+    inside = [place for place in places if abs(place[2]) < edge]
+    dots(axes, scene.palette, [place for place in inside if place[0].used], markersize=5.5)
+    dots(axes, scene.palette, [place for place in inside if not place[0].used], markersize=5.5, mfc="white")
+    for run, at, y in places:
+        look, face = scene.palette.look(run), "white" if not run.used else None
+        if abs(y) >= edge:
+            axes.plot(at, y, "^" if y > 0 else "v", color=look.colour, mfc=face or look.colour, markersize=6.5)
     axes.set_ylim(-edge * 1.08, edge * 1.08)
     log_axis(axes.xaxis, "power" if against == "compute" else "count")
+    for run, at, y in places:
+        if run.name == scene.fit.health.residual_largest_run:
+            write_name(axes, run, at, y)
     path = scene.folder / f"residuals-{against}.png"
     save(canvas, path, f"Log residuals against {label}. {scene.formula} {scene.sample}")
     return Panel(path, f"Log residuals of the law against {label}")
@@ -65,23 +68,26 @@ def profile(scene: Scene) -> Figure:
         return Figure("profile", missing="There is no profile of E: no law was fitted to these runs.")
     canvas, axes = panel("Profile of E", f"irreducible loss E ({scene.nats})", "objective above its minimum")
     E, above = np.array(found.E), np.array(found.objective) - found.minimum
-    height = found.threshold - found.minimum
-    if not (np.isfinite(height) and height > 0):
-        height = float(np.nanmax(above)) / 3 or 1.0
+    threshold = found.threshold - found.minimum
+    known = np.isfinite(threshold) and threshold > 0
+    above = above / (threshold if known else np.nanmax(above) / 3 or 1.0)
     low = found.interval.low if np.isfinite(found.interval.low) else float(E.min())
     high = found.interval.high if np.isfinite(found.interval.high) else float(E.max())
     axes.axvspan(low, high, color="#0b6e99", alpha=0.13, linewidth=0, label="95 % by profile")
     axes.plot(E, above, color=LAW, linewidth=1.8, label="profile")
-    axes.axhline(height, color=INK, linewidth=1.0, linestyle="--", label="threshold")
+    if known:
+        axes.axhline(1.0, color=INK, linewidth=1.0, linestyle="--", label="threshold, here 1")
     axes.plot(found.interval.value, 0, "o", color=LAW, markersize=6, zorder=5)
     if np.isfinite([found.bootstrap.low, found.bootstrap.high]).all():
         ends, style = (found.bootstrap.low, found.bootstrap.high), {"color": FAINT, "linewidth": 3}
-        axes.hlines(-0.25 * height, *ends, **style, label="95 % by bootstrap")
-    near = E[above <= 5 * height]
+        axes.hlines(-0.25, *ends, **style, label="95 % by bootstrap")
+    near = E[above <= 5]
     left, right = (near.min(), near.max()) if len(near) > 3 else (2 * low - high, 2 * high - low)
-    spare = 0.05 * (right - left) or 0.01
+    spare = max(0.05 * (right - left), 1e-3)
     axes.set_xlim(left - spare, right + spare)
-    axes.set_ylim(-0.5 * height, 4.2 * height)
+    axes.set_ylim(-0.5, 4.2)
+    axes.ticklabel_format(useOffset=False)
+    axes.locator_params(axis="x", nbins=6)
     legend(axes)
     path = save(canvas, scene.folder / "profile-of-E.png", f"Profile of E. {scene.formula} {scene.sample}")
     caption = (
@@ -117,8 +123,9 @@ def back_test(scene: Scene) -> Figure:
             label=f"fitted up to {power_of_ten(below)}" if i < 9 else None,
         )
     sizes = [abs(test.error) for test in tests]
-    edge = max(115 * max(sizes), 0.01)
+    edge = max(115 * max(sizes), 0.1)
     axes.set_ylim(-edge, edge)
+    axes.locator_params(axis="y", nbins=6)
     axes.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:.3g}".replace("-", "−")))
     log_axis(axes.xaxis, "plain")
     legend(axes)

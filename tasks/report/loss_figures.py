@@ -10,9 +10,9 @@ import numpy as np
 from tasks.report.best_loss import BestLoss
 from tasks.report.figures import Curve, Figure, Panel, Scene
 from tasks.report.style import (
-    FAINT,
     INK,
     LAW,
+    dots,
     extrapolation,
     finite,
     hollow,
@@ -47,16 +47,13 @@ def _reducible(scene: Scene, best: BestLoss) -> Panel:
     bottom, top = min(shown) / 1.6, max(shown) * 1.5
     _band(axes, grid, best.reducible_band(grid), bottom, top)
     axes.plot(grid, line, color=LAW, linewidth=1.8, label="law, 95 % band")
-    for run in scene.fit.used:
-        look = scene.palette.look(run)
-        if run.loss > E.value:
-            axes.plot(run.C, run.loss - E.value, look.marker, color=look.colour, markersize=4.5, alpha=0.6)
-        else:
-            place = {"transform": axes.get_xaxis_transform(), "color": look.colour}
-            axes.plot(run.C, 0.03, marker=r"$\downarrow$", markersize=9, zorder=6, **place)
-    for run in scene.excluded:
-        if bottom < run.loss - E.value < top:
-            axes.plot(run.C, run.loss - E.value, "o", mfc="none", mec=FAINT, markersize=4.5)
+    above = [(run, run.C, run.loss - E.value) for run in scene.fit.used if run.loss > E.value]
+    dots(axes, scene.palette, above, markersize=4.5, alpha=0.6)
+    below = [run.C for run in scene.fit.used if run.loss <= E.value]
+    edge = {"transform": axes.get_xaxis_transform(), "color": INK, "linestyle": "none"}
+    axes.plot(below, [0.03] * len(below), marker=r"$\downarrow$", markersize=9, zorder=6, **edge)
+    left_out = [(run, run.C, run.loss - E.value) for run in scene.excluded if bottom < run.loss - E.value < top]
+    dots(axes, scene.palette, left_out, mfc="white", markersize=4.5)
     for point in scene.minima:
         assert point.loss is not None
         value = point.loss.value - E.value
@@ -96,9 +93,7 @@ def _raw(scene: Scene, best: BestLoss | None) -> Panel:
         high = best.E.high if np.isfinite(best.E.high) else top
         axes.axhspan(max(low, bottom), min(high, top), color=ASYMPTOTE, alpha=0.13, linewidth=0)
         axes.axhline(best.E.value, color=ASYMPTOTE, linewidth=1.4, linestyle="--", label="E, 95 % interval")
-    for run in scene.fit.used:
-        look = scene.palette.look(run)
-        axes.plot(run.C, run.loss, look.marker, color=look.colour, markersize=4.5, alpha=0.6)
+    dots(axes, scene.palette, [(run, run.C, run.loss) for run in scene.fit.used], markersize=4.5, alpha=0.6)
     hollow(axes, scene.palette, [(run, run.C, run.loss) for run in scene.excluded], top)
     for point in scene.minima:
         assert point.loss is not None
