@@ -45,6 +45,10 @@ class Reader:
     column: str | None
     documents: str
 
+    @property
+    def _column(self) -> str:
+        return self.column or "text"
+
     def damage(self) -> str | None:
         """Reads the whole file for nothing and says what is wrong with it as a whole, or None.
 
@@ -137,11 +141,12 @@ class Reader:
             if not isinstance(row, dict):
                 yield Skipped(self.name, f"{where}: ", f"a {type(row).__name__}, not an object with a column of text")
                 continue
-            column = self._column(list(row))
-            if column in row:
-                yield self._value(where, row[column])
+            if self._column in row:
+                yield self._value(where, row[self._column])
             else:
-                yield Skipped(self.name, f"{where}: ", f"no column {column!r} (it has {', '.join(row) or 'none'})")
+                yield Skipped(
+                    self.name, f"{where}: ", f"no column {self._column!r} (it has {', '.join(row) or 'none'})"
+                )
 
     def _parquet(self, stream: BinaryIO) -> Iterator[Document | Skipped]:
         import pyarrow
@@ -150,11 +155,10 @@ class Reader:
         try:
             file = pyarrow.parquet.ParquetFile(stream)
             names = file.schema_arrow.names
-            column = self._column(names)
-            if column not in names:
-                raise DataError(f"{self.path}: no column {column!r}; it has {', '.join(names)}")
+            if self._column not in names:
+                raise DataError(f"{self.path}: no column {self._column!r}; set column to one of {', '.join(names)}")
             number = 0
-            for batch in file.iter_batches(batch_size=1024, columns=[column], use_threads=False):
+            for batch in file.iter_batches(batch_size=1024, columns=[self._column], use_threads=False):
                 for value in batch.column(0):
                     number += 1
                     try:
@@ -166,14 +170,9 @@ class Reader:
         except pyarrow.ArrowException as error:
             raise Damaged(f"not a sound Parquet file ({str(error).splitlines()[0]})") from None
 
-    def _column(self, names: list[str]) -> str:
-        if self.column is None:
-            raise DataError(f"{self.path}: set column to the one that holds the text; it has {', '.join(names)}")
-        return self.column
-
     def _value(self, where: str, value: object) -> Document | Skipped:
         if not isinstance(value, str):
-            return Skipped(self.name, f"{where}: ", f"column {self.column!r} holds {type(value).__name__}, not text")
+            return Skipped(self.name, f"{where}: ", f"column {self._column!r} holds {type(value).__name__}, not text")
         try:
             value.encode()
         except UnicodeEncodeError:

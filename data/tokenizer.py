@@ -28,11 +28,8 @@ class Tokenizer:
         self.separator = separator
         self.vocabulary = vocabulary
         self._library = library
-        self._words: WordEncoder | None = None
-        if kind == "bpe" and library is not None:  # trained here, so its words are known
-            from data.words import WordEncoder
-
-            self._words = WordEncoder(library, self.dtype)
+        # Of a BPE that was trained here it is known how it cuts text into words.
+        self._words = None if kind != "bpe" or library is None else _word_encoder(library, self.dtype)
 
     @property
     def identity(self) -> str:
@@ -106,6 +103,12 @@ class Tokenizer:
         return loaded
 
 
+def _word_encoder(library: "tokenizers.Tokenizer", dtype: np.dtype) -> "WordEncoder":
+    from data.words import WordEncoder
+
+    return WordEncoder(library, dtype)
+
+
 def byte_tokenizer() -> Tokenizer:
     """Ids 0-255 are the bytes, 256 the separator."""
     return Tokenizer("bytes", None, 256, 257)
@@ -116,8 +119,8 @@ def train_bpe(texts: Iterable[str], vocabulary: int) -> Tokenizer:
     from tokenizers import Tokenizer as Library
     from tokenizers import decoders, models, pre_tokenizers, trainers
 
-    if vocabulary < 258:
-        raise DataError(f"tokenizer.vocabulary: {vocabulary} is too small; 258 is 256 bytes, a merge, a separator")
+    if vocabulary < 257:
+        raise DataError(f"tokenizer.vocabulary: {vocabulary} is too small; 256 bytes and the separator are 257")
     library = Library(models.BPE())
     library.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
     library.decoder = decoders.ByteLevel()
