@@ -26,6 +26,7 @@ from models.families import family
 from tasks.errors import UserError
 from tasks.record import Record, read_rows
 from tasks.train import checkpoints
+from tasks.train.allocator import keep_freed_memory
 from tasks.train.checkpoints import Checkpoints
 from tasks.train.examples import Examples, open_examples
 from tasks.train.guards import Diverged, FiniteGuard, SpikeGuard
@@ -106,6 +107,7 @@ def train(
         UserError, DataError: one line for the person whose spec, data or checkpoint cannot be used.
     """
     torch.set_num_threads(max(1, int(execution.cpus_per_worker)))
+    keep_freed_memory()
     training = Training(spec, execution, data, start, work, record, learning_rate)
     try:
         training.run()
@@ -469,6 +471,7 @@ class Training:
 
     def result(self, status: str, reason: str | None) -> TrainResult:
         progress = self.progress
+        losses = {name: loss for name, loss in {**self.losses, **self.validation}.items() if math.isfinite(loss)}
         return TrainResult(
             status=status,
             step=progress.step,
@@ -476,9 +479,9 @@ class Training:
             flops=progress.units * self.cost.training_flops_per_unit,
             parameters=self.cost.parameters,
             parameters_without_embeddings=self.cost.parameters_without_embeddings,
-            train_loss=self.losses.get("train/loss"),
-            validation_loss=self.validation.get("val/loss"),
-            validation_bits_per_byte=self.validation.get("val/bits_per_byte"),
+            train_loss=losses.get("train/loss"),
+            validation_loss=losses.get("val/loss"),
+            validation_bits_per_byte=losses.get("val/bits_per_byte"),
             learning_rate=self.learning_rate,
             seconds=self.seconds(),
             tokens_per_second=progress.units / progress.stepping if progress.stepping else 0.0,

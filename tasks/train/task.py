@@ -13,6 +13,7 @@ from tasks.dataset import open_dataset
 from tasks.errors import UserError
 from tasks.record import Record, copy_record
 from tasks.task import Context
+from tasks.train.allocator import ENVIRONMENT
 from tasks.train.checkpoints import complete
 from tasks.train.loop import STATE, TrainResult, train
 from tasks.train.spec import Execution, TrainSpec
@@ -89,6 +90,7 @@ def train_on_workers(job: dict[str, Any], execution: Execution) -> dict[str, Any
             name=f"train-{job['attempt']}",
             storage_path=str(runs),
             failure_config=FailureConfig(max_failures=RESTARTS),
+            worker_runtime_env={"env_vars": ENVIRONMENT},
         ),
     )
     try:

@@ -1,8 +1,11 @@
 """The train task: its artifact, torchrun without Ray, and several workers under Ray Train, one of them killed."""
 
 import json
+import shutil
 import subprocess
 import sys
+import threading
+import time
 from pathlib import Path
 from typing import Any
 
@@ -147,12 +150,10 @@ def test_torchrun_trains_the_same_without_ray(data: Path, alone: Path, tmp_path:
 @pytest.mark.slow
 def test_several_workers_train_under_ray_and_outlive_one_of_them(data: Path, alone: Path, tmp_path: Path) -> None:
     """SIGKILL of one worker in the middle: Ray Train begins again, and our newest checkpoint is found."""
-    import threading
-    import time
-
     from pipelines.ray_session import session
 
-    spec, killed = spec_of(stop_step=600), []
+    # A small rate: at a large one, rounding grows to percents within hundreds of steps, for any two world sizes.
+    spec, killed = spec_of(stop_step=600, optimizer={"learning_rate": 0.001}), []
     execution = Execution(workers=2, strategy="ddp", checkpoint_every=50, log_every=5)
 
     def kill_one() -> None:
@@ -176,9 +177,11 @@ def test_several_workers_train_under_ray_and_outlive_one_of_them(data: Path, alo
     assert [row["step"] for row in rows if "train/loss" in row["metrics"]] == list(range(5, 601, 5))
 
     task.run(context(tmp_path / "alone", data, spec, Execution(log_every=5)))
-    same = json.loads((tmp_path / "alone" / "staging" / "result.json").read_text())
-    assert result["units"] == same["units"]
-    assert result["validation_loss"] == pytest.approx(same["validation_loss"], rel=0.02)
+    same = {row["step"]: row["metrics"] for row in read_rows(tmp_path / "alone" / "staging" / "record")}
+    for row in rows:
+        if "train/loss" in row["metrics"]:
+            assert row["metrics"]["train/tokens"] == same[row["step"]]["train/tokens"]
+            assert row["metrics"]["train/loss"] == pytest.approx(same[row["step"]]["train/loss"], rel=5e-3)
 
 
 @pytest.mark.slow
@@ -196,8 +199,6 @@ def test_it_runs_as_a_task_of_the_store(data: Path, tmp_path: Path) -> None:
     store = Store(tmp_path)
     identity = "d" * 64
     with store.staged("dataset", identity, "data", {"spec": {}}) as (_, staging):
-        import shutil
-
         shutil.copytree(data, staging, dirs_exist_ok=True)
     payload = {
         "name": "train",
