@@ -109,7 +109,7 @@ class Projector:
 
     def _note(self, kind: str, entry: Entry, run_id: str, note: str) -> str:
         """The run that speaks for a sweep also links to its report and to the view of its runs."""
-        if kind != "sweep":
+        if kind not in ("report", "sweep") or not entry.sweeps:
             return note
         note = re.sub(r"\A\s*#+ .*\n+", "", note)
         links = [f"[Report](#/experiments/{self.experiment_id}/runs/{run_id}/artifacts/report.html)"]

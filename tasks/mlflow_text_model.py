@@ -8,15 +8,11 @@ that it also loads where reducible is not installed.
 """
 
 import math
-import warnings
 from pathlib import Path
 from typing import Any
 
 import mlflow
 import pandas
-
-# It asks everybody who loads the model for type hints; with them it would drop the parameters from the signature.
-warnings.filterwarnings("ignore", message=".*Add type hints to the .predict. method")
 
 
 class TextModel(mlflow.pyfunc.PythonModel):
@@ -27,9 +23,9 @@ class TextModel(mlflow.pyfunc.PythonModel):
         self.model = load_model(Path(context.artifacts["model"]))
         self.tokenizer = Tokenizer.load(Path(context.artifacts["tokenizer"]))
 
-    def predict(self, context, model_input, params=None):  # type: ignore[no-untyped-def]
+    def predict(self, context: Any, model_input: pandas.DataFrame, params: dict[str, Any] | None = None) -> Any:
         """A frame with, for each text: continuation, nats (mean per token of the text), bits_per_byte."""
-        texts = model_input.iloc[:, 0] if isinstance(model_input, pandas.DataFrame) else model_input
+        texts = model_input.iloc[:, 0]
         given = {"tokens": 32, "temperature": 0.0, "top_k": 0, "seed": 0, **(params or {})}
         return pandas.DataFrame([self._one(str(text), given) for text in texts])
 
