@@ -16,7 +16,7 @@ ROOT = click.option(
 )
 ADDRESS = click.option(
     "--address",
-    envvar="RAY_ADDRESS",
+    envvar="RAY_API_SERVER_ADDRESS",
     help="The cluster's dashboard, such as http://127.0.0.1:8265 (through `ray dashboard cluster.yaml`).",
 )
 RECIPE = click.argument("recipe", type=click.Path(path_type=Path, dir_okay=False))
@@ -202,7 +202,8 @@ def submit(command: tuple[str, ...], address: str | None) -> None:
         address = arguments[index + 1] if index + 1 < len(arguments) else None
         del arguments[index : index + 2]
     identity = submit_job(arguments, address)
-    click.echo(f"Submitted {identity}.\nFollow it:  reducible logs {identity} --follow --address {address}")
+    at = f" --address {address}" if address else ""
+    click.echo(f"Submitted {identity}.\nFollow it:  reducible logs {identity} --follow{at}")
 
 
 @main.command()

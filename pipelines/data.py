@@ -145,7 +145,11 @@ def _task(
         spec=spec,
         inputs=inputs,
         label=label,
-        execution=Reading(location=source.location, paths={file.name: file.path for file in files}),
+        execution=Reading(
+            location=source.location,
+            paths={file.name: file.path for file in files},
+            generated_documents=source.generated.documents if source.generated else None,
+        ),
         weight=float(sum(file.size for file in files)),
     )
 
@@ -162,4 +166,5 @@ def _inputs(source: Source, files: list[InputFile]) -> InputsSpec:
     )
 
 
-_CHAIN = ("documents", "length", "order", "symbols", "sharpness", "seed")
+# How many documents there are is no part of it: a piece that is there already stays as it is when more are asked for.
+_CHAIN = ("length", "order", "symbols", "sharpness", "seed")

@@ -1,14 +1,13 @@
 """What every pipeline needs to run: the store, Ray when something has to run, MLflow's recorder, a progress bar."""
 
 from collections.abc import Iterator, Sequence
-from contextlib import ExitStack, contextmanager, nullcontext
+from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext
 from dataclasses import dataclass
-from typing import Any
 
 import click
 
 from pipelines.progress import Progress
-from pipelines.ray_session import session
+from pipelines.ray_session import Cluster, session
 from pipelines.recipe import Compute
 from tasks.errors import UserError
 from tasks.execute import Outcome, execute, stop_politely
@@ -25,7 +24,7 @@ class Engine:
     recorder: Recorder
     stack: ExitStack
     progress: Progress
-    open: bool = False
+    cluster: Cluster | None = None
 
     def make(self, targets: list[Task]) -> dict[str, Outcome]:
         """Makes the targets and says what happens, each finished task once however often it is asked for."""
@@ -34,12 +33,11 @@ class Engine:
         finally:
             self.progress.close()
 
-    def _session(self) -> Any:
-        if not self.open:
+    def _session(self) -> AbstractContextManager[Cluster]:
+        if self.cluster is None:
             click.echo("Starting Ray ...")
-            self.stack.enter_context(session())
-            self.open = True
-        return nullcontext()
+            self.cluster = self.stack.enter_context(session())
+        return nullcontext(self.cluster)
 
 
 @contextmanager

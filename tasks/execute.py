@@ -37,6 +37,12 @@ class Outcome:
 LAUNCHER_BYTES = 2**30  # what waits for workers of its own sets memory aside, so that only so many wait at once
 
 
+class Cluster(Protocol):
+    """Where tasks run; it refuses what no node of it could ever hold."""
+
+    def require(self, what: str, cpus: float = 1, gpus: float = 0, workers: int = 1) -> None: ...
+
+
 class Observer(Protocol):
     """Told what happens while tasks run: a progress bar, MLflow."""
 
@@ -64,7 +70,7 @@ def pending(store: Store, targets: Iterable[Task]) -> list[Task]:
 def execute(
     targets: list[Task],
     store: Store,
-    session: Callable[[], AbstractContextManager[Any]],
+    session: Callable[[], AbstractContextManager["Cluster | None"]],
     observers: Iterable[Observer] = (),
 ) -> dict[str, Outcome]:
     """Makes the targets; returns the outcome of each of them and of all they need, by identity.
@@ -82,7 +88,11 @@ def execute(
             for observer in observers:
                 observer.finished(outcomes[task.identity])
     if waiting:
-        with session():
+        with session() as cluster:
+            if cluster is not None:
+                for task in waiting:
+                    held = task.resources
+                    cluster.require(task.title, held.cpus, held.gpus, held.workers)
             _run_on_ray(waiting, store, outcomes, observers)
     return outcomes
 

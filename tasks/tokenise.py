@@ -12,7 +12,7 @@ from pydantic import BaseModel, ConfigDict
 from data.errors import DataError
 from data.markov import MarkovText
 from data.sample import sample_texts
-from data.shards import SPLITS, statistics, tokenise_files
+from data.shards import SPLITS, statistics, tokenise_files, verify
 from data.sources import InputFile, Source, read
 from data.split import content_key
 from data.tokenizer import Tokenizer, byte_tokenizer, from_file, train_bpe
@@ -51,6 +51,7 @@ class Reading(Frozen):
 
     location: str
     paths: Mapping[str, str]
+    generated_documents: int | None = None
 
 
 class TokenizerSpec(Frozen):
@@ -123,6 +124,8 @@ def gather(context: Context) -> None:
     """The dataset: its shards in the order of their inputs, totals, and every input that was skipped, by name."""
     tokenizer_folder = context.inputs["tokenizer"]
     shards = [folder for name, folder in sorted(context.inputs.items()) if name.startswith("shard-")]
+    for folder in shards:
+        verify(folder)
     counted = [statistics(folder) for folder in shards]
     splits: dict[str, dict[str, int]] = {
         split: {key: sum(shard["splits"][split][key] for shard in counted) for key in ("tokens", "bytes", "documents")}
@@ -177,5 +180,6 @@ def inputs_of(spec: InputsSpec, reading: Reading) -> tuple[list[InputFile], Sour
     """The files with their places on this machine, and the source that reads them."""
     files = [InputFile(file.name, reading.paths.get(file.name, ""), file.size, file.sha256) for file in spec.files]
     if spec.generated is not None:
-        return files, Source(generated=MarkovText(**spec.generated))  # type: ignore[arg-type]
+        chain: dict[str, Any] = dict(spec.generated)
+        return files, Source(generated=MarkovText(documents=reading.generated_documents or 1, **chain))
     return files, Source(reading.location, spec.column, spec.documents, spec.on_error)
