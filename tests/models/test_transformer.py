@@ -215,3 +215,16 @@ def test_gradients_are_those_of_finite_differences():
             weight[place] += 1e-6
         # The rotation is done in fp32 tables, hence the tolerance.
         assert (above - below) / 2e-6 == pytest.approx(float(gradient[place]), rel=1e-3, abs=1e-6)
+
+
+@pytest.mark.slow
+def test_it_compiles_as_one_graph_with_the_same_gradients():
+    """No graph break; aot_eager traces forward and backward without generating code."""
+    model, rows = small(key_value_heads=1).double(), batch()
+    rows["documents"] = (torch.arange(9) // 4).expand(3, -1).contiguous()
+    expected = gradients(model, rows)
+    compiled = torch.compile(model, backend="aot_eager", fullgraph=True)
+    model.zero_grad()
+    compiled(rows).nats.backward()
+    for name, parameter in model.named_parameters():
+        torch.testing.assert_close(parameter.grad, expected[name], msg=name)

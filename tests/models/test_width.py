@@ -84,10 +84,10 @@ def test_coordinate_check_changes_keep_their_size_over_eight_times_the_width():
     assert any(ratio > 3 for ratio in standard.values()), standard
 
 
-def test_the_rule_is_the_identity_at_the_base_width():
+def test_the_recipes_rate_is_that_of_the_base_width():
     model = Transformer(TransformerConfig(vocabulary=64, width=BASE_WIDTH, depth=2, heads=2))
-    assert model.logit_scale == 1
     assert all(group.rate == 1 for group in model.parameter_groups())
     wide = Transformer(TransformerConfig(vocabulary=64, width=4 * BASE_WIDTH, depth=2, heads=2))
     rates = {group.name: (group.rate, group.decay) for group in wide.parameter_groups()}
     assert rates == {"embeddings": (1, 1), "matrices": (0.25, 4), "vectors": (1, 0)}
+    assert wide.logit_scale == model.logit_scale / 4
