@@ -22,7 +22,7 @@ from tasks.report.style import (
     save,
     some,
 )
-from tasks.report.words import count, exact, listed, plural
+from tasks.report.words import count, exact, listed, number, plural
 
 ASYMPTOTE = "#0b6e99"
 
@@ -79,9 +79,12 @@ def _raw(scene: Scene, best: BestLoss | None) -> Panel:
     canvas, axes = panel("Loss as measured", "training compute C (FLOPs)", f"loss ({scene.nats})")
     grid, shown = scene.grid, [run.loss for run in scene.fit.used]
     if best is not None:
-        # An interval of E that reaches far down must not flatten the runs: its shade then leaves the picture.
-        depth = best.E.value - 0.5 * (max(shown) - min(*shown, best.E.value))
-        shown += finite([best.E.value, max(best.E.low, depth), *best.loss(grid[[0, -1]])])
+        shown += finite(best.loss(grid[[0, -1]]))
+        # An E far below the runs, or an interval that reaches far down, would flatten them.
+        deep = min(shown) - best.E.value > 2 * (max(shown) - min(shown))
+        if not deep:
+            shown += [best.E.value]
+            shown += finite([max(best.E.low, best.E.value - 0.5 * (max(shown) - min(shown)))])
     margin = 0.06 * (max(shown) - min(shown) or 1.0)
     bottom, top = min(shown) - margin, max(shown) + 2 * margin
     if best is not None:
@@ -92,7 +95,11 @@ def _raw(scene: Scene, best: BestLoss | None) -> Panel:
         low = best.E.low if np.isfinite(best.E.low) else bottom
         high = best.E.high if np.isfinite(best.E.high) else top
         axes.axhspan(max(low, bottom), min(high, top), color=ASYMPTOTE, alpha=0.13, linewidth=0)
-        axes.axhline(best.E.value, color=ASYMPTOTE, linewidth=1.4, linestyle="--", label="E, 95 % interval")
+        if deep:
+            words = f"E = {number(best.E.value)} lies below the picture"
+            axes.text(0.02, 0.03, words, transform=axes.transAxes, color=ASYMPTOTE, fontsize=8.5)
+        else:
+            axes.axhline(best.E.value, color=ASYMPTOTE, linewidth=1.4, linestyle="--", label="E, 95 % interval")
     dots(axes, scene.palette, [(run, run.C, run.loss) for run in scene.fit.used], markersize=4.5, alpha=0.6)
     hollow(axes, scene.palette, [(run, run.C, run.loss) for run in scene.excluded], top)
     for point in scene.minima:

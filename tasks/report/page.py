@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import math
 import shlex
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -10,7 +11,7 @@ from pathlib import Path
 
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
-from tasks.fit.result import Fit
+from tasks.fit.result import Fit, Run
 from tasks.report import words
 from tasks.report.answer import answer
 from tasks.report.figures import Curve, Figure, draw
@@ -42,6 +43,7 @@ def write_report(
         fit=fit,
         spec=spec,
         answer=answer(fit),
+        runs=sorted(fit.runs, key=_order),
         figures={figure.key: figure for figure in figures},
         provenance=dict(provenance or {}),
         units=f"{spec.unit}s",
@@ -80,6 +82,12 @@ def _environment() -> Environment:
     environment.filters["interval_of_factors"] = lambda estimate: words.interval(estimate, lambda x: words.number(x, 3))
     environment.filters["data_uri"] = _data_uri
     return environment
+
+
+def _order(run: Run) -> tuple[bool, float, float]:
+    """By budget, then size; a run that has neither, because it never began, comes last."""
+    C = run.budget or run.C
+    return (True, 0.0, 0.0) if math.isnan(C) or math.isnan(run.N) else (False, C, run.N)
 
 
 def _data_uri(path: Path) -> str:

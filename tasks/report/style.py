@@ -73,7 +73,7 @@ class Palette:
             self._budget_of |= dict.fromkeys(point.runs, point.C)
         if not self._points:
             self._points = sorted({run.budget for run in fit.runs if run.budget is not None})
-        budgets = sorted({budget for run in fit.runs if (budget := self.budget(run)) is not None})
+        budgets = sorted({budget for run in fit.runs if (budget := self.budget(run)) is not None and budget > 0})
         shades = _shades("viridis", len(budgets), 0.82)
         self.budgets = {
             budget: Look(shade, MARKERS[i % len(MARKERS)], f"{power_of_ten(budget)} FLOPs")
@@ -107,7 +107,7 @@ class Palette:
 def panel(title: str, x: str, y: str) -> tuple[Canvas, Any]:
     canvas = Canvas(figsize=(WIDTH, HEIGHT), dpi=DPI)
     # Fixed margins: panels that stand beside each other line up, and drawing takes half the time of a layout engine.
-    canvas.subplots_adjust(left=0.16, right=0.965, top=0.925, bottom=BOTTOM)
+    canvas.subplots_adjust(left=0.16, right=0.94, top=0.925, bottom=BOTTOM)
     axes = canvas.add_subplot()
     axes.set_title(title)
     axes.set_xlabel(x)
@@ -129,10 +129,12 @@ def save(canvas: Canvas, path: Path, caption: str) -> Path:
 def log_axis(axis: Any, kind: str = "power") -> None:
     """Logarithmic, with ticks a person can read also where the axis spans less than a decade.
 
-    kind: power (10^12), count (30k), plain (0.3), percent.
+    kind: power (10^12), count (30k), plain (0.3).
     """
     axis.axes.set_xscale("log") if axis.axis_name == "x" else axis.axes.set_yscale("log")
     low, high = sorted(axis.get_view_interval())
+    if 0 < low <= high < 1.25 * low:
+        low, high = low / 1.4, high * 1.4
     decades = np.log10(high / low) if low > 0 and np.isfinite(high / low) else 3.0
     if decades < 0.7:
         # Powers of ten and their simple multiples are too far apart to stand on so short an axis.
@@ -143,19 +145,19 @@ def log_axis(axis: Any, kind: str = "power") -> None:
         axis.set_major_locator(LogLocator(subs=digits, numticks=12))
     axis.axes.set_xlim(low, high) if axis.axis_name == "x" else axis.axes.set_ylim(low, high)
     axis.set_minor_formatter(NullFormatter())
-    write = {"power": lambda value: power_of_ten(value, 2), "count": count, "plain": lambda value: f"{value:.3g}"}[kind]
+    write = {"power": lambda value: power_of_ten(value, 2), "count": count, "plain": lambda value: f"{value:g}"}[kind]
     axis.set_major_formatter(FuncFormatter(lambda value, _: write(value)))
 
 
 def extrapolation(axes: Any, start: float, end: float) -> None:
-    """Shades what no run has seen."""
+    """Shades what no run has seen. Wants the axes' limits and scale to be set."""
     if end > start:
+        narrow = axes.transAxes.inverted().transform(axes.transData.transform((start, 1.0)))[0] > 0.75
         axes.axvspan(start, end, color="#eef0f3", zorder=0)
         axes.axvline(start, color=FAINT, linewidth=0.8, linestyle=(0, (1, 2)), zorder=1)
-        axes.text(
-            start, 0.985, " extrapolation", transform=axes.get_xaxis_transform(),
-            fontsize=8.5, color="#5b626b", va="top", style="italic",
-        )  # fmt: skip
+        words, side = ("extrapolation ", "right") if narrow else (" extrapolation", "left")
+        place = {"transform": axes.get_xaxis_transform(), "ha": side, "va": "top"}
+        axes.text(start, 0.985, words, fontsize=8.5, color="#5b626b", style="italic", **place)
 
 
 def legend(axes: Any) -> None:

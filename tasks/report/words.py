@@ -24,6 +24,8 @@ def number(value: float | None, digits: int = 4) -> str:
         return power_of_ten(value, digits)
     if value == 0:
         return "0"
+    if abs(value) >= 10**digits - 0.5:
+        return f"{value:.0f}".replace("-", "−")
     return f"{value:#.{digits}g}".rstrip(".").replace("-", "−")
 
 
@@ -75,7 +77,8 @@ def signed_percent(value: float | None) -> str:
     """+0.05 %, two decimals: for columns."""
     if value is None or not math.isfinite(value):
         return number(value)
-    return f"{100 * value:+.2f}{TIED}%".replace("-", "−")
+    text = f"{100 * value:+.2f}".replace("-", "−")
+    return ("0.00" if text[1:] == "0.00" else text) + f"{TIED}%"
 
 
 def whole(value: float | None) -> str:

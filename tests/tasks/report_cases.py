@@ -44,7 +44,7 @@ def options() -> FitOptions:
 
 @cache
 def sound() -> Fit:
-    """Four budgets of six sizes; two more runs that did not end well."""
+    """Four budgets of six sizes; three more runs that did not end well."""
     lost = [
         {"name": HOSTILE, "N": 30_000, "D": 1e6, "C": 4e11, "loss": NAN, "budget": 4e11, "status": "diverged"},
         {
@@ -56,6 +56,7 @@ def sound() -> Fit:
             "budget": 1.6e12,
             "status": "unfinished",
         },
+        {"name": "never began", "status": "unfinished", "reason": "did not finish: out of memory"},
     ]
     return fit_runs(pandas.concat([table(), pandas.DataFrame(lost)]), options())
 
