@@ -11,9 +11,11 @@ def fit_table(table: Path, folder: Path, draws: int) -> None:
     from tasks.fit.spec import FitOptions
     from tasks.fit.summary import summary
     from tasks.report.page import write_report
+    from tasks.report.provenance import provenance
     from tasks.report.spec import ReportSpec
 
     fit = fit_csv(table, folder, FitOptions(bootstrap=draws))
-    page = write_report(fit, ReportSpec(title=table.stem, predict=str(folder / "fit.json")), folder)
+    spec = ReportSpec(title=table.stem, predict=str(folder / "fit.json"))
+    page = write_report(fit, spec, folder, provenance=provenance()).path
     click.echo(summary(fit))
     click.echo(f"\n  report   {page}\n  predict  reducible predict {folder / 'fit.json'} --compute 1e21")

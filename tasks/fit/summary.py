@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 
 from tasks.errors import UserError
+from tasks.fit.best_loss import best_loss
 from tasks.fit.predict import predict
 from tasks.fit.result import Estimate, Fit, Prediction
 
@@ -21,6 +22,12 @@ def summary(fit: Fit) -> str:
             lines.append(f"  E     = {law.E.value:.4g}, not identified")
         lines += [f"  alpha = {law.alpha}   A = {law.A}", f"  beta  = {law.beta}   B = {law.B}"]
     lines.append(f"{fit.health.verdict}.")
+    best = best_loss(fit)
+    if best is not None:
+        source = "law" if best.source == "law" else "isoFLOP minima"
+        lines.append(
+            f"reducible loss of the best runs ~ C^-gamma, gamma = {best.exponent(fit.largest_compute)}   ({source})"
+        )
     for share in (fit.allocation, fit.isoflop):
         if share is not None:
             source = "law" if share.approach == "law" else "isoFLOP minima"

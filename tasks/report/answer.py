@@ -8,9 +8,9 @@ from dataclasses import dataclass
 import numpy as np
 
 from tasks.errors import UserError
+from tasks.fit.best_loss import BestLoss, best_loss
 from tasks.fit.predict import predict
 from tasks.fit.result import Estimate, Fit, Prediction
-from tasks.report.best_loss import BestLoss, best_loss
 from tasks.report.words import listed, number, percent, plural, power_of_ten
 
 

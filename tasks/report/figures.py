@@ -8,8 +8,8 @@ from pathlib import Path
 
 import numpy as np
 
+from tasks.fit.best_loss import BestLoss, best_loss
 from tasks.fit.result import Fit, Floats, IsoFlop, Run
-from tasks.report.best_loss import BestLoss, best_loss
 from tasks.report.style import Palette, finite
 from tasks.report.words import exact, listed, plural
 

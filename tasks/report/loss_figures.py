@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from tasks.report.best_loss import BestLoss
+from tasks.fit.best_loss import BestLoss
 from tasks.report.figures import Curve, Figure, Panel, Scene
 from tasks.report.style import (
     INK,

@@ -110,7 +110,10 @@ def work_record(root: Path, task: str, name: str) -> Path:
 def commit_cell(root: Path, name: str, budget: float, width: int, created: float, **extra: Any) -> Path:
     parameters = 12 * width * width * 3 + 512 * width
     steps = max(40, round(budget / (6 * parameters) / 2048 / 10) * 10)
-    record = train_record(work_record(root, "train", name), name, "a1", 0, steps, parameters=parameters, width=width)
+    tags = extra.pop("tags", None)
+    record = train_record(
+        work_record(root, "train", name), name, "a1", 0, steps, parameters=parameters, width=width, tags=tags
+    )
     tokens = steps * 2048
     loss = law_loss(parameters, tokens) + random.Random(name).gauss(0, 0.005)
     diverged = extra.get("diverged", False)
@@ -146,15 +149,20 @@ def make_sweep(
     for index, (budget, width) in enumerate(reversed(cells)):
         name = f"train {budget:.0e} w{width}".replace("e+", "e")
         created = start + 60 * index + 45
-        made[name] = commit_cell(root, name, budget, width, created, diverged=(budget, width) == (3e11, 64))
+        diverged = (budget, width) == (3e11, 64)
+        made[name] = commit_cell(root, name, budget, width, created, diverged=diverged, tags={"sweep": sweep})
     fit = Record(work_record(root, "fit", f"fit {sweep}"), "a1")
-    fit.describe("fit", f"fit {sweep}", {"form": "E + A N^-alpha + B D^-beta", "draws": 400, "runs": 11})
+    fit.describe(
+        "fit", f"fit {sweep}", {"form": "E + A N^-alpha + B D^-beta", "draws": 400, "runs": 11}, {"sweep": sweep}
+    )
     fit.row(0, {"law/E": 1.21, "law/E_low": 1.02, "law/E_high": 1.33, "law/alpha": 0.352, "law/beta": 0.368})
     fit.note("# The fit\n\nE = 1.21 [1.02, 1.33], 11 of 12 runs used; excluded: train 3e11 w64 (diverged).")
     fit_name = f"fit {sweep}"
     made[fit_name] = commit(root, "fit", fit_name, fit.folder, fit_name, created=start + 900, seconds=3.0)
     report = Record(work_record(root, "report", f"report {sweep}"), "a1")
-    report.describe("sweep", f"sweep {sweep}", {"budgets": list(budgets), "widths": list(widths), "runs": 12})
+    report.describe(
+        "sweep", f"sweep {sweep}", {"budgets": list(budgets), "widths": list(widths), "runs": 12}, {"sweep": sweep}
+    )
     report.row(0, {"law/E": 1.21, "law/gamma": 0.17, "optimum/log10_parameters": 5.1, "optimum/log10_units": 7.2})
     report.note(
         f"# Sweep {sweep}\n\n**L(C) = 1.21 + 410 C^-0.17** (E in [1.02, 1.33], 95 %).\n\n"

@@ -74,7 +74,7 @@ def test_a_sweep_lies_flat_with_one_run_that_speaks_for_it(root: Path, monkeypat
     made = make_sweep(root, budgets=(3e11, 1e12), widths=(40, 64))
     recorder = quick(root)
     for artifact in made.values():
-        recorder.follow(artifact.name, artifact.parent.name, tags={"sweep": "demo"})
+        recorder.follow(artifact.name, artifact.parent.name)
     assert recorder.close(120)
     found = runs(root)
     assert set(found) == set(made)

@@ -7,10 +7,10 @@ import pytest
 from PIL import Image
 from report_cases import sound
 
+from tasks.fit.best_loss import best_loss
 from tasks.fit.predict import predict
 from tasks.fit.result import Estimate
 from tasks.report import words
-from tasks.report.best_loss import best_loss
 from tasks.report.figures import Curve, Figure, draw
 from tasks.report.style import Palette
 

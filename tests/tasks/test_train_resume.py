@@ -261,9 +261,7 @@ def test_trunk_segments_and_a_branch_equal_straight_runs(tmp_path: Path) -> None
     constant = {"kind": "constant", "warmup_steps": 3}
 
     def segment(start: int, stop: int, **schedule: Any) -> TrainSpec:
-        return small_spec(
-            model=model, start_step=start, stop_step=stop, schedule=constant | schedule, spike_guard=3.0
-        )
+        return small_spec(model=model, start_step=start, stop_step=stop, schedule=constant | schedule, spike_guard=3.0)
 
     # Log rows every 5 steps and a stop at 7: what a segment has not logged yet travels to the next.
     run(segment(0, 7), tmp_path / "first", log_every=5)

@@ -59,7 +59,7 @@ def best_loss(fit: Fit) -> BestLoss | None:
 
 def _from_law(fit: Fit) -> BestLoss | None:
     law = fit.law
-    if law is None:
+    if law is None or not fit.health.splits:  # along one line of (N, D) the law has no optimum that means anything
         return None
     value = [law.E.value, law.A.value, law.B.value, law.alpha.value, law.beta.value]
     laws = np.array([value, *law.draws], dtype=float)
