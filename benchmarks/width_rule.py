@@ -123,7 +123,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--widths", default="16,32,64,128")
     parser.add_argument("--exponents", default="-10,-9,-8,-7,-6,-5,-4", help="learning rates as powers of two")
-    parser.add_argument("--steps", type=int, default=500)
+    parser.add_argument("--steps", type=int, default=300)
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--rules", default="width rule,standard")
     parser.add_argument("--ladder", action="store_true")

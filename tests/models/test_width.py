@@ -6,7 +6,7 @@ import torch
 from models.families import family
 from models.ladder import rungs, sized
 from models.transformer import Transformer, TransformerConfig
-from models.width import BASE_WIDTH
+from models.width import BASE_WIDTH, EMBEDDING_RATE
 
 TRANSFORMER = family("transformer")
 
@@ -84,10 +84,17 @@ def test_coordinate_check_changes_keep_their_size_over_eight_times_the_width():
     assert any(ratio > 3 for ratio in standard.values()), standard
 
 
-def test_the_recipes_rate_is_that_of_the_base_width():
-    model = Transformer(TransformerConfig(vocabulary=64, width=BASE_WIDTH, depth=2, heads=2))
-    assert all(group.rate == 1 for group in model.parameter_groups())
-    wide = Transformer(TransformerConfig(vocabulary=64, width=4 * BASE_WIDTH, depth=2, heads=2))
-    rates = {group.name: (group.rate, group.decay) for group in wide.parameter_groups()}
-    assert rates == {"embeddings": (1, 1), "matrices": (0.25, 4), "vectors": (1, 0)}
-    assert wide.logit_scale == model.logit_scale / 4
+def test_hidden_matrices_and_logits_follow_the_width_and_nothing_else_does():
+    base, wide = (
+        Transformer(TransformerConfig(vocabulary=64, width=width, depth=2, heads=2))
+        for width in (BASE_WIDTH, 4 * BASE_WIDTH)
+    )
+    rates = {group.name: (group.rate, group.rate * group.decay) for group in base.parameter_groups()}
+    assert rates == {"embeddings": (EMBEDDING_RATE, 1), "matrices": (1, 1), "vectors": (1, 0)}
+    rates = {group.name: (group.rate, group.rate * group.decay) for group in wide.parameter_groups()}
+    assert rates == {"embeddings": (EMBEDDING_RATE, 1), "matrices": (0.25, 1), "vectors": (1, 0)}
+    assert wide.logit_scale == base.logit_scale / 4
+    deviations = [float(model.layers[0].attention.qkv.weight.std()) for model in (base, wide)]
+    assert deviations[0] / deviations[1] == pytest.approx(2, rel=0.05)
+    tables = [float(model.embedding.weight.std()) for model in (base, wide)]
+    assert tables[0] / tables[1] == pytest.approx(1, rel=0.05)
