@@ -1,6 +1,7 @@
 """Training tokens/s against our model in a bare loop, a nanoGPT-style script and Hugging Face Trainer, on one core.
 
     python benchmarks/train_peers.py [--sizes 1e6 1e7] [--precision fp32] [--turns 7] [--hugging-face PYTHON]
+    python benchmarks/train_peers.py --sizes 5e3 2e4 --rows 4 --sequence 128 --steps 200 --only reducible "bare loop"
 
 All have about N parameters, depth, width, sequence and batch alike, and fp32 or bf16 alike. They train in turns in one
 run; a figure is the median over turns, a ratio the median of ratios within turns. PYTHON is the interpreter of an
@@ -22,14 +23,13 @@ from models.families import family
 from models.ladder import sized
 
 HERE = Path(__file__).resolve().parent
-SEQUENCE = 256
-ROWS = {1e6: 16, 1e7: 8}  # sequences per step: a second or a few for a step on one core
 BARE = "bare loop"
 
 
-def shape_of(size: float, precision: str, data: Path, turns: int, steps: int, core: int) -> dict:
+def shape_of(size: float, arguments: argparse.Namespace, data: Path, core: int) -> dict:
     kind = family("transformer")
-    config = sized(kind, kind.config(vocabulary=257), size, SEQUENCE)
+    config = sized(kind, kind.config(vocabulary=257), size, arguments.sequence)
+    cost = kind.cost(config, arguments.sequence)
     return {
         "model": {name: getattr(config, name) for name in config.__dataclass_fields__},
         "vocabulary": 257,
@@ -37,16 +37,16 @@ def shape_of(size: float, precision: str, data: Path, turns: int, steps: int, co
         "depth": config.depth,
         "heads": config.heads,
         "hidden": config.hidden,
-        "sequence": SEQUENCE,
-        "rows": ROWS.get(size, 8),
-        "precision": precision,
+        "sequence": arguments.sequence,
+        "rows": arguments.rows,
+        "precision": arguments.precision,
         "data": str(data),
         "tokens": str(flat_tokens(data)),
-        "turns": turns,
-        "steps": steps,
+        "turns": arguments.turns + 1,  # the first warms up
+        "steps": arguments.steps,
         "core": core,
-        "parameters": kind.cost(config, SEQUENCE).parameters,
-        "flops": kind.cost(config, SEQUENCE).training_flops_per_unit,
+        "parameters": cost.parameters,
+        "flops": cost.training_flops_per_unit,
     }
 
 
@@ -55,7 +55,7 @@ def contestants(arguments: argparse.Namespace) -> dict[str, list[str]]:
     all_ = {
         "reducible": [mine, "train_ours.py", "alone"],
         "reducible, Ray Train + MLflow": [mine, "train_ours.py", "ray"],
-        BARE: [mine, "train_peer_bare.py"],
+        BARE: [mine, "train_bare.py"],
         "nanoGPT-style": [mine, "train_nanogpt.py"],
     }
     if reason := missing(arguments.hugging_face):
@@ -83,7 +83,7 @@ def compare(size: float, arguments: argparse.Namespace, data: Path) -> None:
         "HF_HUB_OFFLINE": "1",
     }
     with tempfile.TemporaryDirectory() as scratch:
-        shape = shape_of(size, arguments.precision, data, arguments.turns + 1, arguments.steps, core)
+        shape = shape_of(size, arguments, data, core)
         playing = []
         for number, (name, command) in enumerate(contestants(arguments).items()):
             folder = Path(scratch) / str(number)
@@ -92,7 +92,7 @@ def compare(size: float, arguments: argparse.Namespace, data: Path) -> None:
                 Contestant(name, folder, [command[0], str(HERE / command[1]), *command[2:], given], environment)
             )
         try:
-            for one in playing:  # the first turn warms up
+            for one in playing:
                 one.play(0)
             for turn in range(1, arguments.turns + 1):
                 for one in playing if turn % 2 else reversed(playing):
@@ -126,6 +126,8 @@ def report(shape: dict, playing: list[Contestant]) -> None:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--sizes", type=float, nargs="+", default=[1e6, 1e7])
+    parser.add_argument("--sequence", type=int, default=256)
+    parser.add_argument("--rows", type=int, default=8, help="sequences per step")
     parser.add_argument("--precision", choices=["fp32", "bf16"], default="fp32")
     parser.add_argument("--turns", type=int, default=7)
     parser.add_argument("--steps", type=int, default=5, help="of each turn")

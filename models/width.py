@@ -9,8 +9,8 @@ Yang et al. 2022, "Tensor Programs V", table 8, for Adam. Relative to BASE_WIDTH
     vector (gain of a norm)          1                      1                  -
 
 The recipe's learning rate is the one of hidden matrices at BASE_WIDTH. The constants were tried on a small grid (bytes,
-300 steps of 512, width 32): deviation 0.3, logits 20, rate 3 end at 2.17 nats a byte; 0.1, 64, 1 at 2.26; 0.02, 64, 1 at
-2.43. A rate of 1 instead of 3 lets the best learning rate fall to half from width 16 to 64.
+300 steps of 512, width 32): deviation 0.3, logits 20 and rate 3 end at 2.17 nats a byte; 0.1, 64, 1 at 2.26; 0.02, 64,
+1 at 2.43. A rate of 1 instead of 3 lets the best learning rate fall to nearly half from width 16 to 64.
 Decoupled weight decay takes learning rate x decay off a weight in every step; dividing the decay of a hidden matrix
 by its rate keeps that product, the time over which weights are forgotten, the same at every width (Wang and
 Aitchison 2024). Attention divides its scores by the square root of the head's size, as everybody's does; the paper's

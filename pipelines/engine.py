@@ -47,6 +47,7 @@ def engine(store: Store, tracking_uri: str | None = None) -> Iterator[Engine]:
     recorder = Recorder(store.root, tracking_uri, say=lambda line: click.echo(line, err=True))
     with ExitStack() as stack:
         stack.callback(recorder.close)
+        recorder.catch_up()
         yield Engine(store, recorder, stack, Progress(store))
 
 

@@ -18,7 +18,6 @@ def print_sample(
 ) -> None:
     """Prints the prompt and what the model writes after it."""
     from models.sampling import generate
-
     from models.saved import load_model
     from tasks.dataset import open_dataset
 

@@ -139,7 +139,7 @@ def train_spec(
             kind=kind, warmup_steps=warmup, cooldown_steps=cooldown, final_fraction=schedule.final_fraction
         ),
         validation=ValidationSpec(
-            every=max(1, round(train.validation.every * (steps - start_step))),
+            every=math.ceil(train.validation.every * (steps - start_step)),
             examples=max(1, train.validation.units // recipe.data.sequence),
         ),
         precision=train.precision,

@@ -10,6 +10,9 @@ from tasks.dataset import open_dataset
 from tasks.train.spec import TrainSpec
 
 
+SMALLEST_VALIDATION = 4096  # target units of a forward pass in validation
+
+
 @dataclass(frozen=True)
 class Examples:
     train: Batches
@@ -35,6 +38,7 @@ def open_examples(data: Path, spec: TrainSpec) -> Examples:
     return Examples(
         Batches(train, spec.batch, spec.micro_batch, spec.seed),
         Batches(held_out, spec.sequence, spec.micro_batch, spec.seed),
-        fixed(held_out, spec.validation.examples, spec.micro_batch),
+        # Without gradients a larger micro-batch fits, and tiny ones would cost more than they compute.
+        fixed(held_out, spec.validation.examples, max(spec.micro_batch, SMALLEST_VALIDATION // spec.sequence)),
         dataset.token_bytes(),
     )

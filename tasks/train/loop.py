@@ -160,7 +160,8 @@ class Training:
         spec, execution, device = self.spec, self.execution, self.world.device
         if spec.deterministic:
             os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
-        torch.use_deterministic_algorithms(spec.deterministic)
+        if spec.deterministic != torch.are_deterministic_algorithms_enabled():  # asking imports the compiler: seconds
+            torch.use_deterministic_algorithms(spec.deterministic)
         kind = family(spec.family)
         self.config = kind.config(**spec.model)
         self.cost = kind.cost(self.config, spec.sequence)

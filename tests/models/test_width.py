@@ -94,7 +94,7 @@ def test_hidden_matrices_and_logits_follow_the_width_and_nothing_else_does():
     rates = {group.name: (group.rate, group.rate * group.decay) for group in wide.parameter_groups()}
     assert rates == {"embeddings": (EMBEDDING_RATE, 1), "matrices": (0.25, 1), "vectors": (1, 0)}
     assert wide.logit_scale == base.logit_scale / 4
-    deviations = [float(model.layers[0].attention.qkv.weight.std()) for model in (base, wide)]
+    deviations = [model.layers[0].attention.qkv.weight.std().item() for model in (base, wide)]
     assert deviations[0] / deviations[1] == pytest.approx(2, rel=0.05)
-    tables = [float(model.embedding.weight.std()) for model in (base, wide)]
+    tables = [model.embedding.weight.std().item() for model in (base, wide)]
     assert tables[0] / tables[1] == pytest.approx(1, rel=0.05)
