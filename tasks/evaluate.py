@@ -54,7 +54,7 @@ def run(context: Context) -> None:
     shown = {key: value for key, value in evaluation.items() if isinstance(value, int | float)}
     record.describe(
         "evaluate",
-        f"evaluate {context.label}",
+        context.label,
         {"spec": spec.model_dump()},
         context.tags,
         [dataset.described("validation")],

@@ -6,6 +6,7 @@ import shutil
 
 from tasks.fit.result import Fit
 from tasks.fit.summary import summary
+from tasks.fit.task import metrics_of
 from tasks.record import Record
 from tasks.report.curves import curves_of
 from tasks.report.page import write_report
@@ -22,16 +23,22 @@ def run(context: Context) -> None:
 
     record = Record(context.staging / "record", context.attempt)
     parameters = spec.model_dump(mode="json", exclude={"recipe"})
+    # The run of the report speaks for the whole sweep in MLflow.
     record.describe(
-        "report", context.label, parameters, {**context.tags, "identified": str(fit.health.identified).lower()}
+        "sweep", f"sweep {spec.title}", parameters, {**context.tags, "identified": str(fit.health.identified).lower()}
     )
+    record.row(0, metrics_of(fit))
     record.note(note(fit, spec))
     shutil.copy(report.path, record.files / "report.html")
     shutil.copytree(context.staging / "figures", record.figures, dirs_exist_ok=True)
 
 
 def note(fit: Fit, spec: ReportSpec) -> str:
-    """The summary as Markdown, for the run's note."""
-    head = f"### {spec.title}\n\n{spec.description}\n" if spec.description else f"### {spec.title}\n"
-    body = summary(fit) if fit.used else f"No run could be used. {fit.health.verdict}"
-    return f"{head}\n```\n{body}\n```\n\nThe page `report.html` is among the artifacts.\n"
+    """The summary as Markdown, for the run's note. The law comes first: a page shows about three lines of it."""
+    if not fit.used or fit.law is None:
+        return f"**No law.** {fit.health.verdict}.\n\n{spec.description}\n"
+    law = fit.law
+    E = f"{law.E}" if fit.health.identified else "E (not identified by these runs)"
+    head = f"**L(N, D) = {E} + {law.A.value:.4g} N^-{law.alpha.value:.4g} + {law.B.value:.4g} D^-{law.beta.value:.4g}**"
+    page = "The page `report.html` is among the artifacts."
+    return f"{head}\n\n{spec.description} {page}\n\n```\n{summary(fit)}\n```\n"

@@ -378,6 +378,12 @@ def test_activation_checkpointing_changes_memory_and_nothing_else(tmp_path: Path
     assert all(torch.equal(one[name], other[name]) for name in one)
 
 
+@pytest.mark.slow
+def test_a_compiled_model_trains_the_same_to_rounding(tmp_path: Path) -> None:
+    compiled, eager = run(small_spec(), tmp_path / "compiled", compile=True), run(small_spec(), tmp_path / "eager")
+    assert compiled.validation_loss == pytest.approx(eager.validation_loss, rel=1e-4)
+
+
 def test_a_missing_learning_rate_is_refused(tmp_path: Path) -> None:
     with pytest.raises(UserError, match="learning_rate: neither given nor found"):
         training(small_spec(optimizer={"learning_rate": None}), tmp_path)

@@ -33,7 +33,9 @@ def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("data")
     tokenizer = byte_tokenizer()
     texts = [f"def number_{i}():\n    return {i * i}\n" * 20 for i in range(40)]
-    written = write_shard([Document(str(i), t) for i, t in enumerate(texts)], tokenizer, folder / "shard", validation=0.2)
+    written = write_shard(
+        [Document(str(i), t) for i, t in enumerate(texts)], tokenizer, folder / "shard", validation=0.2
+    )
     tokenizer.save(folder / "tokenizer")
     content = {
         "name": "numbers",
