@@ -9,7 +9,6 @@ from data.batches import Batches, fixed
 from tasks.dataset import open_dataset
 from tasks.train.spec import TrainSpec
 
-
 SMALLEST_VALIDATION = 4096  # target units of a forward pass in validation
 
 
