@@ -90,7 +90,7 @@ def best_rate(rates: list[float], losses: list[float]) -> float:
     low = int(np.argmin(losses))
     if low in (0, len(rates) - 1) or not np.isfinite(losses[low - 1 : low + 2]).all():
         return rates[low]
-    curve = np.polyfit(np.log2(rates[low - 1 : low + 2]), losses[low - 1 : low + 2], 1 + 1)
+    curve = np.polyfit(np.log2(rates[low - 1 : low + 2]), losses[low - 1 : low + 2], 2)
     return float(2 ** (-curve[1] / (2 * curve[0])))
 
 
