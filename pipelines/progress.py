@@ -58,7 +58,7 @@ class Progress:
             self._line(click.style(f"  skipped {task.title}: it needs {cause}, which failed", fg="yellow"))
 
     def tick(self) -> None:
-        if not self.training:
+        if not any(task.weight for task in self.training.values()):
             return
         done = self.finished_flops + sum(self._part(task) * task.weight for task in self.training.values())
         if self.bar is not None:

@@ -90,7 +90,7 @@ class Data(Section):
 class Optimizer(Section):
     """AdamW; learning_rate is that of the base width, the width rule carries it to every other."""
 
-    learning_rate: Annotated[Number, Field(gt=0)] = 1e-2
+    learning_rate: Annotated[Number, Field(gt=0)] = 4e-3
     weight_decay: Annotated[Number, Field(ge=0)] = 0.1
     betas: tuple[Number, Number] = (0.9, 0.95)
     epsilon: Annotated[Number, Field(gt=0)] = 1e-8
