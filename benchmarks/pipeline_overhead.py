@@ -1,4 +1,4 @@
-"""How long does a pipeline of 20 tasks that do nothing take, cold and cached? (Four layers of five tasks, all connected.)
+"""How long does a pipeline of 20 tasks that do nothing take, cold and cached? (Four layers of five, all connected.)
 
     python benchmarks/pipeline_overhead.py
 

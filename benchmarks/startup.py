@@ -1,6 +1,6 @@
 """How long does `reducible --help` take, as a whole process? Against a bare `python -c pass`.
 
-    python benchmarks/startup.py
+python benchmarks/startup.py
 """
 
 import subprocess

@@ -109,6 +109,7 @@ def _print_cost(recipe: Recipe, training: list[Task], waiting: set[str]) -> None
 
 def _model_lines(training: list[Task]) -> Iterator[str]:
     """One line for each size: parameters, and the bytes of weights, gradients and AdamW's moments in fp32."""
+    from models.cost import state_bytes
     from models.families import family
 
     seen = set()
@@ -122,8 +123,9 @@ def _model_lines(training: list[Task]) -> Iterator[str]:
         cost = kind.cost(config, spec.sequence)
         yield (
             f"width {spec.model.get('width', '-'):>5}: N {cost.parameters:>13,} "
-            f"({cost.parameters_without_embeddings:,} without embeddings), {cost.training_flops_per_unit:.4g} FLOPs a token, "
-            f"{_bytes(16 * cost.parameters)} for weights, gradients and AdamW"
+            f"({cost.parameters_without_embeddings:,} without embeddings), "
+            f"{cost.training_flops_per_unit:.4g} FLOPs a token, "
+            f"{_bytes(state_bytes(cost.parameters).total)} for weights, gradients and AdamW"
         )
 
 

@@ -28,8 +28,8 @@ class EvaluateSpec(BaseModel):
 
 def run(context: Context) -> None:
     import torch
-    from models.sampling import generate
 
+    from models.sampling import generate
     from models.saved import load_model
 
     spec: EvaluateSpec = context.spec
