@@ -184,7 +184,7 @@ def report_task(recipe: Recipe, fit: Task, dataset: Task, content: Mapping[str, 
         run="tasks.report.task:run",
         spec=ReportSpec(
             title=recipe.name,
-            description=f"Models of the family {recipe.model.get('family', 'transformer')} models trained on {content['source']}.",
+            description=f"The family {recipe.model.get('family', 'transformer')}, trained on {content['source']}.",
             recipe=yaml.safe_dump(recipe.model_dump(mode="json", exclude_defaults=True), sort_keys=False),
             data={
                 "source": str(content["source"]),
