@@ -1,5 +1,6 @@
 """The command line. Nothing heavy is imported before a command needs it: `reducible --help` answers at once."""
 
+import errno
 import sys
 from pathlib import Path
 from typing import Any
@@ -25,6 +26,8 @@ FRESH = click.option(
     "--fresh", multiple=True, metavar="TASK", help="Make this task again (a name from `plan`); repeatable."
 )
 
+DISK = (errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOSPC, errno.EDQUOT)  # a person's to put right, not a bug
+
 
 class Commands(click.Group):
     """Errors for the person who made the mistake: one line, exit code 2, no traceback (contract 8)."""
@@ -37,6 +40,11 @@ class Commands(click.Group):
             return super().invoke(context)
         except (UserError, DataError) as error:
             click.secho(f"reducible: {error}", fg="red", err=True)
+            sys.exit(2)
+        except OSError as error:
+            if error.errno not in DISK:
+                raise
+            click.secho(f"reducible: {error.filename or 'the disk'}: {error.strerror}", fg="red", err=True)
             sys.exit(2)
         except KeyboardInterrupt:
             click.echo("\nStopped. What was finished is kept; the same command goes on from here.", err=True)
@@ -55,7 +63,7 @@ def main() -> None:
     First steps:
       reducible plan recipes/transformer.yaml           what would run and why; runs nothing
       reducible run recipes/transformer.yaml            tokenise -> train -> evaluate
-      reducible sweep recipes/sweep.yaml                many runs -> law -> report
+      reducible sweep recipes/demo.yaml                 many runs -> law -> report
       reducible predict demo --compute 1e15             what to train with a budget, and the loss to expect
       reducible ui                                      MLflow, ready to browse
 
@@ -94,7 +102,7 @@ def sweep(recipe: Path, overrides: tuple[str, ...], root: str, fresh: tuple[str,
 
     \b
     reducible sweep recipes/demo.yaml
-    reducible sweep recipes/sweep.yaml 'sweep.budgets=[1e12, 1e13]'
+    reducible sweep recipes/demo.yaml 'sweep.widths=[16, 24, 32]' 'sweep.budgets=[1e11, 3e11, 1e12]'
     """
     from pipelines.load import load_recipe
     from pipelines.sweep import sweep_recipe
@@ -152,9 +160,15 @@ def predict(sweep: str, compute: str | None, loss: float | None, as_json: bool, 
 @main.command()
 @click.argument("run")
 @click.option("--prompt", default="", help="The text to go on from.")
-@click.option("--tokens", default=200, show_default=True, help="How many to add.")
-@click.option("--temperature", default=0.8, show_default=True, help="0 takes the likeliest token every time.")
-@click.option("--top-k", type=int, help="Draw from the k likeliest tokens only.")
+@click.option("--tokens", type=click.IntRange(min=1), default=200, show_default=True, help="How many to add.")
+@click.option(
+    "--temperature",
+    type=click.FloatRange(min=0),
+    default=0.8,
+    show_default=True,
+    help="0 takes the likeliest token every time.",
+)
+@click.option("--top-k", type=click.IntRange(min=1), help="Draw from the k likeliest tokens only.")
 @click.option("--seed", default=0, show_default=True)
 @ROOT
 def sample(run: str, prompt: str, tokens: int, temperature: float, top_k: int | None, seed: int, root: str) -> None:
@@ -192,14 +206,16 @@ def submit(command: tuple[str, ...], address: str | None) -> None:
     """Run the same command as a job on a cluster.
 
     \b
-    reducible submit --address http://127.0.0.1:8265 sweep recipes/sweep.yaml --root /mnt/shared/reducible
+    reducible submit --address http://127.0.0.1:8265 sweep recipes/demo.yaml --root /mnt/shared/reducible
     """
     from pipelines.jobs import submit as submit_job
 
-    arguments = list(command)
+    arguments = [part for word in command for part in (word.split("=", 1) if word.startswith("--address=") else [word])]
     if "--address" in arguments:  # also where people write it: after the command
         index = arguments.index("--address")
-        address = arguments[index + 1] if index + 1 < len(arguments) else None
+        if index + 1 == len(arguments):
+            raise click.UsageError("--address: give the address after it")
+        address = arguments[index + 1]
         del arguments[index : index + 2]
     identity = submit_job(arguments, address)
     at = f" --address {address}" if address else ""

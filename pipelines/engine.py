@@ -1,6 +1,6 @@
 """What every pipeline needs to run: the store, Ray when something has to run, MLflow's recorder, a progress bar."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Container, Iterator, Sequence
 from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext
 from dataclasses import dataclass
 
@@ -51,8 +51,10 @@ def engine(store: Store, tracking_uri: str | None = None) -> Iterator[Engine]:
         yield Engine(store, recorder, stack, Progress(store))
 
 
-def make_again_names(names: Sequence[str], targets: Sequence[Task]) -> set[str]:
-    """--fresh: the identities of the tasks it means, by task name or label.
+def to_make_again(names: Sequence[str], targets: Sequence[Task], made: Container[str] = ()) -> dict[str, str]:
+    """--fresh: identity -> why, for the tasks it means by name or label, and for all that is made from them.
+
+    made: identities that were made again already; only what is made from them still has to be.
 
     Raises:
         UserError: a name that no task of this pipeline has, with those there are.
@@ -63,15 +65,26 @@ def make_again_names(names: Sequence[str], targets: Sequence[Task]) -> set[str]:
             raise UserError(
                 f"--fresh {name}: no such task here; there are {', '.join(sorted({t.name for t in tasks}))}"
             )
-    return {task.identity for task in tasks if task.name in names or task.title in names}
+    chosen: dict[str, str] = {}
+    for task in tasks:
+        if task.identity in made:
+            continue
+        if task.name in names or task.title in names:
+            chosen[task.identity] = "asked for with --fresh"
+        elif any(t.identity in chosen or t.identity in made for t in task.inputs.values()):
+            chosen[task.identity] = "an input is made again"
+    return chosen
 
 
-def make_again(names: Sequence[str], targets: Sequence[Task], store: Store) -> None:
-    """Takes the artifacts of these tasks out, so that they are made again."""
-    chosen = make_again_names(names, targets)
+def make_again(
+    names: Sequence[str], targets: Sequence[Task], store: Store, made: Container[str] = ()
+) -> dict[str, str]:
+    """Takes the artifacts of these tasks out, so that they are made again; says which and why."""
+    chosen = to_make_again(names, targets, made)
     for task in in_order(list(targets)):
         if task.identity in chosen:
             store.discard(task.name, task.identity)
+    return chosen
 
 
 def failures(outcomes: dict[str, Outcome]) -> list[Outcome]:

@@ -1,5 +1,6 @@
 """`reducible fit runs.csv`: the fit and its report for any table of runs, without a sweep of ours."""
 
+import shlex
 from pathlib import Path
 
 import click
@@ -18,4 +19,6 @@ def fit_table(table: Path, folder: Path, draws: int) -> None:
     spec = ReportSpec(title=table.stem, predict=str(folder / "fit.json"))
     page = write_report(fit, spec, folder, provenance=provenance()).path
     click.echo(summary(fit))
-    click.echo(f"\n  report   {page}\n  predict  reducible predict {folder / 'fit.json'} --compute 1e21")
+    click.echo(
+        f"\n  report   {page}\n  predict  reducible predict {shlex.quote(str(folder / 'fit.json'))} --compute 1e21"
+    )

@@ -2,6 +2,7 @@
 
 import difflib
 import os
+import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, get_args
@@ -24,7 +25,8 @@ def load_recipe(path: Path, overrides: Sequence[str] = ()) -> Recipe:
     content = _read(path)
     for override in overrides:
         _apply(content, override)
-    content.setdefault("name", path.stem)
+    content = {key: value for key, value in content.items() if value is not None}  # a section left empty
+    content.setdefault("name", re.sub(r"[^\w. -]", "-", path.stem).lstrip(".- ") or "recipe")
     try:
         recipe = Recipe.model_validate(content)
     except ValidationError as error:
@@ -92,11 +94,14 @@ def _apply(content: dict[str, Any], override: str) -> None:
         value = text
     section: Any = content
     for key in keys[:-1]:
-        inner = section.setdefault(key, {})
+        if section.get(key) is None:
+            section[key] = {}
+        inner = section[key]
         if not isinstance(inner, dict):
             raise UserError(f"{override}: {key} holds a value, no section with a {keys[-1]} in it")
         section = inner
-    if dotted in ("data.source", "data.validation", "data.tokenizer.path") and not str(value).startswith("builtin:"):
+    is_path = dotted in ("data.source", "data.validation", "data.tokenizer.path") and value is not None
+    if is_path and not str(value).startswith("builtin:"):
         value = str(Path(str(value)).expanduser().absolute())
     section[keys[-1]] = value
 
@@ -114,6 +119,8 @@ def explain(error: ValidationError, model: type[BaseModel], content: Any) -> str
     if first["type"] == "missing":
         return f"{field}: is missing" + ("; for example data: {source: builtin:stdlib}" if field == "data" else "")
     message = first["msg"].removeprefix("Value error, ").removeprefix("Input should be ")
+    if first["type"] == "string_pattern_mismatch":
+        message = "letters, digits, spaces, dots, - and _, a letter or digit first"
     given = first["input"]
     if isinstance(given, BaseModel | dict):
         return f"{field}: {message}" if field else message

@@ -7,10 +7,10 @@ from typing import Any
 import click
 import yaml
 
-from pipelines.engine import make_again_names
+from pipelines.engine import to_make_again
 from pipelines.recipe import Recipe
 from pipelines.run import run_tasks
-from pipelines.sweep import sweep_tasks
+from pipelines.sweep import after_the_cells, sweep_tasks
 from tasks.code import code_version
 from tasks.execute import pending
 from tasks.record import flatten
@@ -25,14 +25,16 @@ def print_plan(recipe: Recipe, root: str, fresh: Sequence[str], settings: bool) 
     if recipe.sweep is not None:
         cells = sweep_tasks(recipe, store)
         targets = [cell.train for cell in cells.cells]
+        fresh = [name for name in fresh if name not in after_the_cells(recipe)]
     else:
         targets = [run_tasks(recipe, store).summary]
-    again = make_again_names(fresh, targets)
+    again = to_make_again(fresh, targets)
     if settings:
         click.echo(yaml.safe_dump(recipe.model_dump(mode="json"), sort_keys=False))
-    waiting = {task.identity for task in pending(store, targets)} | again
+    waiting = {task.identity for task in pending(store, targets)} | again.keys()
     lines = [
-        (task, *state_of(store, task, task.identity in waiting, task.identity in again)) for task in in_order(targets)
+        (task, *state_of(store, task, task.identity in waiting, again.get(task.identity, "")))
+        for task in in_order(targets)
     ]
     for (name, state, why), group in groupby(lines, key=lambda line: (line[0].name, *line[1:])):
         tasks = [line[0] for line in group]
@@ -43,10 +45,10 @@ def print_plan(recipe: Recipe, root: str, fresh: Sequence[str], settings: bool) 
     _print_cost(recipe, [task for task in in_order(targets) if task.name == "train"], waiting)
 
 
-def state_of(store: Store, task: Task, waits: bool, again: bool = False) -> tuple[str, str]:
+def state_of(store: Store, task: Task, waits: bool, again: str = "") -> tuple[str, str]:
     """("done" | "will run" | "not needed", why)."""
     if again:
-        return "will run", "asked for with --fresh"
+        return "will run", again
     if store.committed(task.name, task.identity):
         made_by = store.manifest(task.name, task.identity)["code"]
         other = f"made by other code ({made_by[:12]})" if made_by != code_version() else ""

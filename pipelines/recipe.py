@@ -196,6 +196,8 @@ class Sweep(Section):
             raise ValueError("trunk needs tokens: the counts at which branches cool down")
         if self.batches and len(self.batches) != len(self.budgets or self.tokens):
             raise ValueError("batches needs one entry for each budget")
+        if self.trunk and self.learning_rate != "rule":
+            raise ValueError("a trunk takes its learning rate from the width rule; leave out learning_rate or trunk")
         if self.trunk and len(set(self.batches)) > 1:
             raise ValueError("the branches of a trunk share its batch: give one value in train.batch instead")
         if self.widths and isinstance(self.widths[0], tuple) and len(self.widths) != len(self.budgets or self.tokens):
@@ -204,10 +206,16 @@ class Sweep(Section):
 
 
 class Recipe(Section):
-    name: str = Field(default="recipe", pattern=r"^[A-Za-z0-9][A-Za-z0-9._ -]*$")
+    name: str = Field(default="recipe", pattern=r"^\w[\w. -]*$")
     data: Data
     model: dict[str, Any] = Field(default_factory=dict)
     train: Train = Train()
     compute: Compute = Compute()
     sweep: Sweep | None = None
     mlflow: str | None = Field(default=None, description="tracking URI; default a database under --root")
+
+    @model_validator(mode="after")
+    def _branches_cool_down(self) -> "Recipe":
+        if self.sweep is not None and self.sweep.trunk and self.train.schedule.kind != "wsd":
+            raise ValueError("the branches of sweep.trunk cool down: train.schedule.kind must be wsd")
+        return self

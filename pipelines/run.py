@@ -1,6 +1,7 @@
 """The pipeline `run`: tokenise -> train -> evaluate, with a summary that speaks for it."""
 
 import json
+import shlex
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -91,13 +92,14 @@ def run_recipe(recipe: Recipe, root: str, fresh: Sequence[str] = ()) -> int:
         return 1
     evaluation = json.loads((store.artifact("evaluate", tasks.evaluate.identity) / "evaluation.json").read_text())
     per_byte = evaluation["bits_per_byte"]
+    at = "" if root == ".reducible" else f" --root {shlex.quote(root)}"
     click.echo(
         f"\n{recipe.name}: {result['parameters']:,} parameters, {result['units']:,} tokens, "
         f"{result['flops']:.3g} FLOPs\n"
         f"  validation loss {evaluation['loss']:.4f} nats per token, perplexity {evaluation['perplexity']:.2f}"
         + (f", {per_byte:.4f} bits per byte" if per_byte is not None else "")
         + f"\n  model   {folder / 'model'}\n"
-        f'  write   reducible sample {recipe.name!r} --root {root} --prompt "..."\n'
-        f"  browse  reducible ui --root {root}"
+        f'  write   reducible sample {shlex.quote(recipe.name)}{at} --prompt "..."\n'
+        f"  browse  reducible ui{at}"
     )
     return 0

@@ -1,6 +1,7 @@
 """The pipeline `sweep`: tokenise -> cells -> fit -> report. Cells are durable: a larger sweep trains only new ones."""
 
 import json
+import shlex
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from itertools import groupby
@@ -15,6 +16,7 @@ from pipelines.engine import engine, failures, make_again, training_resources
 from pipelines.recipe import Recipe
 from pipelines.recipe import Search as SearchSection
 from pipelines.training import execution_of, model_of, steps_of, train_spec, training_flops
+from tasks.errors import UserError
 from tasks.execute import LAUNCHER_BYTES, Outcome
 from tasks.fit import spec as fit_spec
 from tasks.fit.spec import Cell, Excluded, FitOptions, FitSpec
@@ -107,6 +109,12 @@ def _trunks(recipe: Recipe, plans: list[CellPlan], dataset: Task) -> list[SweepC
         for plan in branches:
             stop = steps_of(plan.tokens, plan.batch)
             leaves = stop - round(recipe.train.schedule.cooldown * stop)
+            if not 0 < leaves < stop:
+                raise UserError(
+                    f"sweep.trunk: {plan.label} has {stop} steps, and a cooldown of {recipe.train.schedule.cooldown:g} "
+                    f"of them leaves no {'branch' if leaves else 'trunk'}; train.schedule.cooldown or sweep.tokens "
+                    "must change"
+                )
             if leaves > reached:
                 spec = train_spec(
                     recipe,
@@ -202,14 +210,13 @@ def report_task(recipe: Recipe, fit: Task, dataset: Task, content: Mapping[str, 
 
 def sweep_recipe(recipe: Recipe, root: str, fresh: Sequence[str] = ()) -> int:
     """Runs the sweep and says what came out; the exit code (1 where a cell failed, though the rest was fitted)."""
-    from tasks.errors import UserError
-
     if recipe.sweep is None:
         raise UserError("sweep: is missing; for example sweep: {budgets: [1e12, 4e12], widths: [16, 32, 64]}")
     store = Store(root)
     tasks = sweep_tasks(recipe, store)
     trained = [cell.train for cell in tasks.cells]
-    make_again([name for name in fresh if name not in ("fit", "report")], trained, store)
+    later = after_the_cells(recipe)
+    again = make_again([name for name in fresh if name not in later], trained, store)
     planned = sum(cell.plan.flops for cell in tasks.cells)
     click.echo(f"{recipe.name}: {len(tasks.cells)} cells, {planned:.3g} FLOPs")
     with engine(store, recipe.mlflow) as made:
@@ -219,7 +226,7 @@ def sweep_recipe(recipe: Recipe, root: str, fresh: Sequence[str] = ()) -> int:
             raise UserError(f"{recipe.name}: no cell was trained; {failed[0].task.title}: {failed[0].error}")
         fit = fit_task(recipe, tasks.cells, outcomes)
         report = report_task(recipe, fit, tasks.dataset, _data_content(store, tasks.dataset))
-        make_again([name for name in fresh if name in ("fit", "report")], [report], store)
+        make_again([name for name in fresh if name in later], [report], store, made=again)
         reported = made.make([report])
         failed += failures(reported)
     for outcome in failed:
@@ -228,6 +235,11 @@ def sweep_recipe(recipe: Recipe, root: str, fresh: Sequence[str] = ()) -> int:
         return 1
     _say(recipe, root, store.artifact("fit", fit.identity), store.artifact("report", report.identity))
     return 1 if failed else 0
+
+
+def after_the_cells(recipe: Recipe) -> set[str]:
+    """Names and labels of the tasks that are known only when the cells have ended."""
+    return {"fit", "report", f"fit {recipe.name}", f"report {recipe.name}"}
 
 
 def _data_content(store: Store, dataset: Task) -> dict[str, object]:
@@ -239,10 +251,10 @@ def _say(recipe: Recipe, root: str, fit_folder: Path, report_folder: Path) -> No
     from tasks.fit.result import Fit
     from tasks.fit.summary import summary
 
-    at = "" if root == ".reducible" else f" --root {root}"
+    at = "" if root == ".reducible" else f" --root {shlex.quote(root)}"
     click.echo("\n" + summary(Fit.load(fit_folder / "fit.json")))
     click.echo(
         f"\n  report   {report_folder / 'report.html'}\n"
-        f"  predict  reducible predict {recipe.name} --compute 1e15{at}\n"
+        f"  predict  reducible predict {shlex.quote(recipe.name)} --compute 1e15{at}\n"
         f"  browse   reducible ui{at}"
     )

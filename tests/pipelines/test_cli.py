@@ -1,0 +1,165 @@
+"""The commands as a person gives them: error lines, exit codes, and (slow) whole runs and sweeps of toy size."""
+
+import json
+from collections.abc import Sequence
+from pathlib import Path
+
+import pytest
+from click.testing import CliRunner, Result
+
+from pipelines.cli import main
+from pipelines.engine import to_make_again
+from pipelines.load import load_recipe
+from pipelines.run import run_tasks
+from pipelines.sweep import sweep_tasks
+from tasks.errors import UserError
+from tasks.store import Store
+from tasks.task import in_order
+
+TOY = """
+data:
+  generated: {documents: 200, length: 200, symbols: 8}
+  tokenizer: {kind: bytes}
+  sequence: 32
+model: {width: 16}
+train: {tokens: 20k, batch: 256, validation: {units: 1k}}
+"""
+TRUNK = TOY + "sweep: {tokens: [5k, 10k], widths: [8, 16], trunk: true}\n"
+
+
+@pytest.fixture
+def toy(tmp_path: Path) -> Path:
+    path = tmp_path / "toy.yaml"
+    path.write_text(TOY)
+    return path
+
+
+def called(arguments: Sequence[object]) -> Result:
+    return CliRunner().invoke(main, [str(argument) for argument in arguments])
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["run", "{folder}/none.yaml"], "no such recipe"),
+        (["run", "{toy}", "--fresh", "trian"], "--fresh trian: no such task here; there are dataset, evaluate"),
+        (["run", "{toy}", "data.generated=", "data.source=nowhere"], "nowhere does not exist"),
+        (["sweep", "{toy}"], "sweep: is missing; for example"),
+        (["sweep", "{toy}", "sweep.tokens=[1]", "sweep.widths=[8]"], "is shorter than one step"),
+        (["plan", "{toy}", "name=a/b"], "name: 'a/b' is not allowed; it must be letters, digits"),
+        (["predict", "toy"], "give one of --compute FLOPS and --loss NATS"),
+        (["predict", "toy", "--compute", "1e9"], "no fit of that name"),
+        (["sample", "toy"], "no train of that name"),
+        (["sample", "toy", "--tokens", "0"], "--tokens"),
+        (["evaluate", "toy"], "no train of that name"),
+    ],
+)
+def test_a_mistake_is_an_exit_code_of_2_and_a_line(
+    toy: Path, tmp_path: Path, arguments: list[str], message: str
+) -> None:
+    words = [word.format(toy=toy, folder=tmp_path) for word in arguments]
+    result = called([*words, "--root", tmp_path / "root"])
+    assert result.exit_code == 2
+    assert message in result.output
+    assert "Traceback" not in result.output
+
+
+def test_a_root_that_cannot_be_made_is_one_line(toy: Path, tmp_path: Path) -> None:
+    result = called(["run", toy, "--root", toy / "below-a-file"])
+    assert result.exit_code == 2
+    assert "cannot be made" in result.output
+
+
+def test_an_empty_section_of_a_recipe_means_its_defaults(toy: Path) -> None:
+    toy.write_text("data: {source: builtin:stdlib}\ntrain:\nmodel:\nname:\n")
+    recipe = load_recipe(toy)
+    assert recipe.train == load_recipe(toy, ["train.seed=0"]).train
+    assert recipe.name == "toy"
+
+
+def test_an_override_can_empty_the_source(toy: Path) -> None:
+    toy.write_text("data: {source: notes}\n")
+    recipe = load_recipe(toy, ["data.source=", "data.generated={documents: 9}"])
+    assert recipe.data.source is None and recipe.data.generated is not None
+
+
+@pytest.mark.parametrize(
+    ("file", "name"), [("my notes", "my notes"), ("_café", "_café"), ("a+b (1)", "a-b -1-"), ("++", "recipe")]
+)
+def test_any_file_name_gives_a_name(tmp_path: Path, file: str, name: str) -> None:
+    path = tmp_path / f"{file}.yaml"
+    path.write_text(TOY)
+    assert load_recipe(path).name == name
+
+
+def test_fresh_means_a_task_and_all_that_is_made_from_it(toy: Path, tmp_path: Path) -> None:
+    tasks = run_tasks(load_recipe(toy), Store(tmp_path / "root"))
+    chosen = to_make_again(["train"], [tasks.summary])
+    names = {task.name for task in in_order([tasks.summary]) if task.identity in chosen}
+    assert names == {"train", "evaluate", "summary"}
+    made = {tasks.train.identity}
+    assert set(to_make_again([], [tasks.summary], made)) == {tasks.evaluate.identity, tasks.summary.identity}
+
+
+def test_plan_of_a_sweep_takes_fresh_fit(toy: Path, tmp_path: Path) -> None:
+    toy.write_text(TRUNK)
+    assert called(["plan", toy, "--fresh", "fit", "--root", tmp_path / "root"]).exit_code == 0
+
+
+def test_a_longer_branch_adds_one_segment_and_one_branch_for_each_size(toy: Path, tmp_path: Path) -> None:
+    toy.write_text(TRUNK)
+    store = Store(tmp_path / "root")
+
+    def trainings(*overrides: str) -> set[str]:
+        cells = [cell.train for cell in sweep_tasks(load_recipe(toy, overrides), store).cells]
+        return {task.identity for task in in_order(cells) if task.name == "train"}
+
+    before, after = trainings(), trainings("sweep.tokens=[5k, 10k, 20k]")
+    assert before < after
+    assert len(before) == 8 and len(after) == 12
+
+
+@pytest.mark.parametrize(
+    ("override", "message"),
+    [
+        ("train.schedule.cooldown=0", "leaves no branch"),
+        ("train.schedule.cooldown=1", "leaves no trunk"),
+        ("train.schedule.kind=cosine", "must be wsd"),
+        ("sweep.learning_rate={samples: 2}", "leave out learning_rate or trunk"),
+    ],
+)
+def test_a_trunk_refuses_what_it_cannot_do(toy: Path, tmp_path: Path, override: str, message: str) -> None:
+    toy.write_text(TRUNK)
+    with pytest.raises(UserError, match=message):
+        sweep_tasks(load_recipe(toy, [override]), Store(tmp_path / "root"))
+
+
+@pytest.mark.slow
+def test_a_run_from_text_to_a_sample(toy: Path, tmp_path: Path) -> None:
+    root = ["--root", tmp_path / "root"]
+    first = called(["run", toy, *root])
+    assert first.exit_code == 0, first.output
+    assert "validation loss" in first.output
+    again = called(["run", toy, *root])
+    assert again.exit_code == 0 and "Starting Ray" not in again.output
+    train = next((tmp_path / "root" / "artifacts" / "train").iterdir())
+    made = (train / "manifest.json").stat().st_mtime_ns
+    fresh = called(["run", toy, "--fresh", "train", *root])
+    assert fresh.exit_code == 0, fresh.output
+    assert (train / "manifest.json").stat().st_mtime_ns > made
+    assert called(["sample", "toy", "--tokens", "5", *root]).exit_code == 0
+
+
+@pytest.mark.slow
+def test_a_sweep_with_a_search_and_a_cell_that_diverges(toy: Path, tmp_path: Path) -> None:
+    root = ["--root", tmp_path / "root"]
+    toy.write_text(TOY + "sweep: {tokens: [10k, 20k], widths: [8, 16]}\n")
+    searched = called(["sweep", toy, "sweep.learning_rate={samples: 2, low: 1e-3, high: 1e-2}", *root])
+    assert searched.exit_code == 0, searched.output
+    results = list((tmp_path / "root" / "artifacts" / "search").glob("*/result.json"))
+    assert len(results) == 4
+    assert {json.loads(path.read_text())["learning_rate"] for path in results} <= {1e-3, 1e-2}
+    assert (
+        "Already done"
+        in called(["sweep", toy, "sweep.learning_rate={samples: 2, low: 1e-3, high: 1e-2}", *root]).output
+    )
