@@ -3,6 +3,7 @@
     <folder>/step-00000100/    *.distcp and .metadata (torch.distributed.checkpoint), progress.json, rows.jsonl,
                                manifest.json with every file's size and SHA-256
     <folder>/.step-....part    one that is being written, or was when its writer was killed
+    <folder>/damaged-step-...  one whose files are not what was saved; nothing counts it among the last few or the best
 
 A checkpoint appears by one rename after everything in it was flushed. State is a flat mapping of names to tensors,
 plain or sharded: torch.distributed.checkpoint fits it to whatever world loads it.
@@ -127,7 +128,7 @@ class Checkpoints:
         (part / MANIFEST).write_text(json.dumps({"files": files}, indent=1))
         _flush(part / MANIFEST)
         _flush(part)
-        if target.exists():  # the same step of an earlier attempt, found damaged
+        if target.exists():  # the same step, by a process that was believed dead
             shutil.rmtree(target)
         part.rename(target)
         _flush(target.parent)
@@ -144,7 +145,7 @@ class Checkpoints:
     def _forget(self) -> None:
         """Removes all but the last few and the one of lowest validation loss."""
         paths = complete(self.folder)
-        losses = {path: loss for path in paths if (loss := _progress(path).get("validated")) is not None}
+        losses = {path: loss for path in paths if (loss := _validated(path)) is not None}
         keep = set(paths[-self.keep_last :])
         if losses:
             keep.add(min(losses, key=lambda path: losses[path]))
@@ -156,6 +157,7 @@ class Checkpoints:
 
 
 def name_of(step: int) -> str:
+    """Folder name; names sort as steps do."""
     return f"step-{step:08d}"
 
 
@@ -165,7 +167,7 @@ def complete(folder: Path) -> list[Path]:
 
 
 def newest(folder: Path, world: World) -> Path | None:
-    """The newest checkpoint whose files are what the manifest says; damaged ones are named and passed over."""
+    """The newest checkpoint whose files are what the manifest says; damaged ones are named and set aside."""
     found = None
     if world.leads:
         for path in reversed(complete(folder)):
@@ -173,6 +175,10 @@ def newest(folder: Path, world: World) -> Path | None:
                 verify(path)
             except Damaged as damage:
                 log.warning("checkpoint %s is damaged (%s); using the one before", path, damage)
+                # Left in place it would count among the last few, and push a sound one out.
+                aside = path.with_name(f"damaged-{path.name}")
+                shutil.rmtree(aside, ignore_errors=True)
+                path.rename(aside)
                 continue
             found = path
             break
@@ -251,6 +257,15 @@ def _flush(path: Path) -> None:
         os.fsync(descriptor)
     finally:
         os.close(descriptor)
+
+
+def _validated(path: Path) -> float | None:
+    """The validation loss at a checkpoint; None too where an old one cannot be read: a new one must not fail for it."""
+    try:
+        loss: float | None = _progress(path).get("validated")
+    except (OSError, ValueError, AttributeError):
+        return None
+    return loss
 
 
 def _progress(path: Path) -> dict[str, Any]:

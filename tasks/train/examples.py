@@ -14,6 +14,8 @@ SMALLEST_VALIDATION = 4096  # target units of a forward pass in validation
 
 @dataclass(frozen=True)
 class Examples:
+    """Training and validation examples, numbered; which a step takes is arithmetic (contract 2)."""
+
     train: Batches
     held_out: Batches
     """Only for fetching and counting: validation has no order of its own."""

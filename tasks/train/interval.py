@@ -25,6 +25,8 @@ class Seen(NamedTuple):
 
 
 class Interval:
+    """Nats, units, parts and gradient norms since the last logged row; every rank calls it at the same steps."""
+
     def __init__(self, world: World) -> None:
         self.world = world
         self.seen: list[Seen] = []

@@ -28,6 +28,7 @@ from tasks.record import Record, read_rows
 from tasks.train import checkpoints
 from tasks.train.allocator import keep_freed_memory
 from tasks.train.checkpoints import Checkpoints
+from tasks.train.device import memory, refuse_slow_precision
 from tasks.train.examples import Examples, open_examples
 from tasks.train.guards import Diverged, FiniteGuard, SpikeGuard
 from tasks.train.interval import Interval
@@ -126,6 +127,8 @@ def train(
 
 
 class Training:
+    """One training on this rank: what it is made of, its step, and what happens between steps. `train` drives it."""
+
     def __init__(
         self,
         spec: TrainSpec,
@@ -494,21 +497,3 @@ def chance(seed: int, step: int, micro_batch: int) -> int:
     """63 bits that look random and are not."""
     digest = hashlib.blake2b(f"{seed}/{step}/{micro_batch}".encode(), digest_size=8).digest()
     return int.from_bytes(digest, "big") >> 1
-
-
-def refuse_slow_precision(precision: str, device: torch.device) -> None:
-    """bf16 without hardware for it is 60 times slower than fp32: nobody means that."""
-    if precision == "bf16" and device.type == "cpu" and not torch.ops.mkldnn._is_mkldnn_bf16_supported():
-        raise UserError("train.precision: this CPU has no bf16 (no AVX-512), where it is 60 times slower; use fp32")
-    if precision == "bf16" and device.type == "cuda" and not torch.cuda.is_bf16_supported(including_emulation=False):
-        raise UserError(f"train.precision: {torch.cuda.get_device_name(device)} has no bf16; use fp32")
-
-
-def memory(device: torch.device) -> dict[str, float]:
-    """MiB: the most that the GPU's allocator held, or this process's anonymous memory (RSS counts mapped data too)."""
-    if device.type == "cuda":
-        return {"memory/peak_mib": torch.cuda.max_memory_allocated(device) / 2**20}
-    for line in Path("/proc/self/status").read_text().splitlines() if os.path.exists("/proc/self/status") else ():
-        if line.startswith("RssAnon:"):
-            return {"memory/anonymous_mib": int(line.split()[1]) / 1024}
-    return {}

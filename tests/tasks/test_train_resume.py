@@ -21,6 +21,7 @@ from tasks.errors import UserError
 from tasks.record import Record, read_rows
 from tasks.train import checkpoints
 from tasks.train.checkpoints import Checkpoints
+from tasks.train.guards import FEWEST
 from tasks.train.loop import TrainResult, train
 from tasks.train.parallel import World
 from tasks.train.spec import Execution, TrainSpec
@@ -199,6 +200,32 @@ def test_it_keeps_the_last_few_and_the_best(tmp_path: Path) -> None:
     assert [path.name for path in checkpoints.complete(tmp_path)] == [f"step-0000000{step}" for step in (2, 5, 6)]
 
 
+def test_a_damaged_checkpoint_pushes_no_sound_one_out(tmp_path: Path) -> None:
+    """Resumed with another interval, later checkpoints come before the damaged one's step."""
+    saver = Checkpoints(tmp_path, World(), keep_last=2)
+    for step in (2, 8):
+        saver.save(step, {"a": torch.ones(2)}, {}, [])
+    saver.close()
+    (tmp_path / "step-00000008" / "progress.json").write_text("{")
+    assert checkpoints.newest(tmp_path, World()) == tmp_path / "step-00000002"
+    saver = Checkpoints(tmp_path, World(), keep_last=2)
+    saver.save(3, {"a": torch.ones(2)}, {}, [])
+    saver.close()
+    assert [path.name for path in checkpoints.complete(tmp_path)] == ["step-00000002", "step-00000003"]
+    assert checkpoints.newest(tmp_path, World()) == tmp_path / "step-00000003"
+
+
+def test_an_old_unreadable_checkpoint_fails_no_new_one(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    saver = Checkpoints(tmp_path, World(), keep_last=3)
+    saver.save(1, {"a": torch.ones(2)}, {"validated": 1.0}, [])
+    saver.finish()
+    (tmp_path / "step-00000001" / "progress.json").write_text("{")
+    saver.save(2, {"a": torch.ones(2)}, {"validated": 2.0}, [])
+    saver.close()
+    assert saver.newest == tmp_path / "step-00000002"
+    assert not [record for record in caplog.records if record.levelno >= logging.ERROR]
+
+
 @pytest.mark.parametrize("held", ["shape", "name"])
 def test_the_checkpoint_of_another_model_is_refused_by_name(tmp_path: Path, held: str) -> None:
     saver = Checkpoints(tmp_path, World(), keep_last=1)
@@ -248,6 +275,17 @@ def test_a_full_disk_costs_a_line_in_the_log_and_no_training(tmp_path: Path, cap
     assert sorted(names) == ["step-00000004", "step-00000012"]
     run(spec, tmp_path / "straight", log_every=4)
     assert_identical(tmp_path / "full", tmp_path / "straight")
+
+
+def test_the_spike_guard_remembers_across_a_resume(tmp_path: Path) -> None:
+    """A threshold so low that it skips about every third step once it has seen enough of them."""
+    spec = small_spec(stop_step=FEWEST + 12, spike_guard=0.1)
+    with pytest.raises(Interrupted):
+        run(spec, tmp_path, stop=FEWEST + 6)
+    run(spec, tmp_path, "b")
+    run(spec, tmp_path / "straight")
+    assert deterministic_rows(tmp_path)[-1]["train/skipped_steps"] > 1
+    assert_identical(tmp_path, tmp_path / "straight")
 
 
 def artifact(work: Path) -> Path:

@@ -18,7 +18,6 @@ from models.families import FAMILIES
 from models.transformer import Transformer, TransformerConfig
 from tasks.errors import UserError
 from tasks.record import Record, read_rows
-from tasks.train import loop
 from tasks.train.examples import Examples
 from tasks.train.guards import FEWEST, SpikeGuard
 from tasks.train.loop import Training, TrainResult, chance, train
@@ -411,4 +410,3 @@ def test_fixed_examples_do_not_depend_on_the_micro_batch() -> None:
     held_out = ragged_examples(spec).held_out.examples
     one, other = (np.concatenate(fixed(held_out, 7, size)) for size in (1, 3))
     assert (one == other).all()
-    assert loop.STATE == "state"
