@@ -144,9 +144,9 @@ class Reader:
             if self._column in row:
                 yield self._value(where, row[self._column])
             else:
-                yield Skipped(
-                    self.name, f"{where}: ", f"no column {self._column!r} (it has {', '.join(row) or 'none'})"
-                )
+                # JSON's escapes can name a column with what is not Unicode; a message must be.
+                names = ", ".join(row).encode(errors="backslashreplace").decode()
+                yield Skipped(self.name, f"{where}: ", f"no column {self._column!r} (it has {names or 'none'})")
 
     def _parquet(self, stream: BinaryIO) -> Iterator[Document | Skipped]:
         import pyarrow

@@ -38,6 +38,8 @@ class Cost:
 
 @dataclass(frozen=True)
 class StateBytes:
+    """Bytes of one whole copy of the training state."""
+
     weights: int
     gradients: int
     optimizer: int

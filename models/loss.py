@@ -10,6 +10,8 @@ IGNORE = -100
 
 
 class Loss(NamedTuple):
+    """Of one batch; a step adds up nats and units over micro-batches and ranks and divides once."""
+
     nats: Tensor
     """Scalar fp32: the sum of -log p(target) over the target units; backward starts here."""
     units: Tensor

@@ -17,6 +17,8 @@ from models.width import EMBEDDING_DEVIATION, ParameterGroup, logit_scale, width
 
 @dataclass(frozen=True)
 class TransformerConfig:
+    """The keys of a recipe's `model`; raises ValueError naming the key where a value makes no model."""
+
     vocabulary: int
     width: int = 128
     depth: int = 4
@@ -51,6 +53,9 @@ class TransformerConfig:
             raise ValueError(f"model.activation: {self.activation!r} must be swiglu or gelu")
         if not 0 <= self.dropout < 1:
             raise ValueError(f"model.dropout: {self.dropout!r} must be at least 0 and below 1")
+        for name in ("rope_theta", "norm_epsilon"):
+            if not getattr(self, name) > 0:
+                raise ValueError(f"model.{name}: {getattr(self, name)!r} must be above 0")
 
     @property
     def head_size(self) -> int:
@@ -106,6 +111,8 @@ class KeyValueCache:
 
 
 class Attention(nn.Module):
+    """Grouped-query attention with rotary positions (Ainslie et al. 2023); q, k and v are one matrix product."""
+
     def __init__(self, config: TransformerConfig, rotary: Rotary) -> None:
         super().__init__()
         self.heads, self.kv_heads, self.head_size = config.heads, config.kv_heads, config.head_size
@@ -137,6 +144,8 @@ class Attention(nn.Module):
 
 
 class FeedForward(nn.Module):
+    """down(silu(gate x) * up x), SwiGLU (Shazeer 2020), or down(gelu(up x)); gate and up are one matrix product."""
+
     def __init__(self, config: TransformerConfig) -> None:
         super().__init__()
         self.gated = config.activation == "swiglu"
@@ -152,6 +161,8 @@ class FeedForward(nn.Module):
 
 
 class Block(nn.Module):
+    """Pre-norm: what each layer reads is normed, what it writes is added to the residual stream."""
+
     def __init__(self, config: TransformerConfig, rotary: Rotary) -> None:
         super().__init__()
         self.dropout = config.dropout
@@ -169,6 +180,8 @@ class Block(nn.Module):
 
 
 class Transformer(nn.Module):
+    """Llama's shape (Touvron et al. 2023), initialised and scaled by the width rule (models/width.py)."""
+
     def __init__(self, config: TransformerConfig) -> None:
         super().__init__()
         self.config = config

@@ -29,6 +29,8 @@ LOGIT_WIDTH = 20
 
 
 class ParameterGroup(NamedTuple):
+    """Parameters that share a factor for the learning rate and one for weight decay."""
+
     name: str
     parameters: Sequence[Tensor]
     rate: float
@@ -38,10 +40,12 @@ class ParameterGroup(NamedTuple):
 
 
 def hidden_rate(width: int) -> float:
+    """What multiplies the recipe's learning rate for hidden matrices."""
     return BASE_WIDTH / width
 
 
 def logit_scale(width: int) -> float:
+    """What multiplies the logits."""
     return LOGIT_WIDTH / width
 
 
@@ -51,6 +55,7 @@ def width_groups(
     matrices: Sequence[Tensor],
     vectors: Sequence[Tensor],
 ) -> list[ParameterGroup]:
+    """A family's parameters by the kinds of the table above; kinds that it has none of are left out."""
     rate = hidden_rate(width)
     groups = [
         ParameterGroup("embeddings", embeddings, EMBEDDING_RATE, 1.0 / EMBEDDING_RATE),

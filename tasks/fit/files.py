@@ -56,11 +56,11 @@ def _number(path: Path, table: pandas.DataFrame, row: int, column: str) -> float
     except ValueError:
         raise UserError(f"{where}: {text!r} is not a number; write it like 1.5e9") from None
     if column == "seed":
-        if value != int(value):
+        if not value.is_integer():
             raise UserError(f"{where}: {text} is not a whole number")
     elif column != "loss" and not (math.isfinite(value) and value > 0) and required:
         raise UserError(f"{where}: {text} must be a positive number")
-    elif column == "loss" and value <= 0:
+    elif column == "loss" and value <= 0 and required:
         raise UserError(f"{where}: {text} must be positive, in nats per target unit")
     return value
 

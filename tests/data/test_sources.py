@@ -162,6 +162,7 @@ def test_a_bad_record_is_skipped_alone(tmp_path: Path) -> None:
         b'["body"]',
         b'{"body": "half \\ud800"}',
         b'{"body": "caf\xe9"}',
+        b'{"half \\udc00": "x"}',
         b"",
         b'{"body": "two"}',
     ]
@@ -169,7 +170,8 @@ def test_a_bad_record_is_skipped_alone(tmp_path: Path) -> None:
     path.write_bytes(b"\n".join(rows))
     skipped: list[Skipped] = []
     assert texts_of(Source(str(path), column="body", on_error="skip"), skipped) == ["one", "two"]
-    assert [item.where for item in skipped] == [f"line {number}: " for number in (2, 3, 4, 5, 6, 7)]
+    assert [item.where for item in skipped] == [f"line {number}: " for number in (2, 3, 4, 5, 6, 7, 8)]
+    assert all(item.reason.encode() for item in skipped)  # what is printed must be Unicode
     with pytest.raises(DataError, match=r"a\.jsonl: line 2: not JSON"):
         texts_of(Source(str(path), column="body"))
 

@@ -184,6 +184,8 @@ def test_the_same_seed_builds_the_same_model_also_from_the_meta_device():
         ({"heads": 4, "key_value_heads": 3}, r"model.key_value_heads: 3 must divide model.heads \(4\)"),
         ({"activation": "relu"}, "model.activation: 'relu' must be swiglu or gelu"),
         ({"dropout": 1.0}, "model.dropout: 1.0 must be"),
+        ({"rope_theta": -1.0}, "model.rope_theta: -1.0 must be above 0"),
+        ({"norm_epsilon": 0.0}, "model.norm_epsilon: 0.0 must be above 0"),
         ({"feed_forward": 2.5}, "model.feed_forward: 2.5 must be a whole number"),
     ],
 )

@@ -44,6 +44,8 @@ def test_spaces_and_extra_columns_do_no_harm(tmp_path: Path) -> None:
 def test_a_run_that_did_not_finish_needs_no_loss(tmp_path: Path) -> None:
     table, _ = read_runs(write(tmp_path, "N,D,C,loss,status\n1e6,2e7,1.2e14,,diverged\n"))
     assert table.loss.isna()[0]
+    table, _ = read_runs(write(tmp_path, "N,D,C,loss,status\n1e6,2e7,1.2e14,0,diverged\n"))
+    assert table.loss[0] == 0
 
 
 @pytest.mark.parametrize(
@@ -61,6 +63,8 @@ def test_a_run_that_did_not_finish_needs_no_loss(tmp_path: Path) -> None:
         ("N,D,C,loss\n1e6,2e7,1e14,-3\n", "row 2, column loss: -3 must be positive, in nats per target unit"),
         ("N,D,C,loss\n1e6,2e7,1e14,\n", "row 2, column loss: '' is not a number"),
         ("N,D,C,loss,seed\n1e6,2e7,1e14,3,1.5\n", "row 2, column seed: 1.5 is not a whole number"),
+        ("N,D,C,loss,seed\n1e6,2e7,1e14,3,nan\n", "row 2, column seed: nan is not a whole number"),
+        ("N,D,C,loss,seed\n1e6,2e7,1e14,3,inf\n", "row 2, column seed: inf is not a whole number"),
         ("N,D,C,loss,budget\n1e6,2e7,1e14,3,x\n", "row 2, column budget: 'x' is not a number"),
     ],
 )
