@@ -42,6 +42,7 @@ class Optimum:
 
 
 def problem_of_law(N: Floats, D: Floats, loss: Floats, delta: float = 1e-3) -> Problem:
+    """The law's objective over runs (n,): parameters, target units, nats per unit."""
     return Problem(np.stack([N, D]).astype(float), np.asarray(loss, dtype=float), (0, 1), delta)
 
 

@@ -4,9 +4,6 @@ from typing import Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
-VERSION = 1  # of the task; a change of what it computes raises it
-
-
 VERSION = 1
 """Raised when the same spec and inputs would give another fit."""
 

@@ -42,6 +42,7 @@ class Answer:
     """None where the runs do not say."""
 
     best: BestLoss | None
+    identified: bool  # is the E of `best`? That of the minima has an interval of its own
     smallest: float | None  # C of the cheapest run used
     largest: float | None  # C of the most expensive run used
     exponent: Estimate | None
@@ -56,6 +57,7 @@ class Answer:
 
 
 def answer(fit: Fit) -> Answer:
+    """Everything at the top of the page; losses in nats per target unit, compute in FLOPs."""
     best, largest = best_loss(fit), (fit.largest_compute if fit.used else None)
     exponent = per_decade = to_halve = ten_times = half = target = None
     if best is not None and largest is not None:
@@ -67,6 +69,7 @@ def answer(fit: Fit) -> Answer:
     tested = _tested(fit)
     return Answer(
         best=best,
+        identified=_identified(fit, best),
         smallest=min(run.C for run in fit.used) if fit.used else None,
         largest=largest,
         exponent=exponent,
@@ -79,6 +82,10 @@ def answer(fit: Fit) -> Answer:
         checks=_checks(fit),
         advice=_advice(fit, tested),
     )
+
+
+def _identified(fit: Fit, best: BestLoss | None) -> bool:
+    return best is not None and (fit.health.identified if best.source == "law" else best.E.low > 0)
 
 
 def _predicted(fit: Fit, compute: float) -> Prediction | None:

@@ -4,6 +4,7 @@ import base64
 import io
 import re
 from collections.abc import Iterator
+from dataclasses import replace
 from html import unescape
 from html.parser import HTMLParser
 from pathlib import Path
@@ -16,7 +17,7 @@ from scipy.optimize import minimize_scalar
 
 from tasks.fit.best_loss import best_loss
 from tasks.fit.predict import predict
-from tasks.fit.result import Fit
+from tasks.fit.result import Estimate, Fit
 from tasks.report import style
 from tasks.report.page import Report, write_report
 from tasks.report.spec import ReportSpec
@@ -218,6 +219,17 @@ def test_a_degenerate_fit_still_gives_a_page(name: str, cases: dict[str, Fit], t
         assert "No law yet" in page.text and fit.health.verdict in page.text
     if not fit.used:
         assert f"none of the {len(fit.runs)} runs could be used" in page.text
+
+
+@pytest.mark.parametrize(("low", "known"), [(0.0, False), (1.1, True)])
+def test_the_E_of_the_minima_is_claimed_only_where_they_identify_it(low: float, known: bool, tmp_path: Path) -> None:
+    fit = sound()
+    frontier = replace(fit.frontier, E=Estimate(1.2, low, 1.3))
+    fit = replace(fit, law=None, frontier=frontier, health=replace(fit.health, identified=not known))
+    text = Page(write_report(fit, SPEC, tmp_path).path.read_text()).text
+    assert ("What no compute removes is about" in text) == known
+    assert ("Identified by these runs" in text) == known
+    assert ("not known" in text) == (not known)
 
 
 def test_losses_at_or_below_E_are_named_not_dropped(cases: dict[str, Fit], tmp_path: Path) -> None:
