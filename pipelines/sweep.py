@@ -169,7 +169,7 @@ def fit_task(recipe: Recipe, cells: list[SweepCell], outcomes: Mapping[str, Outc
     for index, cell in enumerate(cells):
         outcome = outcomes[cell.train.identity]
         if not outcome.ok:
-            excluded.append(Excluded(label=cell.plan.label, reason=f"did not finish: {outcome.error}"))
+            excluded.append(Excluded(label=cell.plan.label, reason=outcome.error))
             continue
         name = f"cell-{index:04d}"
         inputs[name] = cell.train

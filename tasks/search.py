@@ -49,11 +49,9 @@ def run(context: Context) -> None:
     todo = [rate for rate in spec.rates if not _trial(context.work, rate).is_file()]
     if todo:
         tuner = tune.Tuner(
-            tune.with_resources(
-                tune.with_parameters(_train_trial, job=job),
-                {"CPU": execution.cpus_per_worker, "GPU": execution.gpus_per_worker},
-            ),
-            param_space={"learning_rate": tune.grid_search(todo)},
+            tune.with_resources(_train_trial, {"CPU": execution.cpus_per_worker, "GPU": execution.gpus_per_worker}),
+            # The job travels in the config: Tune keeps one function of a name for all searches that run at once.
+            param_space={"learning_rate": tune.grid_search(todo), "job": job},
             run_config=tune.RunConfig(name=context.attempt, storage_path=str(context.work / "tune"), verbose=0),
         )
         for result in tuner.fit():
@@ -75,12 +73,12 @@ def run(context: Context) -> None:
     _record(context, best, edge, losses)
 
 
-def _train_trial(config: dict[str, Any], job: dict[str, Any]) -> None:
+def _train_trial(config: dict[str, Any]) -> None:
     from ray import tune
 
     from tasks.train.loop import train
 
-    rate = config["learning_rate"]
+    rate, job = config["learning_rate"], config["job"]
     path = _trial(Path(job["work"]), rate)
     result = train(
         TrainSpec.model_validate_json(job["train"]),
