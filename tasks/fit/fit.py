@@ -69,7 +69,7 @@ def fit_runs(table: pandas.DataFrame, options: FitOptions | None = None, notes: 
         health = _health(used, problem, optimum, law, profile, sigma)
         if health.splits:
             shares = allocation(cost, optimum.raw, np.array(law.draws), float(C.min()), 10 * float(C.max()))
-        back_tests = _back_tests(problem, used, optimum)
+        back_tests = _back_tests(problem, used)
         fits = dict(zip([run.name for run in used], fitted, strict=True))
         runs = [
             replace(run, fitted=float(fits[run.name]), residual=math.log(run.loss / fits[run.name]))
@@ -232,13 +232,15 @@ def _warnings(used: list[Run], problem: Problem, optimum: Optimum, residuals: Fl
     return tuple(lines)
 
 
-def _back_tests(problem: Problem, used: list[Run], optimum: Optimum) -> tuple[BackTest, ...]:
+def _back_tests(problem: Problem, used: list[Run]) -> tuple[BackTest, ...]:
     """Fit the runs up to each compute level, predict those above: the error that matters."""
-    C = np.array([run.budget or run.C for run in used])
-    levels = np.unique(C)[:-1]
+    # Levels and not C itself: runs of one budget differ in C by a little, and would vouch for each other.
+    level_of = {run.name: level for level, group in enumerate(isoflop.budgets(used)) for run in group}
+    at = np.array([level_of[run.name] for run in used])
+    levels = np.unique(at)[:-1]
     kept = []
     for level in levels:
-        below = level >= C
+        below = level >= at
         N, D = problem.x[:, below]
         if not _no_law(N, D).verdict and below.sum() > PARAMETERS + 1 and not on_one_line(N, D):
             kept.append(level)
@@ -246,13 +248,13 @@ def _back_tests(problem: Problem, used: list[Run], optimum: Optimum) -> tuple[Ba
         kept = [kept[i] for i in np.unique(np.linspace(0, len(kept) - 1, BACK_TESTS).astype(int))]
     if not kept:
         return ()
-    weights = (np.array(kept)[:, None] >= C).astype(float)
+    weights = (np.array(kept)[:, None] >= at).astype(float)
     laws = solve_subsets(problem, weights)
     rows = []
     for level, (E, A, B, alpha, beta) in zip(kept, laws, strict=True):
-        below = max(run.C for run, c in zip(used, C, strict=True) if c <= level)
-        for run, c in zip(used, C, strict=True):
-            if c > level:
+        below = max(run.C for run, its in zip(used, at, strict=True) if its <= level)
+        for run, its in zip(used, at, strict=True):
+            if its > level:
                 predicted = float(E + A * run.N**-alpha + B * run.D**-beta)
                 error = predicted / run.loss - 1
                 rows.append(BackTest(below, run.name, run.C, run.C / below, predicted, run.loss, error))

@@ -249,6 +249,16 @@ def test_back_tests_predict_upwards_only() -> None:
     assert max(abs(test.error) for test in exact.back_tests) < 1e-5
 
 
+def test_a_back_test_has_not_seen_what_it_predicts() -> None:
+    table = table_of(*isoflop_design(), noise=0.001)
+    dearest = table.C > 0.9 * table.C.max()
+    other = table.assign(loss=table.loss.where(~dearest, 1.1 * table.loss))
+    honest, changed = (
+        {(test.below, test.run): test.predicted for test in fit_runs(runs, QUICK).back_tests} for runs in (table, other)
+    )
+    assert len(honest) > 7 and changed == pytest.approx(honest, rel=1e-6)
+
+
 def test_same_seed_same_fit_and_json_keeps_it() -> None:
     table = table_of(*isoflop_design(3, 5), noise=0.003)
     first, second = (fit_runs(table, QUICK).to_dict() for _ in range(2))
