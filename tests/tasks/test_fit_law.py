@@ -251,7 +251,7 @@ def test_back_tests_predict_upwards_only() -> None:
 
 def test_a_back_test_has_not_seen_what_it_predicts() -> None:
     table = table_of(*isoflop_design(), noise=0.001)
-    dearest = table.C > 0.9 * table.C.max()
+    dearest = table.C.max() * 0.9 < table.C
     other = table.assign(loss=table.loss.where(~dearest, 1.1 * table.loss))
     honest, changed = (
         {(test.below, test.run): test.predicted for test in fit_runs(runs, QUICK).back_tests} for runs in (table, other)
