@@ -134,6 +134,13 @@ def test_a_trunk_refuses_what_it_cannot_do(toy: Path, tmp_path: Path, override: 
         sweep_tasks(load_recipe(toy, [override]), Store(tmp_path / "root"))
 
 
+@pytest.mark.parametrize("written", [["--address=http://127.0.0.1:9"], ["--address", "http://127.0.0.1:9"]])
+def test_submit_takes_the_address_after_the_command_too(written: list[str]) -> None:
+    result = called(["submit", "predict", "toy", "--compute", "1e9", "--root", "/shared/reducible", *written])
+    assert result.exit_code == 2
+    assert "http://127.0.0.1:9: no Ray dashboard answers there" in result.output
+
+
 @pytest.mark.slow
 def test_a_run_from_text_to_a_sample(toy: Path, tmp_path: Path) -> None:
     root = ["--root", tmp_path / "root"]
@@ -151,15 +158,15 @@ def test_a_run_from_text_to_a_sample(toy: Path, tmp_path: Path) -> None:
 
 
 @pytest.mark.slow
-def test_a_sweep_with_a_search_and_a_cell_that_diverges(toy: Path, tmp_path: Path) -> None:
-    root = ["--root", tmp_path / "root"]
-    toy.write_text(TOY + "sweep: {tokens: [10k, 20k], widths: [8, 16]}\n")
-    searched = called(["sweep", toy, "sweep.learning_rate={samples: 2, low: 1e-3, high: 1e-2}", *root])
-    assert searched.exit_code == 0, searched.output
-    results = list((tmp_path / "root" / "artifacts" / "search").glob("*/result.json"))
-    assert len(results) == 4
-    assert {json.loads(path.read_text())["learning_rate"] for path in results} <= {1e-3, 1e-2}
-    assert (
-        "Already done"
-        in called(["sweep", toy, "sweep.learning_rate={samples: 2, low: 1e-3, high: 1e-2}", *root]).output
+def test_a_sweep_whose_cells_search_their_rates_at_once(toy: Path, tmp_path: Path) -> None:
+    toy.write_text(
+        TOY + "sweep: {tokens: [5k, 10k], widths: [8], learning_rate: {samples: 2, low: 1e-3, high: 1e-2}}\n"
     )
+    root = ["--root", tmp_path / "root"]
+    first = called(["sweep", toy, *root])
+    assert first.exit_code == 0, first.output
+    results = list((tmp_path / "root" / "artifacts" / "search").glob("*/result.json"))
+    assert len(results) == 2
+    assert {json.loads(path.read_text())["learning_rate"] for path in results} <= {1e-3, 1e-2}
+    again = called(["sweep", toy, *root])
+    assert again.exit_code == 0 and "Starting Ray" not in again.output
