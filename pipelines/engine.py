@@ -1,5 +1,6 @@
 """What every pipeline needs to run: the store, Ray when something has to run, MLflow's recorder, a progress bar."""
 
+import os
 from collections.abc import Container, Iterator, Sequence
 from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext
 from dataclasses import dataclass
@@ -35,6 +36,8 @@ class Engine:
 
     def _session(self) -> AbstractContextManager[Cluster]:
         if self.cluster is None:
+            if not os.access(self.store.root / "staging", os.W_OK):
+                raise UserError(f"--root {self.store.root}: cannot be written; give a folder that can")
             click.echo("Starting Ray ...")
             self.cluster = self.stack.enter_context(session())
         return nullcontext(self.cluster)
