@@ -32,6 +32,7 @@ def parse_number(value: Any) -> Any:
 
 Count = Annotated[int, BeforeValidator(parse_count), Field(ge=1)]
 Number = Annotated[float, BeforeValidator(parse_number)]
+Share = Annotated[Number, Field(ge=0, lt=1)]
 
 
 class Section(BaseModel):
@@ -92,7 +93,7 @@ class Optimizer(Section):
 
     learning_rate: Annotated[Number, Field(gt=0)] = 4e-3
     weight_decay: Annotated[Number, Field(ge=0)] = 0.1
-    betas: tuple[Number, Number] = (0.9, 0.95)
+    betas: tuple[Share, Share] = (0.9, 0.95)
     epsilon: Annotated[Number, Field(gt=0)] = 1e-8
     clip: Annotated[Number, Field(gt=0)] | None = 1.0
 
