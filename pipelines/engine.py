@@ -9,12 +9,11 @@ import click
 
 from pipelines.progress import Progress
 from pipelines.ray_session import Cluster, session
-from pipelines.recipe import Compute
 from tasks.errors import UserError
 from tasks.execute import Outcome, execute, stop_politely
 from tasks.mlflow_recorder import Recorder
 from tasks.store import Store
-from tasks.task import Resources, Task, in_order
+from tasks.task import Task, in_order
 
 
 @dataclass
@@ -92,7 +91,3 @@ def make_again(
 
 def failures(outcomes: dict[str, Outcome]) -> list[Outcome]:
     return [outcome for outcome in outcomes.values() if outcome.status == "failed"]
-
-
-def training_resources(compute: Compute) -> Resources:
-    return Resources(cpus=compute.cpus_per_worker, gpus=compute.gpus_per_worker, workers=compute.workers)

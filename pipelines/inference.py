@@ -6,11 +6,11 @@ import click
 
 from pipelines.engine import engine, failures
 from pipelines.find import find
-from tasks import evaluate
+from pipelines.run import evaluation_task
 from tasks.errors import UserError
 from tasks.evaluate import EvaluateSpec
 from tasks.store import Store, read_manifest
-from tasks.task import Task, finished
+from tasks.task import finished
 
 
 def print_sample(
@@ -41,14 +41,7 @@ def evaluate_run(run: str, root: str) -> int:
     model = finished("train", manifest["identity"], manifest["label"])
     data = finished("dataset", manifest["inputs"]["data"], "dataset")
     name = manifest["label"].removeprefix("train ")
-    task = Task(
-        name="evaluate",
-        version=evaluate.VERSION,
-        run="tasks.evaluate:run",
-        spec=EvaluateSpec(units=None),
-        inputs={"model": model, "data": data},
-        label=f"evaluate {name}",
-    )
+    task = evaluation_task(model, data, name, {}, EvaluateSpec(units=None))
     with engine(store) as made:
         outcomes = made.make([task])
     for outcome in failures(outcomes):

@@ -2,21 +2,20 @@
 
 import json
 import shlex
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import click
 
 from pipelines.data import dataset_task, vocabulary_of
-from pipelines.engine import engine, failures, make_again, training_resources
+from pipelines.engine import engine, failures, make_again
 from pipelines.recipe import Recipe
-from pipelines.training import Model, execution_of, model_of, train_spec, training_flops
+from pipelines.training import Model, model_of, train_spec, training_task
 from tasks import evaluate
 from tasks.evaluate import EvaluateSpec
 from tasks.store import Store
 from tasks.summary import SummarySpec
 from tasks.task import Task
-from tasks.train.spec import VERSION as TRAIN_VERSION
 
 TOKENS_PER_PARAMETER = 20  # Hoffmann et al. 2022: about compute-optimal, where the recipe names no number of tokens
 
@@ -36,19 +35,8 @@ def run_tasks(recipe: Recipe, store: Store) -> RunTasks:
     tags = {"pipeline": recipe.name}
     tokens = recipe.train.tokens or TOKENS_PER_PARAMETER * model.cost.parameters
     spec = train_spec(recipe, model, tokens=tokens)
-    train = Task(
-        name="train",
-        version=TRAIN_VERSION,
-        run="tasks.train.task:run",
-        spec=spec,
-        inputs={"data": dataset},
-        label=f"train {recipe.name}",
-        resources=training_resources(recipe.compute),
-        execution=execution_of(recipe, spec),
-        weight=training_flops(spec, model.cost),
-        tags=tags,
-    )
-    evaluation = evaluation_task(train, dataset, recipe.name, tags)
+    train = training_task(recipe, model, spec, {"data": dataset}, f"train {recipe.name}", tags)
+    evaluation = evaluation_task(train, dataset, recipe.name, tags, EvaluateSpec())
     summary = Task(
         name="summary",
         version=1,
@@ -61,12 +49,12 @@ def run_tasks(recipe: Recipe, store: Store) -> RunTasks:
     return RunTasks(model, dataset, train, evaluation, summary)
 
 
-def evaluation_task(train: Task, dataset: Task, name: str, tags: dict[str, str]) -> Task:
+def evaluation_task(train: Task, dataset: Task, name: str, tags: Mapping[str, str], spec: EvaluateSpec) -> Task:
     return Task(
         name="evaluate",
         version=evaluate.VERSION,
         run="tasks.evaluate:run",
-        spec=EvaluateSpec(),
+        spec=spec,
         inputs={"model": train, "data": dataset},
         label=f"evaluate {name}",
         tags=tags,

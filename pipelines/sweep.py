@@ -12,10 +12,10 @@ import yaml
 
 from pipelines.data import dataset_task, vocabulary_of
 from pipelines.design import CellPlan, cells_of
-from pipelines.engine import engine, failures, make_again, training_resources
+from pipelines.engine import engine, failures, make_again
 from pipelines.recipe import Recipe
 from pipelines.recipe import Search as SearchSection
-from pipelines.training import execution_of, model_of, steps_of, train_spec, training_flops
+from pipelines.training import execution_of, model_of, steps_of, train_spec, training_flops, training_task
 from tasks.errors import UserError
 from tasks.execute import LAUNCHER_BYTES, Outcome
 from tasks.fit import spec as fit_spec
@@ -26,7 +26,6 @@ from tasks.search import VERSION as SEARCH_VERSION
 from tasks.search import SearchSpec
 from tasks.store import Store
 from tasks.task import Resources, Task
-from tasks.train import spec as train_specs
 from tasks.train.spec import TrainSpec
 
 
@@ -57,15 +56,16 @@ def _cell(recipe: Recipe, plan: CellPlan, dataset: Task) -> Task:
     """One training of its own, its learning rate by the width rule or from a search within the cell."""
     assert recipe.sweep is not None
     search = recipe.sweep.learning_rate
-    searched = isinstance(search, SearchSection)
-    spec = train_spec(recipe, plan.model, tokens=plan.tokens, batch=plan.batch, seed=plan.seed, searched=searched)
     inputs = {"data": dataset}
     if isinstance(search, SearchSection):
-        inputs["search"] = _search(recipe, plan, spec, search, dataset)
+        inputs["search"] = _search(recipe, plan, search, dataset)
+    spec = train_spec(
+        recipe, plan.model, tokens=plan.tokens, batch=plan.batch, seed=plan.seed, searched="search" in inputs
+    )
     return _train(recipe, plan, spec, inputs, plan.label)
 
 
-def _search(recipe: Recipe, plan: CellPlan, spec: TrainSpec, search: SearchSection, dataset: Task) -> Task:
+def _search(recipe: Recipe, plan: CellPlan, search: SearchSection, dataset: Task) -> Task:
     short = train_spec(
         recipe,
         plan.model,
@@ -148,18 +148,8 @@ def _trunks(recipe: Recipe, plans: list[CellPlan], dataset: Task) -> list[SweepC
 def _train(
     recipe: Recipe, plan: CellPlan, spec: TrainSpec, inputs: Mapping[str, Task], label: str, role: str = "cell"
 ) -> Task:
-    return Task(
-        name="train",
-        version=train_specs.VERSION,
-        run="tasks.train.task:run",
-        spec=spec,
-        inputs=inputs,
-        label=label,
-        resources=training_resources(recipe.compute),
-        execution=execution_of(recipe, spec),
-        weight=training_flops(spec, plan.model.cost),
-        tags={"sweep": recipe.name, "role": role, "width": str(plan.width)},
-    )
+    tags = {"sweep": recipe.name, "role": role, "width": str(plan.width)}
+    return training_task(recipe, plan.model, spec, inputs, label, tags)
 
 
 def fit_task(recipe: Recipe, cells: list[SweepCell], outcomes: Mapping[str, Outcome]) -> Task:

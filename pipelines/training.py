@@ -2,6 +2,7 @@
 
 import difflib
 import math
+from collections.abc import Mapping
 from dataclasses import dataclass, fields
 from typing import Any, Literal, get_type_hints
 
@@ -11,7 +12,8 @@ from models.cost import Cost
 from models.families import Family, family
 from pipelines.recipe import Recipe
 from tasks.errors import UserError
-from tasks.train.spec import Execution, OptimizerSpec, ScheduleSpec, TrainSpec, ValidationSpec
+from tasks.task import Resources, Task
+from tasks.train.spec import VERSION, Execution, OptimizerSpec, ScheduleSpec, TrainSpec, ValidationSpec
 
 LARGEST_MICRO_BATCH = 16_384  # target units per forward pass, unless the recipe says otherwise
 
@@ -166,3 +168,22 @@ def execution_of(recipe: Recipe, spec: TrainSpec) -> Execution:
 def training_flops(spec: TrainSpec, cost: Cost) -> float:
     """FLOPs of this stretch alone, from the ledger."""
     return (spec.stop_step - spec.start_step) * spec.batch * cost.training_flops_per_unit
+
+
+def training_task(
+    recipe: Recipe, model: Model, spec: TrainSpec, inputs: Mapping[str, Task], label: str, tags: Mapping[str, str]
+) -> Task:
+    """The spec as a task with the recipe's workers; its weight is what it costs."""
+    compute = recipe.compute
+    return Task(
+        name="train",
+        version=VERSION,
+        run="tasks.train.task:run",
+        spec=spec,
+        inputs=inputs,
+        label=label,
+        resources=Resources(cpus=compute.cpus_per_worker, gpus=compute.gpus_per_worker, workers=compute.workers),
+        execution=execution_of(recipe, spec),
+        weight=training_flops(spec, model.cost),
+        tags=tags,
+    )

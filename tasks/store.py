@@ -109,7 +109,7 @@ class Store:
             # A folder that is there already was committed by another attempt of the same pure function.
             if error.errno not in (errno.ENOTEMPTY, errno.EEXIST):
                 raise
-        _sync(artifact.parent)
+        flush(artifact.parent)
 
 
 def write_manifest(
@@ -118,7 +118,7 @@ def write_manifest(
     """Lists every file under `folder` with size and SHA-256, flushed to disk before the manifest is."""
     files = []
     for path in sorted(path for path in folder.rglob("*") if path.is_file()):
-        _sync(path)
+        flush(path)
         files.append(
             {
                 "path": path.relative_to(folder).as_posix(),
@@ -139,8 +139,8 @@ def write_manifest(
     }
     path = folder / MANIFEST
     path.write_text(json.dumps(manifest, indent=1))
-    _sync(path)
-    _sync(folder)
+    flush(path)
+    flush(folder)
 
 
 def read_manifest(artifact: Path) -> dict[str, Any]:
@@ -172,7 +172,8 @@ def sha256_of(path: Path) -> str:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
-def _sync(path: Path) -> None:
+def flush(path: Path) -> None:
+    """What was written to the file or folder is on the disk when this returns."""
     descriptor = os.open(path, os.O_RDONLY)
     try:
         os.fsync(descriptor)

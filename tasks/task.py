@@ -43,14 +43,7 @@ class Task:
 
     @cached_property
     def identity(self) -> str:
-        return fingerprint(
-            {
-                "task": self.name,
-                "version": self.version,
-                "spec": self.spec,
-                "inputs": {name: task.identity for name, task in self.inputs.items()},
-            }
-        )
+        return fingerprint(description(self))
 
     @property
     def title(self) -> str:

@@ -11,7 +11,6 @@ plain or sharded: torch.distributed.checkpoint fits it to whatever world loads i
 
 import json
 import logging
-import os
 import shutil
 import uuid
 import warnings
@@ -27,7 +26,7 @@ from torch.distributed.checkpoint.api import CheckpointException
 from torch.distributed.checkpoint.staging import DefaultStager, StagingOptions
 
 from tasks.errors import UserError
-from tasks.store import sha256_of
+from tasks.store import flush, sha256_of
 from tasks.train.parallel import World
 
 log = logging.getLogger(__name__)
@@ -123,15 +122,15 @@ class Checkpoints:
         (part / ROWS).write_text("".join(json.dumps(row) + "\n" for row in rows))
         files = {}
         for file in sorted(part.iterdir()):
-            _flush(file)
+            flush(file)
             files[file.name] = {"size": file.stat().st_size, "sha256": sha256_of(file)}
         (part / MANIFEST).write_text(json.dumps({"files": files}, indent=1))
-        _flush(part / MANIFEST)
-        _flush(part)
+        flush(part / MANIFEST)
+        flush(part)
         if target.exists():  # the same step, by a process that was believed dead
             shutil.rmtree(target)
         part.rename(target)
-        _flush(target.parent)
+        flush(target.parent)
         self._forget()
 
     def _any(self, failure: str | None) -> str | None:
@@ -249,14 +248,6 @@ def _failure_of(work: Callable[[], None]) -> str | None:
     except (Exception, CheckpointException) as error:
         return cause(error)
     return None
-
-
-def _flush(path: Path) -> None:
-    descriptor = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
 
 
 def _validated(path: Path) -> float | None:
