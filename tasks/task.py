@@ -50,9 +50,13 @@ class Task:
         return self.label or self.name
 
 
+class _Unknown(BaseModel):
+    """The spec of an artifact that only its identity tells."""
+
+
 def finished(name: str, identity: str, label: str = "") -> Task:
     """Stands for an artifact that is there already, as an input of other tasks. It cannot be run."""
-    task = Task(name=name, version=0, run="", spec=BaseModel(), label=label)
+    task = Task(name=name, version=0, run="", spec=_Unknown(), label=label)
     task.__dict__["identity"] = identity  # where cached_property would keep what it computed
     return task
 

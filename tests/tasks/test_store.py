@@ -14,6 +14,7 @@ from pydantic import BaseModel
 from tasks.errors import UserError
 from tasks.fingerprint import canonical, fingerprint
 from tasks.store import Store, read_manifest, verify
+from tasks.task import finished
 
 DESCRIBED = {"task": "add", "version": 1, "spec": {"value": 1}, "inputs": {}}
 
@@ -128,6 +129,12 @@ class Holder(BaseModel):
 def test_what_has_no_canonical_form_is_refused_by_name(bad: object) -> None:
     with pytest.raises(TypeError, match="inner"):
         fingerprint(Holder(inner=bad))
+
+
+def test_an_artifact_stands_for_its_task_as_an_input() -> None:
+    a = dag.task("a", 1)
+    stand_in = finished("add", a.identity)
+    assert dag.task("b", 2, (stand_in,)).identity == dag.task("b", 2, (a,)).identity
 
 
 def test_an_identity_holds_spec_version_and_inputs_but_not_labels() -> None:
