@@ -1,0 +1,91 @@
+"""What a latent says about the values seen at its step: p(x_t | z_t), each channel on its own.
+
+Every emission offers `forward(z)`, the parameters of the distribution for latents (..., L); `log_prob(parameters, x)`,
+nats (..., C) of values; `sample(parameters)`, values (..., C); and `flops` per series and step.
+"""
+
+import math
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from models.transitions import initialise, positive, raw_of
+
+
+class Emission(nn.Module):
+    """A network of `depth` hidden layers of `width` (0: a linear map) from the latent to `outputs` numbers."""
+
+    def __init__(self, latent: int, width: int, depth: int, outputs: int) -> None:
+        super().__init__()
+        sizes = [latent, *[width] * depth, outputs]
+        self.layers = nn.ModuleList(nn.Linear(a, b) for a, b in zip(sizes[:-1], sizes[1:], strict=True))
+        self.flops = sum(2 * a * b for a, b in zip(sizes[:-1], sizes[1:], strict=True))
+
+    def reset_parameters(self) -> None:
+        for layer in self.layers:
+            assert isinstance(layer, nn.Linear)
+            initialise(layer)
+
+    def forward(self, z: Tensor) -> Tensor:
+        *hidden, last = self.layers
+        for layer in hidden:
+            z = layer(z).relu()
+        outputs: Tensor = last(z)
+        return outputs.float()
+
+    def log_prob(self, parameters: Tensor, x: Tensor) -> Tensor:
+        raise NotImplementedError
+
+    def sample(self, parameters: Tensor) -> Tensor:
+        raise NotImplementedError
+
+
+class GaussianEmission(Emission):
+    """Mean from the latent; one deviation for each channel."""
+
+    def __init__(self, latent: int, width: int, depth: int, channels: int) -> None:
+        super().__init__(latent, width, depth, channels)
+        self.raw = nn.Parameter(torch.empty(channels))
+
+    def reset_parameters(self) -> None:
+        super().reset_parameters()
+        nn.init.constant_(self.raw, raw_of(1.0))
+
+    def log_prob(self, parameters: Tensor, x: Tensor) -> Tensor:
+        deviation_C = positive(self.raw)
+        return -0.5 * ((x - parameters) / deviation_C) ** 2 - deviation_C.log() - 0.5 * math.log(2 * math.pi)
+
+    def sample(self, parameters: Tensor) -> Tensor:
+        return parameters + positive(self.raw) * torch.randn_like(parameters)
+
+
+class BernoulliEmission(Emission):
+    """Values 0 and 1, such as the keys of a piano."""
+
+    def __init__(self, latent: int, width: int, depth: int, channels: int) -> None:
+        super().__init__(latent, width, depth, channels)
+
+    def log_prob(self, parameters: Tensor, x: Tensor) -> Tensor:
+        return -F.binary_cross_entropy_with_logits(parameters, x, reduction="none")
+
+    def sample(self, parameters: Tensor) -> Tensor:
+        return torch.bernoulli(parameters.sigmoid())
+
+
+class CategoricalEmission(Emission):
+    """Every channel holds a class, a whole number from 0 to categories - 1."""
+
+    def __init__(self, latent: int, width: int, depth: int, channels: int, categories: int) -> None:
+        super().__init__(latent, width, depth, channels * categories)
+        self.categories = categories
+
+    def forward(self, z: Tensor) -> Tensor:
+        return super().forward(z).unflatten(-1, (-1, self.categories))
+
+    def log_prob(self, parameters: Tensor, x: Tensor) -> Tensor:
+        logs = parameters.log_softmax(-1)
+        return logs.gather(-1, x.long()[..., None]).squeeze(-1)
+
+    def sample(self, parameters: Tensor) -> Tensor:
+        return torch.distributions.Categorical(logits=parameters).sample().float()

@@ -1,0 +1,230 @@
+"""Deep state-space model: latents that move, values that depend on the latent of their step alone, an encoder.
+
+    p(x, z) = prod_t p(z_t | z_<t) p(x_t | z_t)         transition and emission
+    log p(x) >= E_q [ log p(x, z) - log q(z | x) ]      the ELBO: what is trained and what `forward` returns
+
+(Chung et al. 2015; Krishnan, Shalit and Sontag 2017.) The Kullback-Leibler term of a step is exact given the latents
+before it: KL(q(z_t) || p(z_t | z_<t)), averaged over one draw of them.
+"""
+
+import math
+from dataclasses import dataclass, replace
+
+import torch
+from torch import Tensor, nn
+
+from models.cost import Cost, Lengths
+from models.emissions import BernoulliEmission, CategoricalEmission, Emission, GaussianEmission
+from models.loss import Loss
+from models.posteriors import Posterior, StructuredPosterior
+from models.transitions import GatedTransition, LinearTransition, LstmTransition
+from models.width import ParameterGroup, hidden_rate
+
+TRANSITIONS = ("lstm", "gated", "linear")
+EMISSIONS = ("gaussian", "bernoulli", "categorical")
+POSTERIORS = ("causal", "bidirectional", "structured")
+CELLS = ("lstm", "elman")
+
+
+@dataclass(frozen=True)
+class SsmConfig:
+    """The keys of a recipe's `model`; raises ValueError naming the key where a value makes no model."""
+
+    channels: int
+    """Values seen at a step; the data says how many."""
+    width: int = 64
+    """Of the encoder's recurrence, and of everything below that is left out."""
+    latent: int | None = None
+    """Coordinates of z_t. None: half the width."""
+    transition: str = "lstm"
+    """lstm: from all past latents; gated: from the last one (deep Markov model); linear: A z + b."""
+    transition_width: int | None = None
+    emission: str = "gaussian"
+    emission_width: int | None = None
+    emission_depth: int = 2
+    """Hidden layers between latent and values; 0: a linear map."""
+    categories: int = 2
+    """emission categorical: classes of every channel, numbered from 0."""
+    posterior: str = "causal"
+    cell: str = "lstm"
+    """Of the encoder: lstm, or elman with tanh."""
+    kl_start: float = 1.0
+    """Weight of the Kullback-Leibler term at the first step; it rises linearly to 1."""
+    kl_rise: float = 0.2
+    """Share of the run over which it rises."""
+    dropout: float = 0.0
+    """Of the values that the encoder reads and of what it made of them."""
+
+    def __post_init__(self) -> None:
+        for name in ("channels", "width", "latent", "transition_width", "emission_width"):
+            value = getattr(self, name)
+            if value is None and name not in ("channels", "width"):
+                continue
+            if not isinstance(value, int) or isinstance(value, bool) or value < 1:
+                raise ValueError(f"model.{name}: {value!r} must be a whole number of at least 1")
+        for name, least in (("emission_depth", 0), ("categories", 2)):
+            value = getattr(self, name)
+            if not isinstance(value, int) or isinstance(value, bool) or value < least:
+                raise ValueError(f"model.{name}: {value!r} must be a whole number of at least {least}")
+        for name, allowed in (
+            ("transition", TRANSITIONS),
+            ("emission", EMISSIONS),
+            ("posterior", POSTERIORS),
+            ("cell", CELLS),
+        ):
+            if getattr(self, name) not in allowed:
+                raise ValueError(f"model.{name}: {getattr(self, name)!r} must be one of {', '.join(allowed)}")
+        for name in ("kl_start", "kl_rise"):
+            if not 0 <= getattr(self, name) <= 1:
+                raise ValueError(f"model.{name}: {getattr(self, name)!r} must be between 0 and 1")
+        if not 0 <= self.dropout < 1:
+            raise ValueError(f"model.dropout: {self.dropout!r} must be at least 0 and below 1")
+
+    @property
+    def latents(self) -> int:
+        return self.latent if self.latent is not None else max(1, self.width // 2)
+
+    @property
+    def inputs(self) -> int:
+        """Numbers that the encoder reads at a step: see StateSpace.inputs."""
+        per_channel = {"gaussian": 2, "bernoulli": 1, "categorical": self.categories}[self.emission]
+        return self.channels * per_channel
+
+    def scaled(self, width: int) -> "SsmConfig":
+        """The ladder: this config at another width, with the latent and both networks in the same proportion."""
+        if width < 2:
+            raise ValueError(f"model.width: {width!r} must be at least 2")
+
+        def part(size: int | None) -> int | None:
+            return None if size is None else max(1, round(size * width / self.width))
+
+        return replace(
+            self,
+            width=width,
+            latent=part(self.latent),
+            transition_width=part(self.transition_width),
+            emission_width=part(self.emission_width),
+        )
+
+
+class StateSpace(nn.Module):
+    """Time comes first inside (x_TBC): the recurrences and the chain of latents run over it."""
+
+    compiles = False
+    """It draws random numbers and holds an LSTM: compiled, gradients could be wrong and nothing would be faster."""
+    stochastic = True
+
+    def __init__(self, config: SsmConfig) -> None:
+        super().__init__()
+        self.config = config
+        latent, width = config.latents, config.width
+        self.posterior: Posterior | StructuredPosterior
+        if config.posterior == "structured":
+            self.posterior = StructuredPosterior(config.inputs, latent, width, config.cell)
+        else:
+            backwards = config.posterior == "bidirectional"
+            self.posterior = Posterior(config.inputs, latent, width, config.cell, backwards)
+        self.transition: LstmTransition | GatedTransition | LinearTransition
+        if config.transition == "linear":
+            self.transition = LinearTransition(latent)
+        else:
+            kind = LstmTransition if config.transition == "lstm" else GatedTransition
+            self.transition = kind(latent, config.transition_width or width)
+        self.emission = emission_of(config)
+        self.kl_weight = config.kl_start
+        self.reset_parameters()
+
+    def reset_parameters(self) -> None:
+        """Draw every parameter anew from torch's global generator."""
+        self.posterior.reset_parameters()
+        self.transition.reset_parameters()
+        self.emission.reset_parameters()
+
+    def at_step(self, step: int, stop: int) -> frozenset[str]:
+        """Sets the weight of the Kullback-Leibler term in this step's loss; every parameter may move."""
+        config = self.config
+        share = step / (config.kl_rise * stop) if config.kl_rise * stop > 0 else 1.0
+        self.kl_weight = config.kl_start + (1 - config.kl_start) * min(1.0, share)
+        return frozenset()
+
+    def forward(self, batch: dict[str, Tensor]) -> Loss:
+        """values (B, T, C), observed (B, T, C) bool, steps (B, T) bool -> -ELBO, one draw of the latents a series.
+
+        In training the Kullback-Leibler term is weighted (see at_step); in evaluation it counts in full. The parts
+        are both terms, unweighted.
+        """
+        x_TBC, observed_TBC = batch["values"].transpose(0, 1), batch["observed"].transpose(0, 1)
+        steps_TB = batch["steps"].t()
+        lengths_B = steps_TB.sum(0)
+        noise_TBL = torch.randn(*steps_TB.shape, self.config.latents, device=x_TBC.device)
+        mean_TBL, deviation_TBL, z_TBL = self.posterior(self.inputs(x_TBC, observed_TBC), lengths_B, noise_TBL)
+        prior_mean_TBL, prior_deviation_TBL = self.transition(z_TBL)
+        kl_TBL = gaussian_kl(mean_TBL, deviation_TBL, prior_mean_TBL, prior_deviation_TBL)
+        nats_TBC = self.emission.log_prob(self.emission(z_TBL), x_TBC)
+        # where and not a product: a latent behind the end of a series may be anything, even not finite.
+        kl = torch.where(steps_TB[..., None], kl_TBL, 0.0).sum()
+        reconstruction = -torch.where(observed_TBC, nats_TBC, 0.0).sum()
+        weight = self.kl_weight if self.training else 1.0
+        return Loss(
+            reconstruction + weight * kl,
+            lengths_B.sum(),
+            {"kl": kl.detach(), "reconstruction": reconstruction.detach()},
+        )
+
+    def inputs(self, x_TBC: Tensor, observed_TBC: Tensor) -> Tensor:
+        """What the encoder reads: values, and which of them are there."""
+        if self.config.emission == "gaussian":
+            # A standardised value of 0 is nothing special, so a missing one needs a sign of its own.
+            x_TBX = torch.cat((x_TBC, observed_TBC.to(x_TBC.dtype)), dim=-1)
+        elif self.config.emission == "bernoulli":
+            x_TBX = torch.where(observed_TBC, 2 * x_TBC - 1, 0.0)
+        else:
+            classes_TBCK = nn.functional.one_hot(x_TBC.long(), self.config.categories)
+            x_TBX = (classes_TBCK * observed_TBC[..., None]).flatten(-2).to(x_TBC.dtype)
+        return nn.functional.dropout(x_TBX, self.config.dropout, self.training)
+
+    def blocks(self) -> list[nn.Module]:
+        """The units of sharding and of activation checkpointing."""
+        return [self.posterior, self.transition, self.emission]
+
+    def parameter_groups(self) -> list[ParameterGroup]:
+        """The width rule; matrices that read the values keep their rate, for the values do not grow with the width."""
+        parameters = list(self.parameters())
+        matrices = [p for p in parameters if p.ndim == 2]
+        vectors = [p for p in parameters if p.ndim == 1]
+        rate = hidden_rate(self.config.width)
+        return [ParameterGroup("matrices", matrices, rate, 1 / rate), ParameterGroup("vectors", vectors, 1.0, 0.0)]
+
+
+def emission_of(config: SsmConfig) -> Emission:
+    sizes = (config.latents, config.emission_width or config.width, config.emission_depth, config.channels)
+    if config.emission == "gaussian":
+        return GaussianEmission(*sizes)
+    if config.emission == "bernoulli":
+        return BernoulliEmission(*sizes)
+    return CategoricalEmission(*sizes, config.categories)
+
+
+def gaussian_kl(mean: Tensor, deviation: Tensor, prior_mean: Tensor, prior_deviation: Tensor) -> Tensor:
+    """KL(N(mean, deviation^2) || N(prior_mean, prior_deviation^2)) in nats, number by number, in fp32."""
+    ratio = deviation / prior_deviation
+    distance = (mean.float() - prior_mean.float()) / prior_deviation
+    return 0.5 * (ratio**2 + distance**2 - 1) - ratio.log()
+
+
+def gaussian_log_prob(x: Tensor, mean: Tensor, deviation: Tensor) -> Tensor:
+    return -0.5 * ((x - mean) / deviation) ** 2 - deviation.log() - 0.5 * math.log(2 * math.pi)
+
+
+def ssm_cost(config: SsmConfig, lengths: Lengths) -> Cost:
+    """Parameters and FLOPs per step of a series."""
+    with torch.device("meta"):
+        model = StateSpace(config)
+    parameters = sum(p.numel() for p in model.parameters())
+    forward = model.posterior.flops + model.transition.flops + model.emission.flops
+    return Cost(
+        parameters=parameters,
+        parameters_without_embeddings=parameters,
+        forward_flops_per_unit=forward,
+        training_flops_per_unit=3 * forward,
+    )
