@@ -1,0 +1,139 @@
+"""Batches of examples that differ in length: about the same target units a step, little padding, no state."""
+
+from typing import Protocol
+
+import numpy as np
+
+from data.batches import Examples, cut_by_size
+from data.errors import DataError
+from data.order import key_of, permute
+
+_POOL_STEPS = 32  # steps whose examples are sorted by size together
+_TOLERANCE = 0.02  # by how much a step may differ on average from the batch that was asked for
+
+
+class RaggedExamples(Examples, Protocol):
+    """Examples of at most `sequence` target units, whose sizes are known without reading them."""
+
+    @property
+    def lengths(self) -> np.ndarray:
+        """(examples,) target units of each."""
+        ...
+
+    @property
+    def sizes(self) -> np.ndarray:
+        """(examples,) length of the row that each takes in a batch before padding, such as max(source, target)."""
+        ...
+
+
+class Buckets:
+    """Steps over shuffled examples of like size. Everything is a function of (fingerprint, seed, step).
+
+    A lap is one epoch, and every lap has the same number of steps:
+
+    1. permute the examples of the epoch (data/order.py);
+    2. sort by size inside pools of 32 steps' worth of units, by turns upwards and downwards;
+    3. cut where the cumulative units pass equal shares of the lap: one piece a step;
+    4. permute the steps.
+
+    Where an epoch holds so few steps' worth that a whole number of them misses `batch_units` by more than 2 %, a lap
+    takes several epochs, the fewest that do not; pools and step 4 then stay within an epoch.
+    """
+
+    def __init__(self, examples: RaggedExamples, batch_units: int, micro_batch: int, seed: int) -> None:
+        """`batch_units` target units per step, whatever the world size; `micro_batch` full sequences of `sequence`
+        per forward pass: shorter examples come more at a time."""
+        if len(examples) == 0:
+            raise DataError(f"data: the {examples.split} split is empty; give more data or another validation share")
+        if batch_units < examples.sequence:
+            raise DataError(
+                f"train.batch: {batch_units} target units are less than one sequence of {examples.sequence}"
+            )
+        if micro_batch < 1:
+            raise DataError(f"train.micro_batch: {micro_batch} is not at least 1")
+        self.examples = examples
+        self._lengths = np.asarray(examples.lengths, np.int64)
+        self._sizes = np.asarray(examples.sizes, np.int64)
+        self._room = micro_batch * examples.sequence
+        self._seed = seed
+        epoch_units = int(self._lengths.sum())
+        self._epochs, self.steps_per_lap = _lap(epoch_units, batch_units)
+        self.units_per_step = round(self._epochs * epoch_units / self.steps_per_lap)
+        """Target units of a step on average; single steps differ by at most one example at either end."""
+        self._current: tuple[int, np.ndarray, np.ndarray, np.ndarray] | None = None
+
+    def steps_for(self, units: int) -> int:
+        """Steps until at least so many target units are seen, on average."""
+        return -(-units // self.units_per_step)
+
+    def micro_batches(self, step: int) -> list[np.ndarray]:
+        """Example indices of every micro-batch of the step, over all ranks: rows x largest size is at most
+        micro_batch x sequence, and about the same for all of them."""
+        lap, place = divmod(step, self.steps_per_lap)
+        order, borders, turn = self._lap_order(lap)
+        piece = int(turn[place])
+        return _even(order[borders[piece] : borders[piece + 1]], self._sizes, self._room)
+
+    def fetch(self, indices: np.ndarray) -> dict[str, np.ndarray]:
+        return self.examples.batch(indices)
+
+    def units(self, batch: dict[str, np.ndarray]) -> int:
+        """Target units that count."""
+        return self.examples.units(batch)
+
+    def _lap_order(self, lap: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        """(examples in order, borders of the pieces, which piece each step takes); remembers one lap."""
+        if self._current is None or self._current[0] != lap:
+            self._current = (lap, *self._arranged(lap))
+        return self._current[1:]
+
+    def _arranged(self, lap: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        count, pieces = len(self._lengths), self.steps_per_lap
+        fingerprint = self.examples.fingerprint
+        epochs = range(lap * self._epochs, (lap + 1) * self._epochs)
+        order = np.concatenate(
+            [permute(np.arange(count), count, key_of(fingerprint, self._seed, epoch)) for epoch in epochs]
+        )
+        before = np.cumsum(self._lengths[order]) - self._lengths[order]
+        pool = np.arange(len(order)) // count if self._epochs > 1 else before // (_POOL_STEPS * self.units_per_step)
+        direction = np.where(pool % 2, -1, 1)
+        # Stable: what is equal in size and length stays in the order of the permutation.
+        order = order[np.lexsort((self._lengths[order] * direction, self._sizes[order] * direction, pool))]
+        seen = np.cumsum(self._lengths[order])
+        middle = seen - self._lengths[order] / 2
+        borders = np.searchsorted(middle, int(seen[-1]) * np.arange(pieces + 1) / pieces)
+        # At least one example a step, also where single examples are as long as a step.
+        borders = np.maximum.accumulate(borders - np.arange(pieces + 1)) + np.arange(pieces + 1)
+        borders = np.minimum(borders, len(order) - np.arange(pieces, -1, -1))
+        turn = np.concatenate(
+            [
+                steps[permute(np.arange(len(steps)), len(steps), key_of(f"{fingerprint}\0steps", self._seed, epoch))]
+                for epoch, steps in zip(epochs, np.array_split(np.arange(pieces), len(epochs)), strict=True)
+                if len(steps)
+            ]
+        )
+        return order, borders, turn
+
+
+def _lap(epoch_units: int, batch_units: int) -> tuple[int, int]:
+    """(epochs, steps) of a lap: the fewest epochs whose units make a whole number of steps within the tolerance."""
+    epochs = 1
+    while True:
+        steps = round(epochs * epoch_units / batch_units)
+        if steps and abs(steps * batch_units / (epochs * epoch_units) - 1) <= _TOLERANCE:
+            return epochs, steps
+        epochs += 1
+
+
+def _even(indices: np.ndarray, sizes: np.ndarray, room: int) -> list[np.ndarray]:
+    """As few pieces as `room` allows, and then the least room that needs no more: no tiny rest at the end."""
+    pieces = cut_by_size(indices, sizes, room)
+    low, high = 0, room
+    while len(pieces) > 1 and high - low > max(1, room // 64):
+        middle = (low + high) // 2
+        tried = cut_by_size(indices, sizes, middle)
+        if len(tried) > len(pieces):
+            low = middle
+        else:
+            pieces, high = tried, middle
+    return pieces
