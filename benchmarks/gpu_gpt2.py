@@ -16,9 +16,10 @@ import numpy as np
 import torch
 
 from data.batches import Batches
+from models.cost import Lengths
 from models.families import family
 from tasks.record import Record
-from tasks.train.examples import Examples
+from tasks.train.examples import TrainingData
 from tasks.train.loop import Training
 from tasks.train.peak import peak_flops
 from tasks.train.spec import Execution, TrainSpec
@@ -72,7 +73,7 @@ def main() -> None:
     batches = Batches(tokens, spec.batch, spec.micro_batch, spec.seed)
     with tempfile.TemporaryDirectory() as folder:
         execution = Execution(compile=not arguments.no_compile)
-        examples = Examples(batches, batches, [], None)
+        examples = TrainingData(batches, batches, [], None, Lengths.fixed(SEQUENCE))
         training = Training(spec, execution, examples, None, Path(folder), Record(Path(folder), "benchmark"), 6e-4)
         measure(training, arguments.steps)
         if arguments.profile:
@@ -93,7 +94,7 @@ def measure(training: Training, steps: int) -> None:
         training.step(step)
     training.look(5 + steps)  # waits for the device
     seconds = (time.perf_counter() - began) / steps
-    cost = family("transformer").cost(training.config, SEQUENCE)
+    cost = family("transformer").cost(training.config, Lengths.fixed(SEQUENCE))
     speed = spec.batch / seconds
     peak = peak_flops(device, "bf16")
     print(f"{torch.cuda.get_device_name(device)}, torch {torch.__version__}, {cost.parameters:,} parameters")

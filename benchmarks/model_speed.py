@@ -9,6 +9,7 @@ from collections.abc import Callable
 
 import torch
 
+from models.cost import Lengths
 from models.families import family
 
 
@@ -44,7 +45,7 @@ def main() -> None:
     transformer = family("transformer")
     for width in map(int, arguments.widths.split(",")):
         config = transformer.config(vocabulary=arguments.vocabulary).scaled(width)
-        model, cost = transformer.build(config), transformer.cost(config, arguments.sequence)
+        model, cost = transformer.build(config), transformer.cost(config, Lengths.fixed(arguments.sequence))
         for rows in map(int, arguments.rows.split(",")):
             shape = (rows, arguments.sequence)
             batch = {name: torch.randint(arguments.vocabulary, shape) for name in ("inputs", "targets")}

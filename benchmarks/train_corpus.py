@@ -24,6 +24,7 @@ def make_dataset(folder: Path) -> Path:
     content = {
         "name": "stdlib bytes",
         "source": "builtin:stdlib",
+        "kind": "text",
         "fingerprint": "benchmark",
         "tokenizer": tokenizer.identity,
         "vocabulary": tokenizer.vocabulary,
@@ -40,7 +41,7 @@ def flat_tokens(folder: Path) -> Path:
 
     path = folder / "train.bin"
     if not path.is_file():
-        sequences = open_dataset(folder).sequences("train", 1024)
+        sequences = open_dataset(folder).examples("text", "train", 1024)
         parts = [sequences.batch(np.arange(i, min(i + 64, len(sequences)))) for i in range(0, len(sequences), 64)]
         tokens = np.concatenate([part["inputs"].ravel() for part in parts]).astype(np.uint16)
         tokens.tofile(path)

@@ -19,6 +19,7 @@ from pathlib import Path
 from train_corpus import flat_tokens, make_dataset, median
 from train_turns import Contestant
 
+from models.cost import Lengths
 from models.families import family
 from models.ladder import sized
 
@@ -28,8 +29,8 @@ BARE = "bare loop"
 
 def shape_of(size: float, arguments: argparse.Namespace, data: Path, core: int) -> dict:
     kind = family("transformer")
-    config = sized(kind, kind.config(vocabulary=257), size, arguments.sequence)
-    cost = kind.cost(config, arguments.sequence)
+    config = sized(kind, kind.config(vocabulary=257), size, Lengths.fixed(arguments.sequence))
+    cost = kind.cost(config, Lengths.fixed(arguments.sequence))
     return {
         "model": {name: getattr(config, name) for name in config.__dataclass_fields__},
         "vocabulary": 257,

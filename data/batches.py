@@ -6,13 +6,15 @@ import numpy as np
 
 from data.errors import DataError
 from data.order import key_of, permute
-from data.packing import IGNORE
 
 _BLOCK = 4096  # positions of the order computed at once
 
 
 class Examples(Protocol):
-    """What every kind of data offers: numbered examples of about `sequence` target units each."""
+    """What every kind of data offers: numbered examples of at most `sequence` target units each.
+
+    Kinds whose examples differ in length also have `lengths` and `sizes` and are batched by data/buckets.py.
+    """
 
     sequence: int
     split: str
@@ -23,6 +25,24 @@ class Examples(Protocol):
     def __len__(self) -> int: ...
 
     def batch(self, indices: np.ndarray) -> dict[str, np.ndarray]: ...
+
+    def units(self, batch: dict[str, np.ndarray]) -> int:
+        """Target units in the batch that count."""
+        ...
+
+
+class StepBatches(Protocol):
+    """Which examples a step takes: `Batches` of equal examples, or `Buckets` of ragged ones."""
+
+    units_per_step: int
+
+    def steps_for(self, units: int) -> int: ...
+
+    def micro_batches(self, step: int) -> list[np.ndarray]: ...
+
+    def fetch(self, indices: np.ndarray) -> dict[str, np.ndarray]: ...
+
+    def units(self, batch: dict[str, np.ndarray]) -> int: ...
 
 
 class Batches:
@@ -39,14 +59,11 @@ class Batches:
             raise DataError(f"train.micro_batch: {micro_batch} is not at least 1")
         self.examples = examples
         self.examples_per_step = batch_units // examples.sequence
+        self.units_per_step = self.examples_per_step * examples.sequence
+        """Target units of a step; a step with the epoch's partial window has fewer."""
         self._micro_batch = micro_batch
         self._seed = seed
         self._blocks: dict[tuple[int, int], np.ndarray] = {}
-
-    @property
-    def units_per_step(self) -> int:
-        """Target units of a step; a step with the epoch's partial window has fewer."""
-        return self.examples_per_step * self.examples.sequence
 
     def steps_for(self, units: int) -> int:
         """Steps until at least so many target units are seen."""
@@ -63,7 +80,7 @@ class Batches:
 
     def units(self, batch: dict[str, np.ndarray]) -> int:
         """Target units that count."""
-        return int(np.count_nonzero(batch["targets"] != IGNORE))
+        return self.examples.units(batch)
 
     def _order(self, first: int, last: int) -> np.ndarray:
         """The examples at positions first .. last-1 of the endless order: one permutation after another."""
@@ -89,12 +106,30 @@ class Batches:
 
 
 def fixed(examples: Examples, count: int, micro_batch: int) -> list[np.ndarray]:
-    """Micro-batches of `count` examples spread evenly over the split (all, if it has fewer): always the same."""
+    """Micro-batches of `count` examples spread evenly over the split (all, if it has fewer): always the same.
+
+    Ragged examples come sorted by size, so that little is padding.
+    """
     _refuse_empty(examples)
     total = len(examples)
     count = min(count, total)
     indices = np.arange(count) * total // max(count, 1)
-    return [indices[at : at + micro_batch] for at in range(0, count, micro_batch)]
+    sizes = getattr(examples, "sizes", None)
+    if sizes is None:
+        return [indices[at : at + micro_batch] for at in range(0, count, micro_batch)]
+    order = np.argsort(sizes[indices], kind="stable")
+    return cut_by_size(indices[order], sizes, micro_batch * examples.sequence)
+
+
+def cut_by_size(indices: np.ndarray, sizes: np.ndarray, room: int) -> list[np.ndarray]:
+    """The indices in order, in pieces of at least one whose rows x largest size stay within `room`."""
+    pieces, start, largest = [], 0, 0
+    for place, size in enumerate(sizes[indices].tolist()):
+        largest = max(largest, size)
+        if place > start and (place - start + 1) * largest > room:
+            pieces.append(indices[start:place])
+            start, largest = place, size
+    return [*pieces, indices[start:]]
 
 
 def _refuse_empty(examples: Examples) -> None:

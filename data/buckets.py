@@ -1,6 +1,6 @@
 """Batches of examples that differ in length: about the same target units a step, little padding, no state."""
 
-from typing import Protocol
+from typing import Protocol, cast
 
 import numpy as np
 
@@ -40,9 +40,9 @@ class Buckets:
     takes several epochs, the fewest that do not; pools and step 4 then stay within an epoch.
     """
 
-    def __init__(self, examples: RaggedExamples, batch_units: int, micro_batch: int, seed: int) -> None:
+    def __init__(self, examples: Examples, batch_units: int, micro_batch: int, seed: int) -> None:
         """`batch_units` target units per step, whatever the world size; `micro_batch` full sequences of `sequence`
-        per forward pass: shorter examples come more at a time."""
+        per forward pass: shorter examples come more at a time. The examples are RaggedExamples."""
         if len(examples) == 0:
             raise DataError(f"data: the {examples.split} split is empty; give more data or another validation share")
         if batch_units < examples.sequence:
@@ -52,8 +52,9 @@ class Buckets:
         if micro_batch < 1:
             raise DataError(f"train.micro_batch: {micro_batch} is not at least 1")
         self.examples = examples
-        self._lengths = np.asarray(examples.lengths, np.int64)
-        self._sizes = np.asarray(examples.sizes, np.int64)
+        ragged = cast(RaggedExamples, examples)
+        self._lengths = np.asarray(ragged.lengths, np.int64)
+        self._sizes = np.asarray(ragged.sizes, np.int64)
         self._room = micro_batch * examples.sequence
         self._seed = seed
         epoch_units = int(self._lengths.sum())

@@ -77,6 +77,10 @@ class PackedSequences:
             batch["documents"] = np.cumsum(batch["inputs"] == self._separator, axis=1, dtype=np.int32)
         return batch
 
+    def units(self, batch: dict[str, np.ndarray]) -> int:
+        """Tokens that are targets."""
+        return int(np.count_nonzero(batch["targets"] != IGNORE))
+
     def _fill(self, row: np.ndarray, start: int) -> None:
         """Copies the stream from `start` on into the row, over the borders of parts and IGNORE behind the end."""
         part = bisect_right(self._starts, start) - 1

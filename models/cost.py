@@ -8,7 +8,48 @@ Conventions, for every family:
   `attention_recompute_flops_per_unit` and `checkpointing_flops_per_unit`.
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass
+
+
+@dataclass(frozen=True)
+class Lengths:
+    """How long the examples are, as far as the cost of a target unit depends on it.
+
+    With T target units and S source units an example, and E the mean over examples. Each is a ratio of totals, so
+    that cost per unit x units is what the examples cost one by one; padding is never counted.
+    """
+
+    target: float
+    """E[T]."""
+    target_span: float
+    """E[T^2] / E[T]: how many targets a target meets in its own example, itself included."""
+    source_per_unit: float = 0.0
+    """E[S] / E[T]."""
+    source_span: float = 0.0
+    """E[S^2] / E[T]."""
+    cross_span: float = 0.0
+    """E[S T] / E[T]: how many source units a target meets."""
+
+    @classmethod
+    def fixed(cls, target: float, source: float = 0.0) -> "Lengths":
+        """Every example has `target` target units and `source` source units."""
+        return cls(target, target, source / target, source * source / target, source)
+
+    @classmethod
+    def measured(cls, targets: Sequence[int], sources: Sequence[int] | None = None) -> "Lengths":
+        """Of examples with these lengths; without sources there are none."""
+        sources = [0] * len(targets) if sources is None else sources
+        # Whole numbers of Python: sums of squares of a large set overflow no type.
+        pairs = [(int(target), int(source)) for target, source in zip(targets, sources, strict=True)]
+        total = sum(target for target, _ in pairs)
+        return cls(
+            total / len(pairs),
+            sum(target * target for target, _ in pairs) / total,
+            sum(source for _, source in pairs) / total,
+            sum(source * source for _, source in pairs) / total,
+            sum(target * source for target, source in pairs) / total,
+        )
 
 
 @dataclass(frozen=True)

@@ -3,11 +3,11 @@
 import difflib
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Literal
 
 from torch import nn
 
-from models.cost import Cost
+from models.cost import Cost, Lengths
 from models.transformer import Transformer, TransformerConfig, transformer_cost
 
 
@@ -18,8 +18,19 @@ class Family:
     """Frozen dataclass of the recipe's keys, with scaled(width); raises ValueError for who wrote the recipe."""
     build: Callable[[Any], nn.Module]
     """Config -> module with forward(batch) -> Loss, parameter_groups(), blocks() and stochastic."""
-    cost: Callable[[Any, int], Cost]
-    """(config, sequence length) -> parameters and FLOPs per target unit."""
+    cost: Callable[[Any, Lengths], Cost]
+    """(config, lengths of the examples) -> parameters and FLOPs per target unit."""
+    reads: Literal["text", "sentences", "pairs", "series"] = "text"
+    """What a batch holds (docs/models.md); data fills in the keys of the configuration that FROM_DATA names."""
+
+
+FROM_DATA: dict[str, tuple[str, ...]] = {
+    "text": ("vocabulary",),
+    "sentences": ("vocabulary",),
+    "pairs": ("source_vocabulary", "vocabulary", "shared"),
+    "series": ("channels",),
+}
+"""Keys of a configuration that the data decides, by what a family reads."""
 
 
 FAMILIES: dict[str, Family] = {

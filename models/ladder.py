@@ -4,6 +4,7 @@ import math
 from collections.abc import Iterator
 from typing import Any
 
+from models.cost import Lengths
 from models.families import Family
 
 WIDEST = 16384
@@ -17,14 +18,14 @@ def rungs() -> Iterator[int]:
         width += max(2 if width < 16 else 4, 2 ** int(math.log2(width) - 4))
 
 
-def sized(family: Family, config: Any, parameters: float, sequence: int, embeddings: bool = True) -> Any:
+def sized(family: Family, config: Any, parameters: float, lengths: Lengths, embeddings: bool = True) -> Any:
     """`config` scaled to the width whose parameter count (with or without embeddings) is nearest in ratio."""
     if not parameters >= 1:
         raise ValueError(f"sizes: {parameters!r} parameters must be at least 1")
     best, error = None, math.inf
     for width in rungs():
         candidate = config.scaled(width)
-        cost = family.cost(candidate, sequence)
+        cost = family.cost(candidate, lengths)
         count = cost.parameters if embeddings else cost.parameters_without_embeddings
         if abs(math.log(count / parameters)) > error:
             if count > parameters:

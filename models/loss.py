@@ -1,5 +1,6 @@
 """What every family returns: a sum of nats and the count of target units, never an average (contract 1)."""
 
+from collections.abc import Sequence
 from typing import NamedTuple
 
 import torch.nn.functional as F
@@ -18,6 +19,15 @@ class Loss(NamedTuple):
     """Scalar int64: how many target units the sum runs over."""
     parts: dict[str, Tensor]
     """Further sums by name, for families whose loss has several terms; empty here."""
+
+
+def total_of(losses: Sequence[Loss]) -> Loss:
+    """The loss of several parts of one batch together."""
+    first, *rest = losses
+    for loss in rest:
+        parts = {name: part + loss.parts[name] for name, part in first.parts.items()}
+        first = Loss(first.nats + loss.nats, first.units + loss.units, parts)
+    return first
 
 
 def cross_entropy(logits_BTV: Tensor, targets_BT: Tensor) -> Loss:

@@ -9,7 +9,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from models.attention import document_mask
-from models.cost import Cost
+from models.cost import Cost, Lengths
 from models.loss import Loss, cross_entropy
 from models.rotary import Rotary, rotate
 from models.width import EMBEDDING_DEVIATION, ParameterGroup, logit_scale, width_groups
@@ -265,7 +265,7 @@ def score_mask(documents_BT: Tensor, dtype: torch.dtype) -> Tensor:
     return torch.zeros_like(allowed, dtype=dtype).masked_fill_(~allowed, -torch.inf)
 
 
-def transformer_cost(config: TransformerConfig, sequence: int) -> Cost:
+def transformer_cost(config: TransformerConfig, lengths: Lengths) -> Cost:
     """Exact parameters and FLOPs (conventions: models/cost.py); activations as eager fp32 on a CPU holds them."""
     width, hidden, depth, vocabulary = config.width, config.hidden, config.depth, config.vocabulary
     qkv = (config.heads + 2 * config.kv_heads) * config.head_size
@@ -273,7 +273,7 @@ def transformer_cost(config: TransformerConfig, sequence: int) -> Cost:
     block = width * qkv + width * width + (3 if gated else 2) * width * hidden
     gains = (2 * depth + 1) * width
     # Scores and weighted sum: per query two products of K and T numbers a head, so 4 T width FLOPs.
-    square = 2 * sequence * width
+    square = 2 * lengths.target_span * width
     forward = depth * (2 * block + 2 * square) + 2 * vocabulary * width
 
     # Rebuilding a block stops at the last tensor that backward needs: without dropout that is what enters `down`.

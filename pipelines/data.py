@@ -1,13 +1,17 @@
-"""The tasks that turn a recipe's data section into a dataset."""
+"""The tasks that turn a recipe's data section into a dataset, and what its models must know of it beforehand."""
 
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 from data.markov import MarkovText
 from data.sample import sample_files
 from data.sources import InputFile, Source, groups, listing
 from data.tokenizer import byte_tokenizer, from_file
-from pipelines.recipe import Data, Recipe
+from models.cost import Lengths
+from pipelines.recipe import Recipe
+from pipelines.recipe_pairs import PairData
+from pipelines.recipe_series import SeriesData
+from pipelines.recipe_text import TextData
 from tasks import tokenise
 from tasks.store import Store, sha256_of
 from tasks.task import Task
@@ -23,7 +27,47 @@ from tasks.tokenise import (
 )
 
 
-def vocabulary_of(data: Data) -> int:
+def model_facts(recipe: Recipe, store: Store) -> dict[str, Any]:
+    """The keys of a model's configuration that the data decides (models/families.py, FROM_DATA)."""
+    data = recipe.data
+    if isinstance(data, PairData):
+        from pipelines.data_pairs import pair_facts
+
+        return pair_facts(data, store)
+    if isinstance(data, SeriesData):
+        from pipelines.data_series import series_facts
+
+        return series_facts(data, store)
+    return {"vocabulary": vocabulary_of(data)}
+
+
+def dataset_task(recipe: Recipe, store: Store) -> Task:
+    """The task that makes the dataset; inputs are listed and hashed now (hashes are remembered under the root)."""
+    if isinstance(recipe.data, PairData):
+        from pipelines.data_pairs import pair_dataset_task
+
+        return pair_dataset_task(recipe, store)
+    if isinstance(recipe.data, SeriesData):
+        from pipelines.data_series import series_dataset_task
+
+        return series_dataset_task(recipe, store)
+    return text_dataset_task(recipe, recipe.data, store)
+
+
+def lengths_of(recipe: Recipe, store: Store, dataset: Task, reads: str) -> Lengths:
+    """How long examples are: exact for packed text, else measured once the dataset is there, before that its bounds."""
+    sequence = recipe.data.sequence
+    if reads == "text":
+        return Lengths.fixed(sequence)
+    if not store.committed("dataset", dataset.identity):
+        return Lengths.fixed(sequence, sequence if reads == "pairs" else 0)
+    from tasks.dataset import open_dataset
+    from tasks.train.examples import lengths_of as measured
+
+    return measured(open_dataset(store.artifact("dataset", dataset.identity)).examples(reads, "train", sequence))
+
+
+def vocabulary_of(data: TextData) -> int:
     """The model's vocabulary, known before the tokenizer is trained: BPE never finds more than was asked for."""
     tokenizer = data.tokenizer
     if tokenizer.kind == "bytes":
@@ -33,9 +77,7 @@ def vocabulary_of(data: Data) -> int:
     return tokenizer.vocabulary
 
 
-def dataset_task(recipe: Recipe, store: Store) -> Task:
-    """Lists and hashes the inputs (hashes are remembered under the root) and returns the task that needs them all."""
-    data = recipe.data
+def text_dataset_task(recipe: Recipe, data: TextData, store: Store) -> Task:
     source = source_of(data)
     files = listing(source, store.root / "hashes")
     share = data.validation_share if data.validation is None else 0.0
@@ -71,14 +113,14 @@ def dataset_task(recipe: Recipe, store: Store) -> Task:
     )
 
 
-def source_of(data: Data) -> Source:
+def source_of(data: TextData) -> Source:
     if data.generated is not None:
         described = data.generated.model_dump(exclude={"kind"})
         return Source(generated=MarkovText(**described))
     return Source(str(data.source), data.column, data.documents, data.on_error)
 
 
-def _tokenizer_task(data: Data, source: Source, files: list[InputFile], share: float) -> Task:
+def _tokenizer_task(data: TextData, source: Source, files: list[InputFile], share: float) -> Task:
     wanted = data.tokenizer
     if wanted.kind == "file":
         path = Path(str(wanted.path))

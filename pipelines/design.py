@@ -62,27 +62,26 @@ def cells_of(recipe: Recipe, base: Model) -> list[CellPlan]:
 
 
 def _grid(recipe: Recipe, sweep: Sweep, base: Model, seed: int) -> Iterator[CellPlan]:
-    sequence = recipe.data.sequence
     if sweep.cells:
         for cell in sweep.cells:
-            model = scaled(base, cell.width, sequence)
-            yield CellPlan(model, cell.width, cell.tokens, batch_units(recipe, cell.tokens), seed)
+            model = scaled(base, cell.width)
+            yield CellPlan(model, cell.width, cell.tokens, batch_units(recipe, model, cell.tokens), seed)
         return
     for index, amount in enumerate(sweep.budgets or sweep.tokens):
         batch = sweep.batches[index] if sweep.batches else None
-        for width in _widths(sweep, index, base, sequence):
-            model = scaled(base, width, sequence)
+        for width in _widths(sweep, index, base):
+            model = scaled(base, width)
             budget = float(amount) if sweep.budgets else None
             tokens = round(amount / model.cost.training_flops_per_unit) if sweep.budgets else round(amount)
             # The branches of a trunk share the batch of the shortest, so that a longer one later changes nothing.
-            units = batch_units(recipe, min(sweep.tokens) if sweep.trunk else tokens, batch)
+            units = batch_units(recipe, model, min(sweep.tokens) if sweep.trunk else tokens, batch)
             yield CellPlan(model, width, tokens, units, seed, budget)
 
 
-def _widths(sweep: Sweep, index: int, base: Model, sequence: int) -> list[int]:
+def _widths(sweep: Sweep, index: int, base: Model) -> list[int]:
     if not sweep.sizes:
         listed = sweep.widths[index] if isinstance(sweep.widths[0], tuple) else sweep.widths
         return list(listed)
     from models.ladder import sized
 
-    return [sized(base.family, base.config, size, sequence).width for size in sweep.sizes]
+    return [sized(base.family, base.config, size, base.lengths).width for size in sweep.sizes]

@@ -10,8 +10,12 @@ from typing import Any, get_args
 import yaml
 from pydantic import BaseModel, ValidationError
 
-from pipelines.recipe import Recipe
+from pipelines.recipe import DATA_KINDS, Recipe, kind_of
+from pipelines.recipe_text import TextData
 from tasks.errors import UserError
+
+PATHS = ("data.source", "data.validation", "data.test", "data.tokenizer.path", "data.source_tokenizer.path")
+"""Keys that name files: a path or a list of paths."""
 
 
 def load_recipe(path: Path, overrides: Sequence[str] = ()) -> Recipe:
@@ -68,10 +72,22 @@ def _absolute_paths(content: dict[str, Any], folder: Path) -> None:
     data = content.get("data")
     if not isinstance(data, dict):
         return
-    for section, key in ((data, "source"), (data, "validation"), (data.get("tokenizer"), "path")):
-        value = section.get(key) if isinstance(section, dict) else None
-        if isinstance(section, dict) and isinstance(value, str) and not value.startswith("builtin:"):
-            section[key] = str((folder / Path(value).expanduser()).absolute())
+    for dotted in PATHS:
+        section: Any = data
+        keys = dotted.split(".")[1:]
+        for key in keys[:-1]:
+            section = section.get(key) if isinstance(section, dict) else None
+        if isinstance(section, dict) and section.get(keys[-1]) is not None:
+            section[keys[-1]] = _absolute(section[keys[-1]], folder)
+
+
+def _absolute(value: Any, folder: Path) -> Any:
+    """A path, or each of a list of paths, seen from the folder; what is no path stays as it is."""
+    if isinstance(value, list):
+        return [_absolute(item, folder) for item in value]
+    if not isinstance(value, str) or value.startswith("builtin:"):
+        return value
+    return str((folder / Path(value).expanduser()).absolute())
 
 
 def _merged(base: dict[str, Any], over: Mapping[str, Any]) -> dict[str, Any]:
@@ -100,19 +116,20 @@ def _apply(content: dict[str, Any], override: str) -> None:
         if not isinstance(inner, dict):
             raise UserError(f"{override}: {key} holds a value, no section with a {keys[-1]} in it")
         section = inner
-    is_path = dotted in ("data.source", "data.validation", "data.tokenizer.path") and value is not None
-    if is_path and not str(value).startswith("builtin:"):
-        value = str(Path(str(value)).expanduser().absolute())
-    section[keys[-1]] = value
+    section[keys[-1]] = _absolute(value, Path()) if dotted in PATHS else value
 
 
 def explain(error: ValidationError, model: type[BaseModel], content: Any) -> str:
     """The first mistake in one line: dotted field, what is wrong, what would be right."""
     first = min(error.errors(), key=_order)
     location = [str(part) for part in first["loc"] if not _is_tag(part)]
+    if location[:1] == ["data"] and location[1:2] and location[1] in DATA_KINDS:
+        del location[1]  # which kind of data it is appears in pydantic's locations; a person did not write it there
+    if first["type"] == "union_tag_invalid":
+        return f"{location[0]}.kind: {first['ctx']['tag']!r} is not allowed; it must be {', '.join(DATA_KINDS)}"
     field = ".".join(location)
     if first["type"] == "extra_forbidden":
-        fields = _fields_at(model, location[:-1])
+        fields = _fields_at(model, location[:-1], kind_of(content.get("data")))
         near = difflib.get_close_matches(location[-1], fields, n=1, cutoff=0.5)
         known = f"did you mean {near[0]}?" if near else f"allowed here: {', '.join(fields)}"
         return f"{field}: unknown key; {known}"
@@ -139,8 +156,11 @@ def _is_tag(part: Any) -> bool:
     return isinstance(part, str) and (part.startswith(("tuple[", "literal[", "function-")) or part in ("Search", "int"))
 
 
-def _fields_at(model: type[BaseModel], location: Sequence[str]) -> list[str]:
+def _fields_at(model: type[BaseModel], location: Sequence[str], data_kind: Any) -> list[str]:
     for part in location:
+        if part == "data":
+            model = DATA_KINDS.get(data_kind, TextData)
+            continue
         field = model.model_fields.get(part)
         if field is None:
             continue

@@ -111,7 +111,7 @@ def _print_cost(recipe: Recipe, training: list[Task], waiting: set[str]) -> None
 
 def _model_lines(training: list[Task]) -> Iterator[str]:
     """One line for each size: parameters, and the bytes of weights, gradients and AdamW's moments in fp32."""
-    from models.cost import state_bytes
+    from models.cost import Lengths, state_bytes
     from models.families import family
 
     seen = set()
@@ -122,7 +122,7 @@ def _model_lines(training: list[Task]) -> Iterator[str]:
         if config in seen:
             continue
         seen.add(config)
-        cost = kind.cost(config, spec.sequence)
+        cost = kind.cost(config, Lengths.fixed(spec.sequence, spec.sequence if kind.reads == "pairs" else 0))
         yield (
             f"width {spec.model.get('width', '-'):>5}: N {cost.parameters:>13,} "
             f"({cost.parameters_without_embeddings:,} without embeddings), "

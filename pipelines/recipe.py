@@ -1,91 +1,27 @@
 """The recipe: what a person writes in YAML, checked field by field. Everything but the data has a default."""
 
-import re
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, model_validator
+from pydantic import Discriminator, Field, Tag, model_validator
 
-SUFFIXES = {"k": 1e3, "M": 1e6, "G": 1e9, "T": 1e12}
+from pipelines.fields import Count, Number, Section, Share
+from pipelines.recipe_pairs import PairData
+from pipelines.recipe_series import SeriesData
+from pipelines.recipe_text import TextData
+from tasks.evaluate.spec import EvaluateSpec
 
-
-def parse_count(value: Any) -> Any:
-    """50M -> 50000000. Suffixes k, M, G, T; YAML hands 1e12 over as text, so that is read too."""
-    if isinstance(value, str):
-        match = re.fullmatch(r"\s*([0-9.]+(?:[eE][+-]?\d+)?)\s*([kMGT]?)\s*", value)
-        if not match:
-            raise ValueError("a count such as 32768, 32k, 50M, 1.5G or 2T")
-        value = float(match[1]) * SUFFIXES.get(match[2], 1.0)
-    if isinstance(value, float) and value.is_integer():
-        return int(value)
-    return value
+DATA_KINDS: dict[str, type[Section]] = {"text": TextData, "pairs": PairData, "series": SeriesData}
 
 
-def parse_number(value: Any) -> Any:
-    """3e-3 and 1e12 are numbers, though YAML takes them for text."""
-    if isinstance(value, str):
-        try:
-            return float(value)
-        except ValueError:
-            return parse_count(value)
-    return value
+def kind_of(data: Any) -> Any:
+    """data.kind, which is text where nothing is said."""
+    return data.get("kind", "text") if isinstance(data, dict) else getattr(data, "kind", "text")
 
 
-Count = Annotated[int, BeforeValidator(parse_count), Field(ge=1)]
-Number = Annotated[float, BeforeValidator(parse_number)]
-Share = Annotated[Number, Field(ge=0, lt=1)]
-
-
-class Section(BaseModel):
-    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
-
-
-class Tokenizer(Section):
-    """bytes; bpe: byte-level BPE trained on a sample of the data; file: an existing tokenizer.json."""
-
-    kind: Literal["bytes", "bpe", "file"] = "bpe"
-    vocabulary: Count = Field(default=4096, ge=257)
-    path: str | None = None
-    sample: Count = Field(default=16 * 2**20, description="bytes of the data that BPE is trained on")
-    separator: str | None = Field(default=None, description="kind file: its token for the end of a text")
-
-    @model_validator(mode="after")
-    def _path_belongs_to_file(self) -> "Tokenizer":
-        if (self.kind == "file") != (self.path is not None):
-            raise ValueError("path names a tokenizer.json and belongs to kind: file, which needs it")
-        return self
-
-
-class Generated(Section):
-    """Text of a Markov chain whose entropy rate is known exactly (data/markov.py)."""
-
-    kind: Literal["markov"] = "markov"
-    documents: Count = 4000
-    length: Count = 1024
-    order: int = Field(default=2, ge=1)
-    symbols: int = Field(default=16, ge=2)
-    sharpness: Annotated[Number, Field(ge=0)] = 2.0
-    seed: int = Field(default=0, ge=0)
-
-
-class Data(Section):
-    source: str | None = None
-    generated: Generated | None = None
-    validation: str | None = Field(default=None, description="a source of its own; otherwise a share of the documents")
-    validation_share: Annotated[Number, Field(gt=0, lt=1)] = 0.05
-    column: str | None = Field(default=None, description="of JSONL and Parquet; default text")
-    documents: Literal["file", "line", "paragraph"] = "file"
-    on_error: Literal["refuse", "skip"] = "refuse"
-    tokenizer: Tokenizer = Tokenizer()
-    sequence: Count = 256
-    mask_documents: bool = False
-
-    @model_validator(mode="after")
-    def _one_source(self) -> "Data":
-        if (self.source is None) == (self.generated is None):
-            raise ValueError(
-                "give one of source (a file, folder, glob, builtin:stdlib, builtin:packages) and generated"
-            )
-        return self
+Data = Annotated[
+    Annotated[TextData, Tag("text")] | Annotated[PairData, Tag("pairs")] | Annotated[SeriesData, Tag("series")],
+    Discriminator(kind_of),
+]
 
 
 class Optimizer(Section):
@@ -212,6 +148,7 @@ class Recipe(Section):
     model: dict[str, Any] = Field(default_factory=dict)
     train: Train = Train()
     compute: Compute = Compute()
+    evaluate: EvaluateSpec = EvaluateSpec()
     sweep: Sweep | None = None
     mlflow: str | None = Field(default=None, description="tracking URI; default a database under --root")
 

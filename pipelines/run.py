@@ -7,12 +7,12 @@ from dataclasses import dataclass
 
 import click
 
-from pipelines.data import dataset_task, vocabulary_of
+from pipelines.data import dataset_task, lengths_of, model_facts
 from pipelines.engine import engine, failures, make_again
 from pipelines.recipe import Recipe
-from pipelines.training import Model, model_of, train_spec, training_task
-from tasks import evaluate
-from tasks.evaluate import EvaluateSpec
+from pipelines.training import Model, family_of, model_of, train_spec, training_task
+from tasks.evaluate import spec as evaluate_spec
+from tasks.evaluate.spec import EvaluateSpec
 from tasks.store import Store
 from tasks.summary import SummarySpec
 from tasks.task import Task
@@ -30,13 +30,14 @@ class RunTasks:
 
 
 def run_tasks(recipe: Recipe, store: Store) -> RunTasks:
-    model = model_of(recipe, vocabulary_of(recipe.data))
+    reads = family_of(recipe).reads
     dataset = dataset_task(recipe, store)
+    model = model_of(recipe, model_facts(recipe, store), lengths_of(recipe, store, dataset, reads))
     tags = {"pipeline": recipe.name}
     tokens = recipe.train.tokens or TOKENS_PER_PARAMETER * model.cost.parameters
     spec = train_spec(recipe, model, tokens=tokens)
     train = training_task(recipe, model, spec, {"data": dataset}, f"train {recipe.name}", tags)
-    evaluation = evaluation_task(train, dataset, recipe.name, tags, EvaluateSpec())
+    evaluation = evaluation_task(train, dataset, recipe.name, tags, recipe.evaluate)
     summary = Task(
         name="summary",
         version=1,
@@ -52,8 +53,8 @@ def run_tasks(recipe: Recipe, store: Store) -> RunTasks:
 def evaluation_task(train: Task, dataset: Task, name: str, tags: Mapping[str, str], spec: EvaluateSpec) -> Task:
     return Task(
         name="evaluate",
-        version=evaluate.VERSION,
-        run="tasks.evaluate:run",
+        version=evaluate_spec.VERSION,
+        run="tasks.evaluate.task:run",
         spec=spec,
         inputs={"model": train, "data": dataset},
         label=f"evaluate {name}",
@@ -79,14 +80,12 @@ def run_recipe(recipe: Recipe, root: str, fresh: Sequence[str] = ()) -> int:
         click.secho(f"reducible: {tasks.train.title}: {result['reason']}", fg="red", err=True)
         return 1
     evaluation = json.loads((store.artifact("evaluate", tasks.evaluate.identity) / "evaluation.json").read_text())
-    per_byte = evaluation["bits_per_byte"]
     at = "" if root == ".reducible" else f" --root {shlex.quote(root)}"
     click.echo(
-        f"\n{recipe.name}: {result['parameters']:,} parameters, {result['units']:,} tokens, "
+        f"\n{recipe.name}: {result['parameters']:,} parameters, {result['units']:,} {evaluation['unit']}s, "
         f"{result['flops']:.3g} FLOPs\n"
-        f"  validation loss {evaluation['loss']:.4f} nats per token, perplexity {evaluation['perplexity']:.2f}"
-        + (f", {per_byte:.4f} bits per byte" if per_byte is not None else "")
-        + f"\n  model   {folder / 'model'}\n"
+        f"  loss    {evaluation['headline']}\n"
+        f"  model   {folder / 'model'}\n"
         f'  write   reducible sample {shlex.quote(recipe.name)}{at} --prompt "..."\n'
         f"  browse  reducible ui{at}"
     )

@@ -10,12 +10,12 @@ from pathlib import Path
 import click
 import yaml
 
-from pipelines.data import dataset_task, vocabulary_of
+from pipelines.data import dataset_task, lengths_of, model_facts
 from pipelines.design import CellPlan, cells_of
 from pipelines.engine import engine, failures, make_again
 from pipelines.recipe import Recipe
 from pipelines.recipe import Search as SearchSection
-from pipelines.training import execution_of, model_of, steps_of, train_spec, training_flops, training_task
+from pipelines.training import execution_of, family_of, model_of, steps_of, train_spec, training_flops, training_task
 from tasks.errors import UserError
 from tasks.execute import LAUNCHER_BYTES, Outcome
 from tasks.fit import spec as fit_spec
@@ -43,9 +43,10 @@ class SweepTasks:
 
 def sweep_tasks(recipe: Recipe, store: Store) -> SweepTasks:
     """The cells as tasks; what the fit and the report are made of is known when they have ended."""
-    base = model_of(recipe, vocabulary_of(recipe.data))
-    plans = cells_of(recipe, base)
+    reads = family_of(recipe).reads
     dataset = dataset_task(recipe, store)
+    base = model_of(recipe, model_facts(recipe, store), lengths_of(recipe, store, dataset, reads))
+    plans = cells_of(recipe, base)
     assert recipe.sweep is not None
     if recipe.sweep.trunk:
         return SweepTasks(dataset, _trunks(recipe, plans, dataset))
@@ -189,7 +190,7 @@ def report_task(recipe: Recipe, fit: Task, dataset: Task, content: Mapping[str, 
                 "tokens": f"{content['tokens']:,}",
                 "fingerprint": str(content["fingerprint"]),
             },
-            unit="byte" if recipe.data.tokenizer.kind == "bytes" else "token",
+            unit=recipe.data.unit,
             predict=recipe.name,
         ),
         inputs={"fit": fit, "data": dataset, **fit.inputs},

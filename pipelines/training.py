@@ -8,14 +8,19 @@ from typing import Any, Literal, get_type_hints
 
 from pydantic import TypeAdapter, ValidationError
 
-from models.cost import Cost
-from models.families import Family, family
+from models.cost import Cost, Lengths
+from models.families import FROM_DATA, Family, family
 from pipelines.recipe import Recipe
+from pipelines.recipe_text import TextData
 from tasks.errors import UserError
 from tasks.task import Resources, Task
 from tasks.train.spec import VERSION, Execution, OptimizerSpec, ScheduleSpec, TrainSpec, ValidationSpec
 
 LARGEST_MICRO_BATCH = 16_384  # target units per forward pass, unless the recipe says otherwise
+
+
+READ_FROM = {"text": ("text", "sentences"), "pairs": ("pairs",), "series": ("series",)}
+"""What families can read from which data.kind."""
 
 
 @dataclass(frozen=True)
@@ -25,27 +30,49 @@ class Model:
     family: Family
     config: Any
     cost: Cost
+    lengths: Lengths
 
     @property
     def settings(self) -> dict[str, Any]:
         return {field.name: getattr(self.config, field.name) for field in fields(self.config)}
 
 
-def model_of(recipe: Recipe, vocabulary: int) -> Model:
-    """The recipe's model section as a configuration of its family.
+def family_of(recipe: Recipe, section: Mapping[str, Any] | None = None) -> Family:
+    """The family that the recipe's model section, or another `section`, names, if it can read the recipe's data.
+
+    Raises:
+        UserError: there is no such family, or it reads another kind of data.
+    """
+    section = recipe.model if section is None else section
+    try:
+        kind = family(str(section.get("family", "transformer")))
+    except ValueError as error:
+        raise UserError(str(error)) from None
+    if kind.reads not in READ_FROM[recipe.data.kind]:
+        needed = next(name for name, reads in READ_FROM.items() if kind.reads in reads)
+        raise UserError(
+            f"model.family: {kind.name} reads {kind.reads}, which data.kind {recipe.data.kind} does not give; "
+            f"it needs data.kind: {needed}"
+        )
+    return kind
+
+
+def model_of(
+    recipe: Recipe, facts: Mapping[str, Any], lengths: Lengths, section: Mapping[str, Any] | None = None
+) -> Model:
+    """The recipe's model section (or another `section`) as a configuration of its family.
+
+    facts: what the data decides (pipelines/data.py).
 
     Raises:
         UserError: unknown family or key (with the nearest one), or a value that the family refuses.
     """
-    try:
-        kind = family(str(recipe.model.get("family", "transformer")))
-    except ValueError as error:
-        raise UserError(str(error)) from None
-    given = {key: value for key, value in recipe.model.items() if key != "family"}
+    kind = family_of(recipe, section)
+    given = {key: value for key, value in (recipe.model if section is None else section).items() if key != "family"}
     hints = get_type_hints(kind.config)
     for key, value in given.items():
-        if key not in hints or key == "vocabulary":
-            known = [name for name in hints if name != "vocabulary"]
+        if key not in hints or key in FROM_DATA[kind.reads]:
+            known = [name for name in hints if name not in FROM_DATA[kind.reads]]
             near = difflib.get_close_matches(key, known, n=1, cutoff=0.5)
             hint = f"did you mean {near[0]}?" if near else f"a {kind.name} has {', '.join(known)}"
             raise UserError(f"model.{key}: unknown key; {hint}")
@@ -55,23 +82,22 @@ def model_of(recipe: Recipe, vocabulary: int) -> Model:
             message = error.errors()[0]["msg"].removeprefix("Input should be ")
             raise UserError(f"model.{key}: {value!r} is not allowed; it must be {message}") from None
     try:
-        return Model(
-            kind, config := kind.config(vocabulary=vocabulary, **given), kind.cost(config, recipe.data.sequence)
-        )
+        config = kind.config(**facts, **given)
+        return Model(kind, config, kind.cost(config, lengths), lengths)
     except ValueError as error:
         raise UserError(str(error)) from None
 
 
-def scaled(model: Model, width: int, sequence: int) -> Model:
+def scaled(model: Model, width: int) -> Model:
     """The same family on another rung of its ladder."""
     try:
         config = model.config.scaled(width)
     except ValueError as error:
         raise UserError(f"sweep.widths: {error}") from None
-    return Model(model.family, config, model.family.cost(config, sequence))
+    return Model(model.family, config, model.family.cost(config, model.lengths), model.lengths)
 
 
-def batch_units(recipe: Recipe, tokens: int, batch: int | None = None) -> int:
+def batch_units(recipe: Recipe, model: Model, tokens: int, batch: int | None = None) -> int:
     """Target units per step. By default about a quarter of the root of all tokens, as a power of two of sequences:
 
     the batch that training can use grows with the loss still to be removed, empirically near the root of the tokens
@@ -82,7 +108,7 @@ def batch_units(recipe: Recipe, tokens: int, batch: int | None = None) -> int:
     if batch is None:
         sequences = max(1.0, 0.25 * math.sqrt(tokens) / sequence)
         return int(sequence * 2 ** round(math.log2(sequences)))
-    if batch % sequence:
+    if batch % sequence and model.family.reads == "text":  # ragged examples fill a step as far as they go
         right = max(1, round(batch / sequence)) * sequence
         raise UserError(
             f"train.batch: {batch} target units are no whole number of sequences of {sequence} (data.sequence); "
@@ -113,7 +139,7 @@ def train_spec(
     and the trunk's warmup_steps, which do not depend on where a branch ends.
     """
     train = recipe.train
-    units = batch_units(recipe, tokens, batch)
+    units = batch_units(recipe, model, tokens, batch)
     steps = steps_of(tokens, units)
     schedule = train.schedule
     kind = kind or schedule.kind
@@ -124,7 +150,7 @@ def train_spec(
         family=model.family.name,
         model=model.settings,
         sequence=recipe.data.sequence,
-        mask_documents=recipe.data.mask_documents,
+        mask_documents=isinstance(recipe.data, TextData) and recipe.data.mask_documents,
         seed=train.seed if seed is None else seed,
         start_step=start_step,
         stop_step=steps,

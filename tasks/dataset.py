@@ -1,24 +1,58 @@
-"""A tokenised dataset as later tasks open it: which token shards, which tokenizer, how much of it there is."""
+"""A dataset as later tasks open it: its examples, what a unit of it is, and what MLflow shows of it."""
 
 import json
 from dataclasses import dataclass
 from functools import cached_property
+from importlib import import_module
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 
+from data.batches import Examples
 from data.packing import PackedSequences
 from data.tokenizer import Tokenizer
 from tasks.errors import UserError
 
+KINDS = {
+    "text": "tasks.dataset:TextDataset",
+    "pairs": "tasks.pairs:PairDataset",
+    "series": "tasks.series:SeriesDataset",
+}
+"""Who opens a dataset whose dataset.json says that `kind`."""
 
-@dataclass(frozen=True)
-class Dataset:
-    """The artifact of the `dataset` task. It refers to its shards' artifacts beside it in the store."""
+
+class Dataset(Protocol):
+    """What every kind of dataset offers."""
 
     folder: Path
     content: dict[str, Any]
+    unit: str
+    """What a target unit is called: token or step."""
+
+    @property
+    def name(self) -> str: ...
+
+    def examples(self, reads: str, split: str, sequence: int, mask_documents: bool = False) -> Examples:
+        """The split as a family reads it; UserError where this kind of data cannot serve."""
+        ...
+
+    def unit_bytes(self) -> np.ndarray | None:
+        """(vocabulary,) bytes of text that a target stands for, where nats per byte make sense."""
+        ...
+
+    def described(self, split: str) -> dict[str, Any]:
+        """What MLflow shows as this dataset."""
+        ...
+
+
+@dataclass(frozen=True)
+class TextDataset:
+    """Tokenised documents. The artifact refers to its shards' artifacts beside it in the store."""
+
+    folder: Path
+    content: dict[str, Any]
+    unit = "token"
 
     @property
     def name(self) -> str:
@@ -32,33 +66,45 @@ class Dataset:
     def tokenizer(self) -> Tokenizer:
         return Tokenizer.load(self.folder / "tokenizer")
 
-    def total(self, split: str, count: str) -> int:
-        """tokens, bytes or documents of a split."""
-        return int(self.content["splits"][split][count])
-
-    def sequences(self, split: str, sequence: int, mask_documents: bool = False) -> PackedSequences:
-        """The split as packed examples of `sequence` target units."""
+    def examples(self, reads: str, split: str, sequence: int, mask_documents: bool = False) -> Examples:
         tokenizer = self.tokenizer
-        return PackedSequences(self.shards, split, sequence, tokenizer.identity, tokenizer.separator, mask_documents)
+        if reads == "text":
+            return PackedSequences(
+                self.shards, split, sequence, tokenizer.identity, tokenizer.separator, mask_documents
+            )
+        if reads == "sentences":
+            from data.sentences import Sentences
 
-    def token_bytes(self) -> np.ndarray:
-        """(vocabulary,) bytes of text that each token stands for: nats per byte need them."""
+            return Sentences(self.shards, split, sequence, tokenizer.identity, tokenizer.separator)
+        raise UserError(f"{self.name}: is text; a family that reads {reads} needs data.kind: {reads}")
+
+    def unit_bytes(self) -> np.ndarray | None:
         return self.tokenizer.token_bytes()
 
     def described(self, split: str) -> dict[str, Any]:
-        """What MLflow shows as this dataset."""
-        return {
-            "name": self.name,
-            "digest": str(self.content["fingerprint"])[:12],
-            "source": self.content["source"],
-            "split": split,
-            **self.content["splits"][split],
-        }
+        return described(self.content, split)
 
 
-def open_dataset(folder: Path) -> Dataset:
-    """Raises UserError where the folder holds no dataset."""
+def described(content: dict[str, Any], split: str) -> dict[str, Any]:
+    """The dataset.json of any kind as MLflow shows it."""
+    return {
+        "name": content["name"],
+        "digest": str(content["fingerprint"])[:12],
+        "source": content["source"],
+        "split": split,
+        **content["splits"][split],
+    }
+
+
+def open_dataset(folder: Path) -> Any:
+    """The dataset of whatever kind it is (`Dataset`; any more that its kind offers).
+
+    Raises:
+        UserError: the folder holds no dataset.
+    """
     try:
-        return Dataset(folder, json.loads((folder / "dataset.json").read_text()))
-    except (OSError, ValueError) as error:
-        raise UserError(f"{folder}: holds no dataset ({error}); tokenise again") from None
+        content = json.loads((folder / "dataset.json").read_text())
+        module, _, name = KINDS[content["kind"]].partition(":")
+    except (OSError, ValueError, KeyError) as error:
+        raise UserError(f"{folder}: holds no dataset ({error}); make it again") from None
+    return getattr(import_module(module), name)(folder, content)

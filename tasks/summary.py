@@ -18,14 +18,13 @@ def run(context: Context) -> None:
     result = json.loads((context.inputs["model"] / "result.json").read_text())
     evaluation = json.loads((context.inputs["evaluation"] / "evaluation.json").read_text())
     dataset = json.loads((context.inputs["data"] / "dataset.json").read_text())
-    per_byte = evaluation["bits_per_byte"]
+    unit = evaluation["unit"]
     rows = {
-        "data": f"{dataset['source']}: {dataset['splits']['train']['tokens']:,} training tokens",
+        "data": f"{dataset['source']}: {dataset['splits']['train'][f'{unit}s']:,} training {unit}s",
         "parameters N": f"{result['parameters']:,} ({result['parameters_without_embeddings']:,} without embeddings)",
-        "trained on D": f"{result['units']:,} tokens, {result['flops']:.4g} FLOPs",
-        "time": f"{result['seconds']:.0f} s, {result['tokens_per_second']:,.0f} tokens/s",
-        "validation loss": f"{evaluation['loss']:.4f} nats per token",
-        "bits per byte": f"{per_byte:.4f}" if per_byte is not None else "-",
+        "trained on D": f"{result['units']:,} {unit}s, {result['flops']:.4g} FLOPs",
+        "time": f"{result['seconds']:.0f} s, {result['tokens_per_second']:,.0f} {unit}s/s",
+        "validation loss": evaluation["headline"],
     }
     text = "| | |\n|---|---|\n" + "".join(f"| {name} | {value} |\n" for name, value in rows.items())
     parts = "".join(f"- {name}: `{folder.parent.name}/{folder.name[:12]}`\n" for name, folder in context.inputs.items())

@@ -21,7 +21,7 @@ from tasks.record import Record
 from tasks.store import MANIFEST
 from tasks.task import Context
 
-VERSION = 1
+VERSION = 2
 
 
 class Frozen(BaseModel):
@@ -141,6 +141,7 @@ def gather(context: Context) -> None:
             )
     tokenizer = Tokenizer.load(tokenizer_folder)
     content: dict[str, Any] = {
+        "kind": "text",
         "name": context.execution.name,
         "source": context.execution.source,
         "fingerprint": fingerprint([[shard["splits"][split]["content"] for split in SPLITS] for shard in counted]),

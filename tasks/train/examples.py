@@ -1,11 +1,13 @@
-"""What a training reads: its micro-batches by step, and the fixed validation examples. A new kind of data adds here."""
+"""What a training reads: its micro-batches by step, and the fixed validation examples."""
 
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 
-from data.batches import Batches, fixed
+from data.batches import Batches, Examples, StepBatches, fixed
+from models.cost import Lengths
+from models.families import family
 from tasks.dataset import open_dataset
 from tasks.train.spec import TrainSpec
 
@@ -13,16 +15,18 @@ SMALLEST_VALIDATION = 4096  # target units of a forward pass in validation
 
 
 @dataclass(frozen=True)
-class Examples:
+class TrainingData:
     """Training and validation examples, numbered; which a step takes is arithmetic (contract 2)."""
 
-    train: Batches
-    held_out: Batches
+    train: StepBatches
+    held_out: StepBatches
     """Only for fetching and counting: validation has no order of its own."""
     validation: list[np.ndarray]
     """Micro-batches of validation examples, the same for every run and world size."""
     unit_bytes: np.ndarray | None
     """(vocabulary,) bytes of text per target, where targets are tokens of text."""
+    lengths: Lengths
+    """What the cost of a target unit depends on."""
 
     def bytes_of(self, targets: np.ndarray) -> int:
         """Bytes that the targets stand for; no target (negative) is none."""
@@ -30,16 +34,34 @@ class Examples:
         return int(self.unit_bytes[targets[targets >= 0]].sum())
 
 
-def open_examples(data: Path, spec: TrainSpec) -> Examples:
-    """Raises UserError or DataError where the folder or its splits cannot serve."""
+def open_examples(data: Path, spec: TrainSpec) -> TrainingData:
+    """Raises UserError or DataError where the folder or its splits cannot serve the family."""
     dataset = open_dataset(data)
+    reads = family(spec.family).reads
     train, held_out = (
-        dataset.sequences(split, spec.sequence, spec.mask_documents) for split in ("train", "validation")
+        dataset.examples(reads, split, spec.sequence, spec.mask_documents) for split in ("train", "validation")
     )
-    return Examples(
-        Batches(train, spec.batch, spec.micro_batch, spec.seed),
-        Batches(held_out, spec.sequence, spec.micro_batch, spec.seed),
+    return TrainingData(
+        batches_of(train, spec.batch, spec.micro_batch, spec.seed),
+        batches_of(held_out, spec.sequence, spec.micro_batch, spec.seed),
         # Without gradients a larger micro-batch fits, and tiny ones would cost more than they compute.
         fixed(held_out, spec.validation.examples, max(spec.micro_batch, SMALLEST_VALIDATION // spec.sequence)),
-        dataset.token_bytes(),
+        dataset.unit_bytes(),
+        lengths_of(train),
     )
+
+
+def batches_of(examples: Examples, batch_units: int, micro_batch: int, seed: int) -> StepBatches:
+    """Examples of one length in order, ragged ones in buckets of about equal length."""
+    if not hasattr(examples, "lengths"):
+        return Batches(examples, batch_units, micro_batch, seed)
+    from data.buckets import Buckets
+
+    return Buckets(examples, batch_units, micro_batch, seed)
+
+
+def lengths_of(examples: Examples) -> Lengths:
+    """Of ragged examples as they are, of packed ones the length that all have."""
+    if not hasattr(examples, "lengths"):
+        return Lengths.fixed(examples.sequence)
+    return Lengths.measured(examples.lengths, getattr(examples, "source_lengths", None))

@@ -23,13 +23,14 @@ from torch import Tensor
 
 from models.checkpointing import checkpoint_blocks
 from models.families import family
+from models.loss import Loss, total_of
 from tasks.errors import UserError
 from tasks.record import Record, read_rows
 from tasks.train import checkpoints
 from tasks.train.allocator import keep_freed_memory
 from tasks.train.checkpoints import Checkpoints
 from tasks.train.device import memory, refuse_slow_precision
-from tasks.train.examples import Examples, open_examples
+from tasks.train.examples import TrainingData, open_examples
 from tasks.train.guards import Diverged, FiniteGuard, SpikeGuard
 from tasks.train.interval import Interval
 from tasks.train.optimizer import AdamW
@@ -39,6 +40,9 @@ from tasks.train.schedule import rate_at
 from tasks.train.spec import Execution, TrainSpec
 
 log = logging.getLogger(__name__)
+
+VALIDATION = -1
+"""Stands for the step where chance of a validation is seeded."""
 
 STATE = "state"
 """Where the artifact of a training has its last checkpoint."""
@@ -93,7 +97,7 @@ def train(
     spec: TrainSpec,
     execution: Execution,
     *,
-    data: Path | Examples,
+    data: Path | TrainingData,
     start: Path | None,
     work: Path,
     record: Record,
@@ -133,7 +137,7 @@ class Training:
         self,
         spec: TrainSpec,
         execution: Execution,
-        data: Path | Examples,
+        data: Path | TrainingData,
         start: Path | None,
         work: Path,
         record: Record,
@@ -147,7 +151,7 @@ class Training:
             raise UserError("train.optimizer.learning_rate: neither given nor found by a search; give a number")
         self.learning_rate = rate
         refuse_slow_precision(spec.precision, self.world.device)
-        self.examples = data if isinstance(data, Examples) else open_examples(data, spec)
+        self.examples = data if isinstance(data, TrainingData) else open_examples(data, spec)
         self.build()
         self.checkpoints = Checkpoints(work / "checkpoints", self.world, execution.keep_last)
         self.interval = Interval(self.world)
@@ -167,23 +171,27 @@ class Training:
             torch.use_deterministic_algorithms(spec.deterministic)
         kind = family(spec.family)
         self.config = kind.config(**spec.model)
-        self.cost = kind.cost(self.config, spec.sequence)
+        self.cost = kind.cost(self.config, self.examples.lengths)
         torch.manual_seed(spec.seed)
         self.model = kind.build(self.config).to(device).train()
         if execution.checkpointing == "full":
             checkpoint_blocks(self.model)
-        if execution.compile:
+        if execution.compile and not getattr(self.model, "compiles", True):
+            log.info("compute.compile: a %s runs as it is: torch.compile gains it nothing or redraws chance", kind.name)
+        elif execution.compile:
             self.model.compile(dynamic=False)
         self.parallel = Parallel(self.model, self.world, execution.strategy, spec.precision)
         self.optimizer = AdamW(self.model, spec.optimizer)
         self.half = spec.precision == "bf16" and self.parallel.strategy != "fsdp"
         self.stochastic = bool(getattr(self.model, "stochastic", True))
+        self.in_pieces = hasattr(self.model, "pieces")
         self.peak = peak_flops(device, spec.precision)
 
     # The step -----------------------------------------------------------------------------------------------------
 
     def step(self, step: int) -> None:
         """One optimiser step: fetch everything, count once, backward divided once, reduce once, update once."""
+        frozen = self.at_step(step)
         indices = self.examples.train.micro_batches(step)
         micros = self.fetch(self.examples.train, indices)
         self.interval.step(step, len(indices))
@@ -198,7 +206,7 @@ class Training:
             loss = self.world.total(torch.stack(nats).sum()) * weight / self.world.size
             skip = torch.maximum(skip, self.spikes(loss, norm))
         rate = self.learning_rate * rate_at(step, self.spec.schedule, self.spec.stop_step)
-        self.optimizer.step(gradients, norm, rate, skip)
+        self.optimizer.step(gradients, norm, rate, skip, frozen)
         self.optimizer.zero_grad()
 
     def fetch(self, batches: Any, indices: list[np.ndarray]) -> list[Micro]:
@@ -220,15 +228,39 @@ class Training:
         """Adds up the gradients of sum of nats / units over micro-batches and ranks; returns this rank's nats."""
         nats = []
         for round_, micro in enumerate(micros):
-            with self.parallel.reducing(last=round_ == len(micros) - 1), self.autocast():
-                if self.stochastic:
-                    self.seed_chance(step, micro.number)
-                loss = self.parallel.call(micro.batch)
-                loss.nats.backward(weight if micro.real else torch.zeros_like(weight))
+            last_round = round_ == len(micros) - 1
+            factor = weight if micro.real else torch.zeros_like(weight)
+            if self.stochastic:
+                self.seed_chance(step, micro.number)
+            if self.in_pieces:
+                loss = self.piece_by_piece(micro, factor, last_round)
+            else:
+                with self.parallel.reducing(last=last_round), self.autocast():
+                    loss = self.parallel.call(micro.batch)
+                    loss.nats.backward(factor)
             nats.append(loss.nats.detach() if micro.real else torch.zeros_like(loss.nats))
+            if record:
+                self.interval.parts = list(loss.parts)  # also on a rank whose micro-batch does not count
             if record and micro.real:
                 self.interval.add(micro.number, micro.units, loss.nats, loss.parts)
         return nats
+
+    def piece_by_piece(self, micro: Micro, factor: Tensor, last_round: bool) -> Loss:
+        """Forward and backward of one piece after another: what a piece held is gone before the next one begins."""
+        losses = []
+        for piece, last in self.model.pieces(micro.batch):  # type: ignore[operator]
+            with self.parallel.reducing(last=last_round and last), self.autocast():
+                loss = self.parallel.call(piece)
+                loss.nats.backward(factor)
+            parts = {name: part.detach() for name, part in loss.parts.items()}
+            losses.append(Loss(loss.nats.detach(), loss.units, parts))
+        return total_of(losses)
+
+    def at_step(self, step: int) -> frozenset[str]:
+        """Tells a model with a schedule of its own where it is; the parameter groups that this step leaves alone."""
+        if not hasattr(self.model, "at_step"):
+            return frozenset()
+        return self.model.at_step(step, self.spec.stop_step)  # type: ignore[operator]
 
     def seed_chance(self, step: int, micro_batch: int) -> None:
         """Everything random in a micro-batch follows from seed, step and its global index (contract 3)."""
@@ -309,6 +341,7 @@ class Training:
         The guard has held the weights of that step. Ranks run a round together, so a round of several is named whole.
         """
         bad = []
+        self.at_step(step)
         indices = self.examples.train.micro_batches(step)
         micros = self.fetch(self.examples.train, indices)
         weight = self.weight(micros)
@@ -328,20 +361,32 @@ class Training:
         self.model.eval()
         micros = self.fetch(self.examples.held_out, self.examples.validation)
         # By micro-batch, like the interval: one order of summation for any world size.
-        sums = torch.zeros(len(self.examples.validation), 3, dtype=torch.float64)
+        rows: dict[int, list[float]] = {}
         for micro in micros:
+            if self.stochastic:
+                self.seed_chance(VALIDATION, micro.number)  # the same draws at every validation
             with self.autocast():
-                nats = self.parallel.call(micro.batch).nats
+                loss_ = self.parallel.call(micro.batch)
+            names = list(loss_.parts)
             if micro.real:
                 bytes_ = 0
                 if self.examples.unit_bytes is not None:
                     bytes_ = self.examples.bytes_of(micro.batch["targets"].cpu().numpy())
-                sums[micro.number] = torch.tensor([nats.item(), micro.units, bytes_], dtype=torch.float64)
+                parts = [part.item() for part in loss_.parts.values()]
+                rows[micro.number] = [loss_.nats.item(), micro.units, bytes_, *parts]
         self.model.train()
-        nats_, units, bytes_ = (sum(column) for column in zip(*self.world.host_total(sums).tolist(), strict=True))
+        sums = torch.zeros(len(self.examples.validation), 3 + len(names), dtype=torch.float64)
+        for number, row in rows.items():
+            sums[number] = torch.tensor(row, dtype=torch.float64)
+        nats_, units, bytes_, *parts = (
+            sum(column) for column in zip(*self.world.host_total(sums).tolist(), strict=True)
+        )
         loss = nats_ / max(1.0, units)
         self.progress.validated = loss if math.isfinite(loss) else None
-        self.validation = {"val/loss": loss}
+        means = {"loss": loss, **{name: part / max(1.0, units) for name, part in zip(names, parts, strict=True)}}
+        if hasattr(self.model, "at_validation"):
+            self.model.at_validation(means)  # type: ignore[operator]
+        self.validation = {f"val/{name}": mean for name, mean in means.items()}
         if bytes_:
             self.validation["val/bits_per_byte"] = nats_ / math.log(2) / bytes_
         return self.validation

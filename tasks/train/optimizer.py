@@ -28,6 +28,9 @@ class _Group:
     second: list[Tensor]
     """v: running mean of its square."""
     steps: list[Tensor]
+    name: str
+    updates: Tensor
+    """Updates done, skipped ones not counted: the t of the bias correction."""
 
 
 class AdamW:
@@ -37,8 +40,6 @@ class AdamW:
         self.spec = spec
         names = {parameter: name for name, parameter in model.named_parameters()}
         device = next(model.parameters()).device
-        self.updates = torch.zeros((), device=device)
-        """Updates done, skipped ones not counted: the t of the bias correction."""
         self.one = torch.ones((), device=device)
         self.sharded = any(isinstance(parameter, DTensor) for parameter in names)
         self.moments: dict[str, Tensor] = {}
@@ -51,6 +52,7 @@ class AdamW:
                     moment = torch.zeros_like(parameter, requires_grad=False)
                     self.moments[f"{kind}.{names[parameter]}"] = moment
                     tensors.append(_local(moment))
+            updates = torch.zeros((), device=device)
             self.groups.append(
                 _Group(
                     group.rate,
@@ -59,7 +61,9 @@ class AdamW:
                     [_local(parameter.detach()) for parameter in parameters],
                     moments["first"],
                     moments["second"],
-                    [self.updates] * len(parameters),
+                    [updates] * len(parameters),
+                    group.name,
+                    updates,
                 )
             )
         grouped = {parameter for group in self.groups for parameter in group.parameters}
@@ -86,15 +90,26 @@ class AdamW:
             norm = square.sqrt()
         return norm
 
-    def step(self, gradients: list[list[Tensor]], norm: Tensor, learning_rate: float, skip: Tensor) -> None:
+    def step(
+        self,
+        gradients: list[list[Tensor]],
+        norm: Tensor,
+        learning_rate: float,
+        skip: Tensor,
+        frozen: frozenset[str] = frozenset(),
+    ) -> None:
         """One update; none where skip (0.0 or 1.0, on the device) is 1, and then nothing changes.
 
-        Gradients of a norm above the clip are divided by norm / clip inside the kernel.
+        Groups whose names are in `frozen` stay as they are, moments included. Gradients of a norm above the clip are
+        divided by norm / clip inside the kernel.
         """
-        self.updates.add_(self.one).sub_(skip)
+        counted = self.one - skip
         scale = self.one if self.spec.clip is None else (norm / self.spec.clip).clamp_(min=1.0)
         beta1, beta2 = self.spec.betas
         for group, own in zip(self.groups, gradients, strict=True):
+            if group.name in frozen:
+                continue
+            group.updates.add_(counted)
             torch._fused_adamw_(
                 group.values,
                 own,
@@ -120,7 +135,7 @@ class AdamW:
 
     def state(self) -> dict[str, Tensor]:
         """What a checkpoint holds, by parameter name, not copied: loading writes into it."""
-        return {"updates": self.updates, **self.moments}
+        return {**{f"updates.{group.name}": group.updates for group in self.groups}, **self.moments}
 
 
 def _local(tensor: Any) -> Tensor:

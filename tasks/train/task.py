@@ -39,7 +39,7 @@ def run(context: Context) -> None:
         "learning_rate": learning_rate,
     }
     result = TrainResult(**(train_here(job) if execution.workers == 1 else train_on_workers(job, execution)))
-    record.note(summary(result))
+    record.note(summary(result, open_dataset(context.inputs["data"]).unit))
     leave(result, context.work, context.staging)
 
 
@@ -127,17 +127,17 @@ def describe(record: Record, context: Context, learning_rate: float | None) -> N
     record.describe("train", context.label, parameters, context.tags, described)
 
 
-def summary(result: TrainResult) -> str:
+def summary(result: TrainResult, unit: str = "token") -> str:
     """The run's note: what a reader of MLflow wants to know first."""
     head = f"**{result.status}** at step {result.step:,}"
     if result.reason:
         return f"{head}: {result.reason}\n"
     bits = result.validation_bits_per_byte
-    loss = "-" if result.validation_loss is None else f"{result.validation_loss:.4f} nats per token"
+    loss = "-" if result.validation_loss is None else f"{result.validation_loss:.4f} nats per {unit}"
     return (
         f"{head}. Validation loss {loss}"
         + (f", {bits:.4f} bits per byte" if bits is not None else "")
-        + f".\n\n| parameters | without embeddings | training tokens | FLOPs | learning rate | tokens/s |\n"
+        + f".\n\n| parameters | without embeddings | training {unit}s | FLOPs | learning rate | {unit}s/s |\n"
         f"|---:|---:|---:|---:|---:|---:|\n"
         f"| {result.parameters:,} | {result.parameters_without_embeddings:,} | {result.units:,} | {result.flops:.3g} "
         f"| {result.learning_rate:.3g} | {result.tokens_per_second:,.0f} |\n"

@@ -24,6 +24,9 @@ class Numbered:
         targets = np.repeat(np.asarray(indices)[:, None], self.sequence, axis=1)
         return {"inputs": targets, "targets": targets}
 
+    def units(self, batch: dict[str, np.ndarray]) -> int:
+        return int(np.count_nonzero(batch["targets"] != -100))
+
 
 def stream(batches: Batches, steps: int) -> list[int]:
     return [int(index) for step in range(steps) for micro in batches.micro_batches(step) for index in micro]

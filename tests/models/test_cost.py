@@ -3,19 +3,12 @@
 import pytest
 import torch
 from torch.nn.attention import SDPBackend, sdpa_kernel
-from torch.utils.flop_counter import FlopCounterMode, sdpa_backward_flop_count, sdpa_flop_count
+from torch.utils.flop_counter import FlopCounterMode
 
 from models.checkpointing import checkpoint_blocks
-from models.cost import state_bytes
+from models.cost import Lengths, state_bytes
+from models.flops import count_flops
 from models.transformer import Transformer, TransformerConfig, transformer_cost
-
-CPU_ATTENTION = {
-    torch.ops.aten._scaled_dot_product_flash_attention_for_cpu: (lambda q, k, v, *_, **__: sdpa_flop_count(q, k, v)),
-    torch.ops.aten._scaled_dot_product_flash_attention_for_cpu_backward: (
-        lambda grad, q, k, v, *_, **__: sdpa_backward_flop_count(grad, q, k, v)
-    ),
-}
-"""torch's own formulas, for the CPU operators that its registry lacks."""
 
 ROWS, LENGTH = 3, 20
 
@@ -40,11 +33,15 @@ def case(request):
     batch = {name: torch.randint(37, (ROWS, LENGTH)) for name in ("inputs", "targets")}
     if documents:
         batch["documents"] = (torch.arange(LENGTH) // 7).expand(ROWS, -1).contiguous()
-    return Transformer(config), batch, transformer_cost(config, LENGTH)
+    return Transformer(config), batch, transformer_cost(config, Lengths.fixed(LENGTH))
 
 
-def counted(run, mapping=CPU_ATTENTION):
-    with FlopCounterMode(display=False, custom_mapping=mapping) as counter:
+def counted(run):
+    return count_flops(run) / (ROWS * LENGTH)
+
+
+def counted_by_torch(run):
+    with FlopCounterMode(display=False) as counter:
         run()
     return counter.get_total_flops() / (ROWS * LENGTH)
 
@@ -56,7 +53,7 @@ def test_parameters_are_exact(case):
     assert cost.parameters_without_embeddings == cost.parameters - tables
 
 
-def test_flops_are_exact_against_the_counter_with_cpu_attention_registered(case):
+def test_flops_are_exact_against_the_counter(case):
     model, batch, cost = case
     assert counted(lambda: model.logits(batch["inputs"], batch.get("documents"))) == cost.forward_flops_per_unit
     # The counter's formula for fused attention includes the scores that its backward computes again.
@@ -68,21 +65,21 @@ def test_flops_are_exact_against_the_plain_counter_without_fused_attention(case)
     """No registration of ours is involved: plain matrix products, nothing computed twice."""
     model, batch, cost = case
     with sdpa_kernel(SDPBackend.MATH):
-        assert counted(lambda: model(batch).nats.backward(), {}) == cost.training_flops_per_unit
+        assert counted_by_torch(lambda: model(batch).nats.backward()) == cost.training_flops_per_unit
 
 
 def test_recomputation_under_checkpointing_is_exact_and_apart(case):
     model, batch, cost = case
     checkpoint_blocks(model)
     with sdpa_kernel(SDPBackend.MATH):
-        total = counted(lambda: model(batch).nats.backward(), {})
+        total = counted_by_torch(lambda: model(batch).nats.backward())
     assert total - cost.training_flops_per_unit == cost.checkpointing_flops_per_unit
 
 
 def test_the_textbook_formula_is_ours():
     """6 N + 12 L d T per token, N the matrices that multiply (tied output included, norms not)."""
     config = TransformerConfig(vocabulary=50304, width=768, depth=12, heads=12, activation="gelu")
-    cost = transformer_cost(config, 1024)
+    cost = transformer_cost(config, Lengths.fixed(1024))
     matrices = 12 * 12 * 768**2 + 50304 * 768
     assert cost.training_flops_per_unit == 6 * matrices + 12 * 12 * 768 * 1024
     assert cost.training_flops_per_unit / 1e9 == pytest.approx(0.855, abs=5e-4)  # facts: GPT-2 124M
@@ -137,7 +134,7 @@ def test_state_bytes_are_those_of_adamw():
     batch = {name: torch.randint(37, (ROWS, LENGTH)) for name in ("inputs", "targets")}
     model(batch).nats.backward()
     optimizer.step()
-    expected = state_bytes(transformer_cost(model.config, LENGTH).parameters)
+    expected = state_bytes(transformer_cost(model.config, Lengths.fixed(LENGTH)).parameters)
     assert expected.weights == sum(p.nbytes for p in model.parameters())
     assert expected.gradients == sum(p.grad.nbytes for p in model.parameters())
     moments = [s[name].nbytes for s in optimizer.state.values() for name in ("exp_avg", "exp_avg_sq")]

@@ -3,6 +3,7 @@
 import pytest
 import torch
 
+from models.cost import Lengths
 from models.families import family
 from models.ladder import rungs, sized
 from models.transformer import Transformer, TransformerConfig
@@ -13,8 +14,8 @@ TRANSFORMER = family("transformer")
 
 @pytest.mark.parametrize("wanted", [5e3, 1e4, 3.3e4, 2e5, 1.5e6, 1.24e8, 7e9])
 def test_the_ladder_has_a_rung_near_every_size(wanted):
-    config = sized(TRANSFORMER, TransformerConfig(vocabulary=257), wanted, 128)
-    assert TRANSFORMER.cost(config, 128).parameters == pytest.approx(wanted, rel=0.2)
+    config = sized(TRANSFORMER, TransformerConfig(vocabulary=257), wanted, Lengths.fixed(128))
+    assert TRANSFORMER.cost(config, Lengths.fixed(128)).parameters == pytest.approx(wanted, rel=0.2)
 
 
 def test_sized_is_the_nearest_of_all_rungs():
@@ -23,9 +24,9 @@ def test_sized_is_the_nearest_of_all_rungs():
         ratios = {}
         for width in range(4, 600, 2):
             if width in set(rungs()):
-                count = TRANSFORMER.cost(base.scaled(width), 128).parameters
+                count = TRANSFORMER.cost(base.scaled(width), Lengths.fixed(128)).parameters
                 ratios[width] = max(count / wanted, wanted / count)
-        assert sized(TRANSFORMER, base, wanted, 128).width == min(ratios, key=ratios.__getitem__)
+        assert sized(TRANSFORMER, base, wanted, Lengths.fixed(128)).width == min(ratios, key=ratios.__getitem__)
 
 
 def test_one_dial_sets_the_shape_and_leaves_the_rest():

@@ -5,11 +5,11 @@ from typing import Any
 
 import pytest
 
-from pipelines.data import vocabulary_of
+from models.cost import Lengths
 from pipelines.design import cells_of
 from pipelines.recipe import Recipe
 from pipelines.sweep import SweepTasks, sweep_tasks
-from pipelines.training import model_of
+from pipelines.training import Model, model_of
 from tasks.errors import UserError
 from tasks.store import Store
 from tasks.task import in_order
@@ -28,9 +28,13 @@ def identities(made: SweepTasks) -> set[str]:
     return {task.identity for task in in_order([cell.train for cell in made.cells])}
 
 
+def base_of(wanted: Recipe) -> Model:
+    return model_of(wanted, {"vocabulary": 257}, Lengths.fixed(64))
+
+
 def test_every_cell_spends_its_budget() -> None:
     wanted = recipe({"budgets": [1e10, 4e10], "widths": [16, 32]})
-    cells = cells_of(wanted, model_of(wanted, vocabulary_of(wanted.data)))
+    cells = cells_of(wanted, base_of(wanted))
     assert [(cell.budget, cell.width) for cell in cells] == [(1e10, 16), (1e10, 32), (4e10, 16), (4e10, 32)]
     for cell in cells:
         assert cell.budget is not None
@@ -39,25 +43,25 @@ def test_every_cell_spends_its_budget() -> None:
 
 def test_sizes_ask_for_about_so_many_parameters() -> None:
     wanted = recipe({"budgets": [1e11], "sizes": ["20k", "100k"]})
-    cells = cells_of(wanted, model_of(wanted, vocabulary_of(wanted.data)))
+    cells = cells_of(wanted, base_of(wanted))
     for cell, size in zip(cells, (20_000, 100_000), strict=True):
         assert cell.model.cost.parameters == pytest.approx(size, rel=0.35)
 
 
 def test_cells_outside_the_range_of_tokens_per_parameter_are_left_out() -> None:
     wanted = recipe({"budgets": [1e10, 1e11], "widths": [16, 32, 64], "tokens_per_parameter": [5, 100]})
-    cells = cells_of(wanted, model_of(wanted, vocabulary_of(wanted.data)))
+    cells = cells_of(wanted, base_of(wanted))
     assert 0 < len(cells) < 6
     assert all(5 <= cell.units_per_parameter <= 100 for cell in cells)
     with pytest.raises(UserError, match="tokens_per_parameter"):
         nothing = recipe({"budgets": [1e10], "widths": [16], "tokens_per_parameter": [1e6, 1e7]})
-        cells_of(nothing, model_of(nothing, 257))
+        cells_of(nothing, base_of(nothing))
 
 
 def test_a_cell_shorter_than_a_step_is_refused_by_name() -> None:
     wanted = recipe({"budgets": [1e6], "widths": [16]})
     with pytest.raises(UserError, match=r"C=1e\+06 .*shorter than one step"):
-        cells_of(wanted, model_of(wanted, 257))
+        cells_of(wanted, base_of(wanted))
 
 
 def test_adding_a_budget_or_a_seed_adds_cells_and_changes_none(tmp_path: Path) -> None:

@@ -6,8 +6,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from models.cost import Lengths
+from pipelines.fields import parse_count
 from pipelines.load import load_recipe
-from pipelines.recipe import Recipe, parse_count
+from pipelines.recipe import Recipe
 from pipelines.training import batch_units, model_of, train_spec
 from tasks.errors import UserError
 
@@ -24,7 +26,7 @@ def recipe_file(tmp_path: Path) -> Path:
 def test_everything_but_the_data_has_a_default(recipe_file: Path) -> None:
     recipe = load_recipe(recipe_file)
     assert recipe.name == "notes"
-    model = model_of(recipe, 257)
+    model = model_of(recipe, {"vocabulary": 257}, Lengths.fixed(recipe.data.sequence))
     spec = train_spec(recipe, model, tokens=1_000_000)
     assert spec.batch % recipe.data.sequence == 0
     assert spec.stop_step == round(1_000_000 / spec.batch)
@@ -91,14 +93,14 @@ def test_a_mistake_is_one_line_with_the_remedy(recipe_file: Path, override: str,
 )
 def test_a_mistake_in_the_model_is_one_line_too(recipe_file: Path, override: str, message: str) -> None:
     with pytest.raises(UserError) as raised:
-        model_of(load_recipe(recipe_file, [override]), 257)
+        model_of(load_recipe(recipe_file, [override]), {"vocabulary": 257}, Lengths.fixed(128))
     assert message in str(raised.value)
 
 
 def test_a_batch_that_is_no_number_of_sequences_names_one_that_is(recipe_file: Path) -> None:
     recipe = load_recipe(recipe_file, ["train.batch=1000", "data.sequence=256"])
     with pytest.raises(UserError, match="1024 would be"):
-        batch_units(recipe, 10**6)
+        batch_units(recipe, model_of(recipe, {"vocabulary": 257}, Lengths.fixed(128)), 10**6)
 
 
 def test_what_is_no_recipe_is_said(tmp_path: Path) -> None:
@@ -150,5 +152,7 @@ def test_schedules_in_shares_become_steps() -> None:
             "train": {"batch": 1000, "schedule": {"warmup": 0.1, "cooldown": 0.25}},
         }
     )
-    spec = train_spec(recipe, model_of(recipe, 257), tokens=200_000)
+    spec = train_spec(
+        recipe, model_of(recipe, {"vocabulary": 257}, Lengths.fixed(recipe.data.sequence)), tokens=200_000
+    )
     assert (spec.stop_step, spec.schedule.warmup_steps, spec.schedule.cooldown_steps) == (200, 20, 50)

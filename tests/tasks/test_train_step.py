@@ -14,11 +14,12 @@ from safetensors.torch import load_file
 from training_cases import ragged_examples, small_spec
 
 from data.batches import fixed
+from models.cost import Lengths
 from models.families import FAMILIES
 from models.transformer import Transformer, TransformerConfig
 from tasks.errors import UserError
 from tasks.record import Record, read_rows
-from tasks.train.examples import Examples
+from tasks.train.examples import TrainingData
 from tasks.train.guards import FEWEST, SpikeGuard
 from tasks.train.loop import Training, TrainResult, chance, train
 from tasks.train.optimizer import AdamW
@@ -26,12 +27,12 @@ from tasks.train.schedule import rate_at
 from tasks.train.spec import Execution, OptimizerSpec, ScheduleSpec, TrainSpec
 
 
-def training(spec: TrainSpec, work: Path, examples: Examples | None = None, **execution: Any) -> Training:
+def training(spec: TrainSpec, work: Path, examples: TrainingData | None = None, **execution: Any) -> Training:
     record = Record(work / "record", "a")
     return Training(spec, Execution(**execution), examples or ragged_examples(spec), None, work, record, None)
 
 
-def run(spec: TrainSpec, work: Path, examples: Examples | None = None, **execution: Any) -> TrainResult:
+def run(spec: TrainSpec, work: Path, examples: TrainingData | None = None, **execution: Any) -> TrainResult:
     record = Record(work / "record", "a")
     examples = examples or ragged_examples(spec)
     return train(spec, Execution(**execution), data=examples, start=None, work=work, record=record)
@@ -231,7 +232,7 @@ def poisoned(monkeypatch: pytest.MonkeyPatch, kind: str) -> None:
 class PoisonAt:
     """The ragged batches without the poison token, but for one example of one micro-batch of one step."""
 
-    def __init__(self, examples: Examples, step: int, micro_batch: int) -> None:
+    def __init__(self, examples: TrainingData, step: int, micro_batch: int) -> None:
         self.batches, self.where = examples.train, (step, micro_batch)
         self.units = self.batches.units
 
@@ -400,7 +401,7 @@ def test_the_result_says_what_it_cost(tmp_path: Path) -> None:
     model = Transformer(TransformerConfig(**spec.model))
     assert result.units == units
     assert result.parameters == sum(parameter.numel() for parameter in model.parameters())
-    assert result.flops == units * FAMILIES["transformer"].cost(model.config, 8).training_flops_per_unit
+    assert result.flops == units * FAMILIES["transformer"].cost(model.config, Lengths.fixed(8)).training_flops_per_unit
     assert result.validation_loss is not None and result.train_loss is not None
     assert result.validation_loss < math.log(17)
 

@@ -40,6 +40,7 @@ def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
     content = {
         "name": "numbers",
         "source": "made here",
+        "kind": "text",
         "fingerprint": "0" * 64,
         "splits": written["splits"],
         "shards": ["shard"],

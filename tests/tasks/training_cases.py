@@ -12,8 +12,9 @@ import numpy as np
 import torch
 
 from data.batches import Batches, fixed
+from models.cost import Lengths
 from tasks.record import Record
-from tasks.train.examples import Examples
+from tasks.train.examples import TrainingData
 from tasks.train.loop import Training
 from tasks.train.parallel import full
 from tasks.train.spec import Execution, TrainSpec
@@ -51,14 +52,18 @@ class Ragged:
             rows.append((tokens[:-1], targets))
         return {"inputs": np.stack([r[0] for r in rows]), "targets": np.stack([r[1] for r in rows])}
 
+    def units(self, batch: dict[str, np.ndarray]) -> int:
+        return int(np.count_nonzero(batch["targets"] != -100))
 
-def ragged_examples(spec: TrainSpec, validation: int = 7) -> Examples:
+
+def ragged_examples(spec: TrainSpec, validation: int = 7) -> TrainingData:
     train, held_out = Ragged("train", spec.sequence), Ragged("validation", spec.sequence)
-    return Examples(
+    return TrainingData(
         Batches(train, spec.batch, spec.micro_batch, spec.seed),
         Batches(held_out, spec.sequence, spec.micro_batch, spec.seed),
         fixed(held_out, validation, spec.micro_batch),
         np.arange(VOCABULARY) % 3 + 1,
+        Lengths.fixed(spec.sequence),
     )
 
 
@@ -66,7 +71,7 @@ CASES = ("ragged", "silent")
 """silent: every second micro-batch, all that rank 1 of 2 gets, has no target at all."""
 
 
-def examples_of(case: str, spec: TrainSpec) -> Examples:
+def examples_of(case: str, spec: TrainSpec) -> TrainingData:
     examples = ragged_examples(spec)
     return examples if case == "ragged" else replace(examples, train=Silent(examples.train))
 
@@ -107,12 +112,12 @@ class Logged:
         return self.batches.fetch(indices)
 
 
-def interrupted_at(examples: Examples, step: int, log: Path | None = None) -> Examples:
+def interrupted_at(examples: TrainingData, step: int, log: Path | None = None) -> TrainingData:
     return replace(examples, train=Logged(examples.train, step, log))
 
 
 def gradients_and_weights(
-    spec: TrainSpec, execution: Execution, examples: Examples, work: Path, steps: int = 4
+    spec: TrainSpec, execution: Execution, examples: TrainingData, work: Path, steps: int = 4
 ) -> dict[str, dict[str, torch.Tensor]]:
     """Runs a few steps: the whole gradient of each, as it was before clipping, and the weights after the last."""
     training = Training(spec, execution, examples, None, work, Record(work / "record", "x"), None)

@@ -1,70 +1,51 @@
-"""Evaluates a trained language model on its validation split: one pass, sums of nats and counts, divided once."""
+"""Evaluation of a language model: one pass over the split, sums of nats and counts, divided once."""
 
 import json
 import math
 from typing import Any
 
-from pydantic import BaseModel, ConfigDict
-
-from tasks.dataset import Dataset, open_dataset
-from tasks.errors import UserError
+from tasks.evaluate.spec import EvaluateSpec, Evaluation, SampleOptions
 from tasks.record import Record
-from tasks.store import read_manifest
-from tasks.task import Context
-
-VERSION = 1
 
 
-class EvaluateSpec(BaseModel):
-    """units: target units to evaluate at most, spread over the split; prompts and seed: of the samples shown."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
-
-    units: int | None = 4_000_000
-    samples: int = 3
-    sample_tokens: int = 200
-    seed: int = 0
-
-
-def run(context: Context) -> None:
-    import torch
-
+def evaluate(model: Any, dataset: Any, trained: dict[str, Any], spec: EvaluateSpec, record: Record) -> Evaluation:
+    """Loss, perplexity, bits per byte and loss by position in the context; samples from nothing."""
     from models.sampling import generate
-    from models.saved import load_model
 
-    spec: EvaluateSpec = context.spec
-    dataset = open_dataset(context.inputs["data"])
-    result = json.loads((context.inputs["model"] / "result.json").read_text())
-    if result["status"] != "finished":
-        raise UserError(f"there is no model to evaluate: {result['reason']}")
-    trained = read_manifest(context.inputs["model"])["spec"]
-    device = "cuda" if torch.cuda.is_available() else "cpu"
-    model = load_model(context.inputs["model"] / "model").to(device).eval()
-
-    measured = measure(model, dataset, trained["sequence"], trained["mask_documents"], spec.units)
+    examples = dataset.examples("text", spec.split, trained["sequence"], trained["mask_documents"])
+    measured = measure(model, examples, dataset.unit_bytes(), spec.units)
     tokenizer = dataset.tokenizer
     samples = []
     for index in range(spec.samples):
         ids = generate(model, [tokenizer.separator], spec.sample_tokens, temperature=0.8, seed=spec.seed + index)
         samples.append(tokenizer.decode([int(token) for token in ids]))
+    (record.files / "samples.json").write_text(json.dumps(samples, indent=1) + "\n")
+    draw_by_position(measured["loss_by_position"], record)
+    return Evaluation(measured, headline(measured), _note(measured, samples))
 
-    evaluation = {**measured, "parameters": result["parameters"], "training_flops": result["flops"]}
-    (context.staging / "evaluation.json").write_text(json.dumps({**evaluation, "samples": samples}, indent=1) + "\n")
-    record = Record(context.staging / "record", context.attempt)
-    shown = {key: value for key, value in evaluation.items() if isinstance(value, int | float)}
-    record.describe(
-        "evaluate",
-        context.label,
-        {"spec": spec.model_dump()},
-        context.tags,
-        [dataset.described("validation")],
+
+def sample(model: Any, dataset: Any, trained: dict[str, Any], prompt: str, options: SampleOptions) -> str:
+    """The prompt and what the model writes after it."""
+    from models.sampling import generate
+
+    tokenizer = dataset.tokenizer
+    start = [tokenizer.separator, *(int(token) for token in tokenizer.encode_batch([prompt])[0])]
+    written = generate(
+        model, start, options.tokens, temperature=options.temperature, top_k=options.top_k, seed=options.seed
     )
-    record.row(result["step"], {f"final/{key}": float(value) for key, value in shown.items()})
-    record.note(_note(evaluation, samples))
-    _draw_by_position(measured["loss_by_position"], record)
+    text: str = tokenizer.decode([int(token) for token in written])
+    return prompt + text
 
 
-def measure(model: Any, dataset: Dataset, sequence: int, mask_documents: bool, units: int | None) -> dict[str, Any]:
+def headline(measured: dict[str, Any]) -> str:
+    per_byte = measured["bits_per_byte"]
+    return (
+        f"{measured['loss']:.4f} ± {1.96 * measured['loss_standard_error']:.4f} nats per token, "
+        f"perplexity {measured['perplexity']:.3f}" + (f", {per_byte:.4f} bits per byte" if per_byte is not None else "")
+    )
+
+
+def measure(model: Any, examples: Any, unit_bytes: Any, units: int | None) -> dict[str, Any]:
     """Loss in nats per target unit with its standard error over sequences, perplexity, bits per byte, loss by position.
 
     Bits per byte divide by the bytes that the targets stand for, so that tokenizers compare; the token that separates
@@ -76,9 +57,9 @@ def measure(model: Any, dataset: Dataset, sequence: int, mask_documents: bool, u
     from data.batches import fixed
     from models.loss import IGNORE
 
-    examples = dataset.sequences("validation", sequence, mask_documents)
+    sequence = examples.sequence
     count = len(examples) if units is None else max(1, min(len(examples), units // sequence))
-    token_bytes = torch.as_tensor(dataset.token_bytes())
+    token_bytes = torch.as_tensor(unit_bytes)
     device = next(model.parameters()).device
     nats_by_position = torch.zeros(sequence, dtype=torch.float64)
     units_by_position = torch.zeros(sequence, dtype=torch.float64)
@@ -133,7 +114,7 @@ def _note(evaluation: dict[str, Any], samples: list[str]) -> str:
     return "\n\n".join(["\n".join(lines), *blocks])
 
 
-def _draw_by_position(losses: list[float], record: Record) -> None:
+def draw_by_position(losses: list[float], record: Record) -> None:
     import matplotlib
 
     matplotlib.use("Agg")
