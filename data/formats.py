@@ -32,7 +32,7 @@ class Damaged(Exception):
     """The file as a whole cannot be read: torn, corrupt, unreadable."""
 
 
-_READ_ERRORS = (OSError, EOFError, zlib.error)
+READ_ERRORS = (OSError, EOFError, zlib.error)
 
 
 @dataclass(frozen=True)
@@ -72,11 +72,11 @@ class Reader:
     def _records(self) -> Iterator[Document | Skipped]:
         try:
             with open_regular(self.path) as stream:
-                self._check_unchanged(stream)
+                check_unchanged(stream, self.path, self.sha256)
                 if self.name.lower().endswith(".parquet"):
                     yield from self._parquet(stream)
                     return
-                plain, name = self._decompressed(stream)
+                plain, name = decompressed(stream, self.name)
                 if name.endswith((".jsonl", ".ndjson")):
                     yield from self._json_lines(plain)
                 elif self.column is not None:
@@ -85,29 +85,14 @@ class Reader:
                     yield self._document("", plain.read())
                 else:
                     yield from self._pieces(plain)
-        except _READ_ERRORS as error:
-            raise Damaged(f"cannot be read ({_reason(error)})") from None
-
-    def _check_unchanged(self, stream: io.BufferedReader) -> None:
-        if hashlib.file_digest(stream, "sha256").hexdigest() != self.sha256:
-            raise DataError(f"{self.path}: changed since it was listed; run the command again")
-        stream.seek(0)
-
-    def _decompressed(self, stream: BinaryIO) -> tuple[BinaryIO, str]:
-        """The stream of plain bytes and the name without .gz or .zst."""
-        name = self.name.lower()
-        if name.endswith(".gz"):
-            return cast(BinaryIO, gzip.GzipFile(fileobj=stream)), name.removesuffix(".gz")
-        if name.endswith(".zst"):
-            return cast(BinaryIO, io.BufferedReader(_Zstandard(stream))), name.removesuffix(".zst")
-        return stream, name
+        except READ_ERRORS as error:
+            raise Damaged(f"cannot be read ({reason(error)})") from None
 
     def _document(self, where: str, data: bytes) -> Document | Skipped:
         try:
             return Document(self.name + (f" {where}" if where else ""), data.decode())
         except UnicodeDecodeError as error:
-            found = f"byte 0x{data[error.start]:02x} at offset {error.start}"
-            return Skipped(self.name, f"{where}: " if where else "", f"not UTF-8 ({found})")
+            return Skipped(self.name, f"{where}: " if where else "", not_utf8(error))
 
     def _pieces(self, plain: BinaryIO) -> Iterator[Document | Skipped]:
         """Lines, or paragraphs: runs of lines between blank ones. Blank lines are borders, not documents."""
@@ -180,7 +165,27 @@ class Reader:
         return Document(f"{self.name} {where}", value)
 
 
-def _reason(error: BaseException) -> str:
+def check_unchanged(stream: io.BufferedReader, path: Path, sha256: str) -> None:
+    if hashlib.file_digest(stream, "sha256").hexdigest() != sha256:
+        raise DataError(f"{path}: changed since it was listed; run the command again")
+    stream.seek(0)
+
+
+def decompressed(stream: BinaryIO, name: str) -> tuple[BinaryIO, str]:
+    """The stream of plain bytes and the name in lower case, without .gz or .zst."""
+    name = name.lower()
+    if name.endswith(".gz"):
+        return cast(BinaryIO, gzip.GzipFile(fileobj=stream)), name.removesuffix(".gz")
+    if name.endswith(".zst"):
+        return cast(BinaryIO, io.BufferedReader(_Zstandard(stream))), name.removesuffix(".zst")
+    return stream, name
+
+
+def not_utf8(error: UnicodeDecodeError) -> str:
+    return f"not UTF-8 (byte 0x{error.object[error.start]:02x} at offset {error.start})"
+
+
+def reason(error: BaseException) -> str:
     text = error.strerror if isinstance(error, OSError) and error.strerror else str(error)
     return (text or type(error).__name__).splitlines()[0].lower()
 
