@@ -1,0 +1,85 @@
+"""Series from a linear-Gaussian model with known parameters: what a model can at best say of them is known exactly."""
+
+import hashlib
+import json
+from collections.abc import Iterator
+from dataclasses import asdict, dataclass
+
+import numpy as np
+from scipy.linalg import solve_discrete_lyapunov
+
+from data.errors import DataError
+from data.series_files import NumericSeries
+
+Matrix = tuple[tuple[float, ...], ...]
+
+
+@dataclass(frozen=True)
+class LinearGaussian:
+    """z_t = A z_t-1 + B e_t, x_t = C z_t + D psi_t, with e and psi standard normal.
+
+    The first latent comes from the stationary distribution. The default is an AR(0.9) seen through noise of the size
+    of its own steps. Raises DataError naming the field of `data.generated`.
+    """
+
+    A: Matrix = ((0.9,),)
+    B: Matrix = ((1.0,),)
+    C: Matrix = ((1.0,),)
+    D: Matrix = ((1.0,),)
+    series: int = 512
+    length: int = 100
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        for name in ("A", "B", "C", "D"):
+            rows = getattr(self, name)
+            if not rows or not rows[0] or any(len(row) != len(rows[0]) for row in rows):
+                raise DataError(f"data.generated.{name}: not a matrix; write [[0.9, 0], [0.1, 0.5]], one list a row")
+        states, channels = len(self.A), len(self.C)
+        for name, shape in (("A", (states, states)), ("B", (states, None)), ("C", (channels, states))):
+            rows = getattr(self, name)
+            if len(rows) != shape[0] or (shape[1] is not None and len(rows[0]) != shape[1]):
+                right = f"{shape[0]} x {shape[1] if shape[1] is not None else 'any'}"
+                raise DataError(f"data.generated.{name}: {len(rows)} x {len(rows[0])}; with A and C it must be {right}")
+        if len(self.D) != channels:
+            raise DataError(f"data.generated.D: {len(self.D)} rows; C has {channels}")
+        radius = float(np.abs(np.linalg.eigvals(np.array(self.A))).max())
+        if radius >= 1:
+            raise DataError(
+                f"data.generated.A: its largest eigenvalue is {radius:.4g} in size; only below 1 the series have a "
+                "stationary start"
+            )
+        if np.linalg.matrix_rank(np.array(self.D)) < channels:
+            raise DataError("data.generated.D: without noise in every channel the values have no density")
+        if self.series < 2 or self.length < 1:
+            raise DataError("data.generated: series must be at least 2 and length at least 1")
+
+    @property
+    def channels(self) -> int:
+        return len(self.C)
+
+    @property
+    def identity(self) -> str:
+        return hashlib.sha256(json.dumps(asdict(self), sort_keys=True).encode()).hexdigest()
+
+    def first_covariance(self) -> np.ndarray:
+        """Of z_1 (its mean is 0): P = A P A' + B B'."""
+        A, B = np.array(self.A), np.array(self.B)
+        return np.asarray(solve_discrete_lyapunov(A, B @ B.T))
+
+    def draw(self) -> Iterator[NumericSeries]:
+        """All series, each a function of the seed and its number."""
+        A, B, C, D = (np.array(getattr(self, name)) for name in "ABCD")
+        # P is positive semidefinite and may be singular: a square root by eigenvectors always exists.
+        values, vectors = np.linalg.eigh(self.first_covariance())
+        root = vectors * np.sqrt(values.clip(min=0))
+        for number in range(self.series):
+            random = np.random.default_rng([self.seed, number])
+            z = root @ random.standard_normal(len(A))
+            shocks = random.standard_normal((self.length, B.shape[1])) @ B.T
+            latents = np.empty((self.length, len(A)))
+            for step in range(self.length):
+                z = z if step == 0 else A @ z + shocks[step]
+                latents[step] = z
+            noise = random.standard_normal((self.length, D.shape[1])) @ D.T
+            yield NumericSeries(f"drawn-{number:06d}", latents @ C.T + noise)
