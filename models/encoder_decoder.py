@@ -303,7 +303,7 @@ class EncoderDecoder(nn.Module):
         def keep(layer: nn.Module, given: tuple[Tensor, ...], _: Tensor) -> None:
             maps_BTS.append(layer.weights(*given).mean(1))  # type: ignore[operator]
 
-        hooks = [block.cross.register_forward_hook(keep) for block in self.decoder]  # type: ignore[union-attr, operator]
+        hooks = [block.cross.register_forward_hook(keep) for block in self.decoder]  # type: ignore[union-attr]
         try:
             memory_BSD, mask_B11S = self.encode(batch["source"], batch["source_lengths"])
             self.decode(batch["inputs"], [memory_BSD] * len(self.decoder), mask_B11S)

@@ -8,7 +8,9 @@ from typing import Any, Literal
 from torch import nn
 
 from models.cost import Cost, Lengths
+from models.encoder_decoder import EncoderDecoder, EncoderDecoderConfig, encoder_decoder_cost
 from models.transformer import Transformer, TransformerConfig, transformer_cost
+from models.vae import Vae, VaeConfig, vae_cost
 
 
 @dataclass(frozen=True)
@@ -35,6 +37,10 @@ FROM_DATA: dict[str, tuple[str, ...]] = {
 
 FAMILIES: dict[str, Family] = {
     "transformer": Family("transformer", TransformerConfig, Transformer, transformer_cost),
+    "encoder-decoder": Family(
+        "encoder-decoder", EncoderDecoderConfig, EncoderDecoder, encoder_decoder_cost, reads="pairs"
+    ),
+    "vae": Family("vae", VaeConfig, Vae, vae_cost, reads="sentences"),
 }
 
 
