@@ -5,7 +5,7 @@ import hashlib
 import io
 import json
 import zlib
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import BinaryIO, NamedTuple, cast
@@ -115,54 +115,67 @@ class Reader:
 
     def _json_lines(self, plain: BinaryIO) -> Iterator[Document | Skipped]:
         for number, line in enumerate(plain, 1):
-            if not line.strip():
-                continue
-            where = f"line {number}"
-            try:
-                row = json.loads(line)
-            except (ValueError, RecursionError) as error:
-                yield Skipped(self.name, f"{where}: ", f"not JSON ({error})")
-                continue
-            if not isinstance(row, dict):
-                yield Skipped(self.name, f"{where}: ", f"a {type(row).__name__}, not an object with a column of text")
-                continue
-            if self._column in row:
-                yield self._value(where, row[self._column])
-            else:
-                # JSON's escapes can name a column with what is not Unicode; a message must be.
-                names = ", ".join(row).encode(errors="backslashreplace").decode()
-                yield Skipped(self.name, f"{where}: ", f"no column {self._column!r} (it has {names or 'none'})")
+            if line.strip():
+                yield self._one_text(f"line {number}", json_texts(line, (self._column,)))
 
     def _parquet(self, stream: BinaryIO) -> Iterator[Document | Skipped]:
-        import pyarrow
-        import pyarrow.parquet
+        for number, row in enumerate(parquet_texts(stream, self.path, (self._column,)), 1):
+            yield self._one_text(f"row {number}", row)
 
-        try:
-            file = pyarrow.parquet.ParquetFile(stream)
-            names = file.schema_arrow.names
-            if self._column not in names:
-                raise DataError(f"{self.path}: no column {self._column!r}; set column to one of {', '.join(names)}")
-            number = 0
-            for batch in file.iter_batches(batch_size=1024, columns=[self._column], use_threads=False):
-                for value in batch.column(0):
-                    number += 1
-                    try:
-                        text = value.as_py()
-                    except UnicodeDecodeError:
-                        yield Skipped(self.name, f"row {number}: ", "not UTF-8")
-                        continue
-                    yield self._value(f"row {number}", text)
-        except pyarrow.ArrowException as error:
-            raise Damaged(f"not a sound Parquet file ({str(error).splitlines()[0]})") from None
+    def _one_text(self, where: str, row: tuple[str, ...] | str) -> Document | Skipped:
+        return Skipped(self.name, f"{where}: ", row) if isinstance(row, str) else Document(f"{self.name} {where}", *row)
 
-    def _value(self, where: str, value: object) -> Document | Skipped:
+
+def json_texts(line: bytes, columns: Sequence[str]) -> tuple[str, ...] | str:
+    """The texts of these columns of one line of JSONL, or what is wrong with it."""
+    try:
+        row = json.loads(line)
+    except (ValueError, RecursionError) as error:
+        return f"not JSON ({error})"
+    if not isinstance(row, dict):
+        return f"a {type(row).__name__}, not an object with {'a column' if len(columns) == 1 else 'columns'} of text"
+    for column in columns:
+        if column not in row:
+            # JSON's escapes can name a column with what is not Unicode; a message must be.
+            names = ", ".join(row).encode(errors="backslashreplace").decode()
+            return f"no column {column!r} (it has {names or 'none'})"
+    return _texts(columns, [row[column] for column in columns])
+
+
+def parquet_texts(stream: BinaryIO, path: Path, columns: Sequence[str]) -> Iterator[tuple[str, ...] | str]:
+    """The texts of these columns row by row, or what is wrong with a row. DataError where there is no such column."""
+    import pyarrow
+    import pyarrow.parquet
+
+    try:
+        file = pyarrow.parquet.ParquetFile(stream)
+        names = file.schema_arrow.names
+        for column in columns:
+            if column not in names:
+                raise DataError(f"{path}: no column {column!r}; set column to one of {', '.join(names)}")
+        for batch in file.iter_batches(batch_size=1024, columns=list(dict.fromkeys(columns)), use_threads=False):
+            for row in zip(*(batch.column(column) for column in columns), strict=True):
+                try:
+                    values = [value.as_py() for value in row]
+                except UnicodeDecodeError:
+                    yield "not UTF-8"
+                    continue
+                yield _texts(columns, values)
+    except pyarrow.ArrowException as error:
+        raise Damaged(f"not a sound Parquet file ({str(error).splitlines()[0]})") from None
+
+
+def _texts(columns: Sequence[str], values: Sequence[object]) -> tuple[str, ...] | str:
+    texts = []
+    for column, value in zip(columns, values, strict=True):
         if not isinstance(value, str):
-            return Skipped(self.name, f"{where}: ", f"column {self._column!r} holds {type(value).__name__}, not text")
+            return f"column {column!r} holds {type(value).__name__}, not text"
         try:
             value.encode()
         except UnicodeEncodeError:
-            return Skipped(self.name, f"{where}: ", "text with half a surrogate pair, which is not Unicode")
-        return Document(f"{self.name} {where}", value)
+            return "text with half a surrogate pair, which is not Unicode"
+        texts.append(value)
+    return tuple(texts)
 
 
 def check_unchanged(stream: io.BufferedReader, path: Path, sha256: str) -> None:

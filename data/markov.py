@@ -10,7 +10,7 @@ import numpy as np
 
 from data.errors import DataError
 
-_ALPHABET = "etaoinshrdlcumwfgypbvkjxqzETAOINSHRDLCUMWFGYPBVKJXQZ0123456789+/"
+ALPHABET = "etaoinshrdlcumwfgypbvkjxqzETAOINSHRDLCUMWFGYPBVKJXQZ0123456789+/"
 _FILE_BYTES = 2**20
 _STATES_LIMIT = 2**20
 
@@ -35,7 +35,7 @@ class MarkovText:
             ("documents", 1, 2**40),
             ("length", 1, _FILE_BYTES),
             ("order", 1, 20),
-            ("symbols", 2, len(_ALPHABET)),
+            ("symbols", 2, len(ALPHABET)),
         ):
             if not lowest <= getattr(self, field) <= highest:
                 raise DataError(f"generated.{field}: {getattr(self, field)} is not within {lowest} to {highest}")
@@ -50,7 +50,7 @@ class MarkovText:
     def transitions(self) -> np.ndarray:
         """(states, symbols): chance of the next symbol; a state is the last `order` symbols, oldest first."""
         states = self.symbols**self.order
-        draws = _uniform(self.seed, np.uint64(0), np.arange(states * self.symbols, dtype=np.uint64))
+        draws = uniform(self.seed, np.uint64(0), np.arange(states * self.symbols, dtype=np.uint64))
         weights = (-np.log1p(-draws)) ** self.sharpness
         weights = np.maximum(weights.reshape(states, self.symbols), 1e-12)
         return weights / weights.sum(axis=1, keepdims=True)
@@ -110,20 +110,20 @@ class MarkovText:
         stride = np.uint64(self.length + 1)
         position = numbers.astype(np.uint64) * stride
         share = np.cumsum(self.stationary)[:-1]
-        state = np.searchsorted(share, _uniform(self.seed, np.uint64(1), position), side="right")
+        state = np.searchsorted(share, uniform(self.seed, np.uint64(1), position), side="right")
         indices = np.empty((len(numbers), self.length + self.order), np.uint8)
         for place in range(self.order):
             indices[:, place] = state // self.symbols ** (self.order - 1 - place) % self.symbols
         for place in range(self.order, self.length):
-            draw = _uniform(self.seed, np.uint64(1), position + np.uint64(place - self.order + 1))
+            draw = uniform(self.seed, np.uint64(1), position + np.uint64(place - self.order + 1))
             symbol = (draw[:, None] >= bounds[state]).sum(axis=1)
             state = (state * self.symbols + symbol) % len(self.transitions)
             indices[:, place] = symbol
-        letters = np.frombuffer(_ALPHABET.encode("ascii"), np.uint8)
+        letters = np.frombuffer(ALPHABET.encode("ascii"), np.uint8)
         return letters[indices[:, : self.length]]
 
 
-def _uniform(seed: int, stream: np.uint64, counter: np.ndarray) -> np.ndarray:
+def uniform(seed: int, stream: np.uint64, counter: np.ndarray) -> np.ndarray:
     """Numbers in [0, 1) that depend on (seed, stream, counter) alone: SplitMix64 (Steele et al. 2014).
 
     NumPy's own generators may change their output from version to version; this must not.

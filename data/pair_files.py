@@ -1,0 +1,263 @@
+"""Pairs of texts out of files: TSV, JSONL, Parquet, or two parallel files; what a recipe may name and what is in it."""
+
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass, field
+from itertools import zip_longest
+from pathlib import Path
+from typing import Literal, NamedTuple
+
+from data import sources
+from data.errors import DataError
+from data.formats import (
+    READ_ERRORS,
+    Damaged,
+    Skipped,
+    check_unchanged,
+    decompressed,
+    json_texts,
+    not_utf8,
+    parquet_texts,
+    reason,
+)
+from data.generated_pairs import GeneratedPairs
+from data.hashes import open_regular
+from data.sources import InputFile
+
+_MARK = b"\xef\xbb\xbf"  # some editors put it before UTF-8
+
+
+class Pair(NamedTuple):
+    name: str
+    """Where it stands: file and line."""
+    source: str
+    target: str
+
+
+@dataclass(frozen=True)
+class PairSource:
+    """One location (file, folder, glob, builtin:docstrings) or two parallel files; or else `generated`.
+
+    `columns` are two names (of a TSV's first line, a JSONL's keys, a Parquet file's columns) or, for TSV without a
+    first line of names, two numbers from 1. Without them a TSV has exactly two columns, and JSONL and Parquet have
+    `source` and `target`.
+    """
+
+    locations: tuple[str, ...] = ()
+    columns: tuple[str, str] | tuple[int, int] | None = None
+    lowercase: bool = False
+    on_error: Literal["refuse", "skip"] = "refuse"
+    generated: GeneratedPairs | None = None
+
+    def __post_init__(self) -> None:
+        if bool(self.locations) == bool(self.generated):
+            raise DataError("source: give either files of pairs or generated: {...}")
+        if len(self.locations) > 2:
+            raise DataError(f"source: {len(self.locations)} files; give one file of pairs, or two parallel files")
+
+    @property
+    def parallel(self) -> bool:
+        return len(self.locations) == 2
+
+
+@dataclass
+class LeftOut:
+    """What reading left out."""
+
+    empty: int = 0
+    """Lines that are blank in both parallel files."""
+    skipped: list[Skipped] = field(default_factory=list)
+
+
+def listing(source: PairSource, cache: Path | None = None) -> list[InputFile]:
+    """Every input file, hashed. Of parallel files there are two, source/NAME and target/NAME."""
+    if source.generated is not None:
+        return [InputFile(name, "", size, digest) for name, size, digest in source.generated.files()]
+    files = []
+    for side, location in zip(("source", "target"), source.locations, strict=False):
+        found = sources.listing(sources.Source(location, on_error=source.on_error), cache)
+        if not source.parallel:
+            return found
+        if len(found) != 1:
+            raise DataError(f"source: {location} is {len(found)} files; of parallel files there are two, one a side")
+        file = found[0]
+        if file.name.lower().endswith((".jsonl", ".ndjson", ".parquet")):
+            raise DataError(f"source: {location}: a parallel file is plain text, one sentence a line")
+        files.append(InputFile(f"{side}/{file.name}", file.path, file.size, file.sha256))
+    return files
+
+
+def read_pairs(files: Sequence[InputFile], source: PairSource, left_out: LeftOut) -> Iterator[Pair]:
+    """The pairs in order, white space at the ends of each text removed, lower-cased if the source says so.
+
+    Raises DataError naming file and line for what is no pair: a wrong number of columns, an empty side, bytes that
+    are no UTF-8; on_error: skip leaves such a line out and names it in `left_out`, and a damaged file as a whole.
+    Parallel files of unequal length and a file that changed since it was listed always raise.
+    """
+    if source.generated is not None:
+        for file in files:
+            yield from (Pair(*item) for item in source.generated.pairs_of(file.name))
+        return
+    for group in [list(files)] if source.parallel else [[file] for file in files]:
+        unreadable = [file for file in group if not file.sha256]
+        if unreadable and source.on_error == "skip":
+            left_out.skipped.append(Skipped(unreadable[0].name, "", "could not be read"))
+            continue
+        if source.on_error == "skip":
+            damage = _damage(group, source)
+            if damage is not None:
+                left_out.skipped.append(Skipped(group[0].name, "", damage))
+                continue
+        try:
+            for item in _records(group, source):
+                if item is None:
+                    left_out.empty += 1
+                elif isinstance(item, Pair):
+                    yield item
+                elif source.on_error == "skip":
+                    left_out.skipped.append(item)
+                else:
+                    place = next(file.path for file in group if file.name == item.file)
+                    raise DataError(f"{place}: {item.where}{item.reason}; repair it, or set on_error: skip")
+        except Damaged as error:
+            raise DataError(f"{group[0].path}: {error}; repair or remove it, or set on_error: skip") from None
+
+
+def _damage(group: list[InputFile], source: PairSource) -> str | None:
+    """Reads everything for nothing: the checksum of a .gz stands at its end, after pairs that would be used."""
+    try:
+        for _ in _records(group, source):
+            pass
+    except Damaged as error:
+        return str(error)
+    return None
+
+
+def _records(group: list[InputFile], source: PairSource) -> Iterator[Pair | Skipped | None]:
+    """Pairs, and in their place what is wrong with a record that is none, or None where there is nothing at all."""
+    try:
+        texts = _parallel(*group) if source.parallel else _one_file(group[0], source.columns)
+        for item in texts:
+            yield item if isinstance(item, Skipped) else _pair(*item, lowercase=source.lowercase)
+    except READ_ERRORS as error:
+        raise Damaged(f"cannot be read ({reason(error)})") from None
+
+
+class _Raw(NamedTuple):
+    file: str
+    where: str
+    source: str
+    target: str
+
+
+def _pair(file: str, where: str, source: str, target: str, lowercase: bool) -> Pair | Skipped | None:
+    source, target = source.strip(), target.strip()
+    if not source and not target:
+        return None
+    if not source or not target:
+        return Skipped(file, f"{where}: ", f"the {'target' if source else 'source'} is empty")
+    if lowercase:
+        source, target = source.lower(), target.lower()
+    return Pair(f"{file} {where}", source, target)
+
+
+def _parallel(one: InputFile, other: InputFile) -> Iterator[_Raw | Skipped]:
+    with open_regular(Path(one.path)) as left, open_regular(Path(other.path)) as right:
+        sides = []
+        for stream, file in ((left, one), (right, other)):
+            check_unchanged(stream, Path(file.path), file.sha256)
+            sides.append(decompressed(stream, file.name)[0])
+        lines = [0, 0]
+        for number, pair in enumerate(zip_longest(*sides), 1):
+            for side, line in enumerate(pair):
+                lines[side] += line is not None
+            if None in pair:
+                continue  # the shorter has ended: only counting is left
+            texts = [_text(file.name, number, line) for file, line in zip((one, other), pair, strict=True)]
+            wrong = [text for text in texts if isinstance(text, Skipped)]
+            yield wrong[0] if wrong else _Raw(one.name, f"line {number}", str(texts[0]), str(texts[1]))
+        if lines[0] != lines[1]:
+            raise DataError(
+                f"{one.path} has {lines[0]:,} lines, {other.path} {lines[1]:,}: in parallel files line n of one "
+                "belongs to line n of the other"
+            )
+
+
+def _one_file(file: InputFile, columns: tuple[str, str] | tuple[int, int] | None) -> Iterator[_Raw | Skipped]:
+    with open_regular(Path(file.path)) as stream:
+        check_unchanged(stream, Path(file.path), file.sha256)
+        if file.name.lower().endswith(".parquet"):
+            for number, row in enumerate(parquet_texts(stream, Path(file.path), _names(file, columns)), 1):
+                yield _raw(file, f"row {number}", row)
+            return
+        plain, name = decompressed(stream, file.name)
+        if name.endswith((".jsonl", ".ndjson")):
+            names = _names(file, columns)
+            for number, line in enumerate(plain, 1):
+                if line.strip():
+                    row = json_texts(line.removeprefix(_MARK) if number == 1 else line, names)
+                    yield _raw(file, f"line {number}", row)
+            return
+        if name.endswith(".csv"):
+            raise DataError(f"{file.path}: CSV is not read; write the pairs as TSV (one tab a line) or JSONL")
+        yield from _tsv(file, plain, columns)
+
+
+def _names(file: InputFile, columns: tuple[str, str] | tuple[int, int] | None) -> tuple[str, str]:
+    source, target = columns or ("source", "target")
+    if isinstance(source, int) or isinstance(target, int):
+        raise DataError(f"data.columns: {file.path} names its columns; give two names instead of numbers")
+    return source, target
+
+
+def _raw(file: InputFile, where: str, row: tuple[str, ...] | str) -> _Raw | Skipped:
+    return Skipped(file.name, f"{where}: ", row) if isinstance(row, str) else _Raw(file.name, where, *row)
+
+
+def _tsv(
+    file: InputFile, plain: Iterable[bytes], columns: tuple[str, str] | tuple[int, int] | None
+) -> Iterator[_Raw | Skipped]:
+    """One pair a line, columns between tabs; nothing is quoted or escaped. Blank lines are no pairs."""
+    places: tuple[int, int] = (0, 1)
+    width: int | None = 2
+    named = columns is not None and isinstance(columns[0], str)
+    if columns is not None and not named:
+        places, width = (int(columns[0]) - 1, int(columns[1]) - 1), None
+    for number, line in enumerate(plain, 1):
+        text = _text(file.name, number, line)
+        if isinstance(text, Skipped):
+            yield text
+            continue
+        if not text.strip():
+            continue
+        cells = text.split("\t")
+        if named:
+            assert columns is not None
+            for name in columns:
+                if name not in cells:
+                    raise DataError(
+                        f"{file.path}: line {number} names no column {name!r} (it has {', '.join(cells)}); "
+                        "data.columns are two of them, or two numbers where no line names the columns"
+                    )
+            places, width, named = (cells.index(str(columns[0])), cells.index(str(columns[1]))), len(cells), False
+            continue
+        if width is not None and len(cells) != width or len(cells) <= max(places):
+            right = (
+                f"{width if width is not None else 'at least ' + str(max(places) + 1)}"
+                f"{' (source, tab, target)' if columns is None else ''}"
+            )
+            choose = "; data.columns chooses two" if columns is None and len(cells) > 2 else ""
+            yield Skipped(
+                file.name,
+                f"line {number}: ",
+                f"{len(cells)} column{'s' if len(cells) > 1 else ''} instead of {right}{choose}",
+            )
+            continue
+        yield _Raw(file.name, f"line {number}", cells[places[0]], cells[places[1]])
+
+
+def _text(name: str, number: int, line: bytes) -> str | Skipped:
+    """A line without its end."""
+    try:
+        return (line.removeprefix(_MARK) if number == 1 else line).rstrip(b"\r\n").decode()
+    except UnicodeDecodeError as error:
+        return Skipped(name, f"line {number}: ", not_utf8(error))

@@ -1,0 +1,41 @@
+"""The texts that a tokenizer of pairs is made from: one side or both, of training pairs only."""
+
+from collections.abc import Iterator, Sequence
+from typing import Literal
+
+from data.errors import DataError
+from data.pair_files import LeftOut, PairSource, read_pairs
+from data.pairs import Division
+from data.sources import InputFile
+from data.split import content_key
+
+Side = Literal["source", "target", "both"]
+
+
+def training_texts(
+    files: Sequence[InputFile], source: PairSource, side: Side, division: Division, sample: int | None = None
+) -> Iterator[str]:
+    """The texts of one side, or of both, of the pairs that the division lets train.
+
+    `sample`: about so many bytes of them; where there are more, texts are kept by a hash of their content, so that
+    the sample comes from all parts of the files.
+    """
+    total = sum(file.size for file in files) / (1 if side == "both" or source.parallel else 2)
+    if source.parallel and side != "both":
+        total = files[0 if side == "source" else 1].size
+    keep = 1.0 if sample is None else min(1.0, sample / max(total, 1))
+    taken = found = 0
+    for pair in read_pairs(files, source, LeftOut()):
+        if division.split_of(pair) != "train":
+            continue
+        found += 1
+        for text in (pair.source, pair.target) if side == "both" else (getattr(pair, side),):
+            data = text.encode()
+            if keep < 1 and content_key(b"sample\0" + data) >= keep * 2**64:
+                continue
+            taken += len(data)
+            yield text
+        if sample is not None and taken >= sample:
+            return
+    if not found:
+        raise DataError("tokenizer: no pair is left to train on; give more pairs or a smaller data.validation_share")
