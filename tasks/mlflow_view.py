@@ -37,7 +37,7 @@ overview tells the law in words, its artifacts hold `report.html`.
 
 **What the names mean.** Without a prefix, how a training ended: `parameters` N, `units` D (target tokens), `flops` C,
 `validation_loss` in nats per unit; the `log10_` twins are for charts without logarithmic axes. `train/` and `val/`
-curves: `train/flops` and `train/tokens` stand beside the loss and can be chosen as the x axis. `system/` how it ran.
+curves: `train/flops` and `train/units` stand beside the loss and can be chosen as the x axis. `system/` how it ran.
 
 **Tags.** `reducible.artifact` the SHA-256 identity of the artifact in the store, `kind`, `sweep` or `pipeline`,
 `status`, `git_commit`. Search, for example: `tags.sweep = 'demo' and metrics.flops > 1e12`.
@@ -54,7 +54,7 @@ _COLUMNS = {  # in this order; widths in pixels
     "metrics.`validation_loss`": 130,
     "metrics.`validation_bits_per_byte`": 130,
     "metrics.`learning_rate`": 100,
-    "metrics.`tokens_per_second`": 130,
+    "metrics.`units_per_second`": 130,
     "attributes.`Models`": 140,
     "attributes.`Dataset`": 240,
 }

@@ -23,7 +23,7 @@ def run(context: Context) -> None:
         "data": f"{dataset['source']}: {dataset['splits']['train'][f'{unit}s']:,} training {unit}s",
         "parameters N": f"{result['parameters']:,} ({result['parameters_without_embeddings']:,} without embeddings)",
         "trained on D": f"{result['units']:,} {unit}s, {result['flops']:.4g} FLOPs",
-        "time": f"{result['seconds']:.0f} s, {result['tokens_per_second']:,.0f} {unit}s/s",
+        "time": f"{result['seconds']:.0f} s, {result['units_per_second']:,.0f} {unit}s/s",
         "validation loss": evaluation["headline"],
     }
     text = "| | |\n|---|---|\n" + "".join(f"| {name} | {value} |\n" for name, value in rows.items())
@@ -34,7 +34,7 @@ def run(context: Context) -> None:
     final = {
         "loss": evaluation["loss"],
         "parameters": result["parameters"],
-        "tokens": result["units"],
+        "units": result["units"],
         "flops": result["flops"],
     }
     record.row(result["step"], {f"final/{key}": float(value) for key, value in final.items()})

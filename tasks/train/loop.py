@@ -64,7 +64,7 @@ class TrainResult:
     validation_bits_per_byte: float | None
     learning_rate: float
     seconds: float
-    tokens_per_second: float
+    units_per_second: float
     reason: str | None = None
 
 
@@ -394,7 +394,7 @@ class Training:
     def cost_so_far(self) -> dict[str, float]:
         """Stands in every row, so that every metric can be drawn against it."""
         units = self.progress.units
-        return {"train/tokens": units, "train/flops": units * self.cost.training_flops_per_unit}
+        return {"train/units": units, "train/flops": units * self.cost.training_flops_per_unit}
 
     def training_metrics(self, units_per_second: float) -> dict[str, float]:
         done = self.progress.step
@@ -403,7 +403,7 @@ class Training:
         metrics = self.losses | {
             "train/learning_rate": self.learning_rate * rate_at(done - 1, self.spec.schedule, self.spec.stop_step),
             "train/gradient_norm": self.interval.norm,
-            "speed/tokens_per_second": units_per_second,
+            "speed/units_per_second": units_per_second,
             "speed/flops_per_second": rate,
             **memory(self.world.device),
         }
@@ -533,7 +533,7 @@ class Training:
             validation_bits_per_byte=losses.get("val/bits_per_byte"),
             learning_rate=self.learning_rate,
             seconds=self.seconds(),
-            tokens_per_second=progress.units / progress.stepping if progress.stepping else 0.0,
+            units_per_second=progress.units / progress.stepping if progress.stepping else 0.0,
             reason=reason,
         )
 

@@ -140,7 +140,7 @@ def summary(result: TrainResult, unit: str = "token") -> str:
         + f".\n\n| parameters | without embeddings | training {unit}s | FLOPs | learning rate | {unit}s/s |\n"
         f"|---:|---:|---:|---:|---:|---:|\n"
         f"| {result.parameters:,} | {result.parameters_without_embeddings:,} | {result.units:,} | {result.flops:.3g} "
-        f"| {result.learning_rate:.3g} | {result.tokens_per_second:,.0f} |\n"
+        f"| {result.learning_rate:.3g} | {result.units_per_second:,.0f} |\n"
     )
 
 

@@ -67,9 +67,9 @@ def row_metrics(step: int, parameters: int, batch: int) -> dict[str, float]:
         "train/loss": min(loss + noise, 6.0),
         "train/learning_rate": 3e-3 * min(1.0, step / 50),
         "train/gradient_norm": 0.4 + abs(noise) * 5,
-        "train/tokens": float(tokens),
+        "train/units": float(tokens),
         "train/flops": 6.0 * parameters * tokens,
-        "speed/tokens_per_second": 41_000 + 900 * noise,
+        "speed/units_per_second": 41_000 + 900 * noise,
         "speed/mfu": 0.31 + noise / 10,
         "memory/peak_bytes": 2.1e8,
     }
@@ -129,7 +129,7 @@ def commit_cell(root: Path, name: str, budget: float, width: int, created: float
         "validation_bits_per_byte": None if diverged else loss * 0.48,
         "train_loss": loss - 0.02,
         "seconds": 40.0,
-        "tokens_per_second": 41_000.0,
+        "units_per_second": 41_000.0,
         "learning_rate": 3e-3,
     }
     files = {"result.json": json.dumps(result)}

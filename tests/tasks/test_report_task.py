@@ -26,7 +26,7 @@ def training(folder: Path, label: str, losses: dict[int, float | None], every: s
     """A train artifact of 100 steps of 1e9 FLOPs whose record holds `losses` by step."""
     record = Record(folder / "record", "a")
     for step, loss in losses.items():
-        record.row(step, {"speed/tokens_per_second": 1.0} | ({} if loss is None else {every: loss}))
+        record.row(step, {"speed/units_per_second": 1.0} | ({} if loss is None else {every: loss}))
     result = {"status": "finished", "step": 100, "flops": 1e11, "parameters": 5000, "validation_loss": 2.0}
     (folder / "result.json").write_text(json.dumps(result))
     return committed(folder, "train", label)

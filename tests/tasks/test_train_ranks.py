@@ -112,7 +112,7 @@ def test_resumed_at_other_world_sizes_it_sees_the_same_examples(out: Path, strai
     ours, theirs = read_rows(out / "chain" / "record"), read_rows(straight / "record")
     assert [row["step"] for row in ours] == [row["step"] for row in theirs] == list(range(1, 13))
     for one, other in zip(ours, theirs, strict=True):
-        assert one["metrics"]["train/tokens"] == other["metrics"]["train/tokens"]
+        assert one["metrics"]["train/units"] == other["metrics"]["train/units"]
         assert one["metrics"]["train/loss"] == pytest.approx(other["metrics"]["train/loss"], rel=1e-5)
         if "val/loss" in other["metrics"]:
             assert one["metrics"]["val/loss"] == pytest.approx(other["metrics"]["val/loss"], rel=1e-5)

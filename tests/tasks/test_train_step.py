@@ -165,7 +165,7 @@ def test_logged_loss_and_counts_are_of_the_whole_interval(tmp_path: Path) -> Non
     run(small_spec(), tmp_path / "each", log_every=1)
     run(small_spec(), tmp_path / "fourth", log_every=4)
     each, fourth = read_rows(tmp_path / "each" / "record"), read_rows(tmp_path / "fourth" / "record")
-    tokens = [0] + [row["metrics"]["train/tokens"] for row in each]
+    tokens = [0] + [row["metrics"]["train/units"] for row in each]
     for row in fourth:
         steps = range(row["step"] - 4, row["step"])
         nats = sum(each[step]["metrics"]["train/loss"] * (tokens[step + 1] - tokens[step]) for step in steps)

@@ -92,7 +92,7 @@ def test_the_artifact_holds_model_state_record_and_result(alone: Path) -> None:
     assert {dataset["split"] for dataset in description["datasets"]} == {"train", "validation"}
     rows = read_rows(alone / "record")
     assert [row["step"] for row in rows] == [4, 5, 8, 10, 12, 15, 16, 20]
-    assert all({"train/tokens", "train/flops"} <= row["metrics"].keys() for row in rows)
+    assert all({"train/units", "train/flops"} <= row["metrics"].keys() for row in rows)
     assert rows[-1]["metrics"]["val/loss"] == result["validation_loss"]
     assert "finished" in (alone / "record" / "note.md").read_text()
 
@@ -183,7 +183,7 @@ def test_several_workers_train_under_ray_and_outlive_one_of_them(data: Path, alo
     same = {row["step"]: row["metrics"] for row in read_rows(tmp_path / "alone" / "staging" / "record")}
     for row in rows:
         if "train/loss" in row["metrics"]:
-            assert row["metrics"]["train/tokens"] == same[row["step"]]["train/tokens"]
+            assert row["metrics"]["train/units"] == same[row["step"]]["train/units"]
             assert row["metrics"]["train/loss"] == pytest.approx(same[row["step"]]["train/loss"], rel=5e-3)
 
 
