@@ -49,6 +49,9 @@ class RandomTokens:
         rows = self.tokens[indices]
         return {"inputs": rows[:, :-1].copy(), "targets": rows[:, 1:].copy()}
 
+    def units(self, batch: dict[str, np.ndarray]) -> int:
+        return batch["targets"].size
+
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
