@@ -8,6 +8,7 @@ from torch.utils.flop_counter import FlopCounterMode
 from models.checkpointing import checkpoint_blocks
 from models.cost import Lengths, state_bytes
 from models.flops import count_flops
+from models.memory import held_bytes
 from models.transformer import Transformer, TransformerConfig, transformer_cost
 
 ROWS, LENGTH = 3, 20
@@ -85,23 +86,8 @@ def test_the_textbook_formula_is_ours():
     assert cost.training_flops_per_unit / 1e9 == pytest.approx(0.855, abs=5e-4)  # facts: GPT-2 124M
 
 
-def held_bytes(model, batch):
-    """Bytes of the distinct storages that autograd saves, without parameters and the batch itself."""
-    known = [*model.parameters(), *batch.values()]
-    outside = {tensor.untyped_storage().data_ptr() for tensor in known}
-    saved, alive = {}, []
-
-    def pack(tensor):
-        storage = tensor.untyped_storage()
-        if storage.data_ptr() not in outside:
-            saved[storage.data_ptr()] = storage.nbytes()
-            alive.append(tensor)
-        return tensor
-
-    with torch.autograd.graph.saved_tensors_hooks(pack, lambda tensor: tensor):
-        loss = model(batch)
-    del loss
-    return sum(saved.values())
+def held(model, batch):
+    return held_bytes(lambda: model(batch), [*model.parameters(), *batch.values()])
 
 
 def test_activation_bytes_are_what_autograd_holds(case):
@@ -110,13 +96,13 @@ def test_activation_bytes_are_what_autograd_holds(case):
     constants = LENGTH * config.head_size // 2 * 8 + 4 * config.width + 4  # positions, last gain, count of targets
     if "documents" in batch:
         constants += ROWS * LENGTH * LENGTH * 4  # the mask, once for all layers
-    assert held_bytes(model, batch) == cost.activation_bytes(ROWS * LENGTH) + constants
+    assert held(model, batch) == cost.activation_bytes(ROWS * LENGTH) + constants
 
 
 def test_checkpointed_activations_are_one_input_a_block_and_one_block(case):
     model, batch, cost = case
     config = model.config
-    within = held_bytes(model, batch)
+    within = held(model, batch)
     checkpoint_blocks(model)
     units = ROWS * LENGTH
     # Before backward: the outside and one input a block; the block that is rebuilt comes on top.
@@ -125,7 +111,7 @@ def test_checkpointed_activations_are_one_input_a_block_and_one_block(case):
     block = cost.activation_bytes(units, checkpointing="full") - inputs - outside
     assert cost.activation_bytes(units) == outside + config.depth * block
     small = 4 * config.width + 4 + LENGTH * config.head_size // 2 * 8 + ROWS * LENGTH * LENGTH * 4
-    assert inputs + outside <= held_bytes(model, batch) <= inputs + outside + small < within
+    assert inputs + outside <= held(model, batch) <= inputs + outside + small < within
 
 
 def test_state_bytes_are_those_of_adamw():
