@@ -9,6 +9,8 @@ from torch import nn
 
 from models.cost import Cost, Lengths
 from models.encoder_decoder import EncoderDecoder, EncoderDecoderConfig, encoder_decoder_cost
+from models.recurrent import Recurrent, RecurrentConfig, recurrent_cost
+from models.seq2seq import Seq2Seq, Seq2SeqConfig, seq2seq_cost
 from models.transformer import Transformer, TransformerConfig, transformer_cost
 from models.vae import Vae, VaeConfig, vae_cost
 
@@ -37,9 +39,11 @@ FROM_DATA: dict[str, tuple[str, ...]] = {
 
 FAMILIES: dict[str, Family] = {
     "transformer": Family("transformer", TransformerConfig, Transformer, transformer_cost),
+    "recurrent": Family("recurrent", RecurrentConfig, Recurrent, recurrent_cost),
     "encoder-decoder": Family(
         "encoder-decoder", EncoderDecoderConfig, EncoderDecoder, encoder_decoder_cost, reads="pairs"
     ),
+    "seq2seq": Family("seq2seq", Seq2SeqConfig, Seq2Seq, seq2seq_cost, reads="pairs"),
     "vae": Family("vae", VaeConfig, Vae, vae_cost, reads="sentences"),
 }
 
