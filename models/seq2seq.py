@@ -67,7 +67,7 @@ class Seq2SeqConfig:
             raise ValueError(f"model.width: {self.width} must be even, or model.bidirectional false")
         if self.shared and self.source_vocabulary != self.vocabulary:
             raise ValueError(
-                f"model.shared: one table cannot have {self.source_vocabulary} and {self.vocabulary} tokens"
+                f"model.shared: one tokenizer has one vocabulary, not {self.source_vocabulary} and {self.vocabulary}"
             )
         for name in ("dropout", "label_smoothing"):
             if not 0 <= getattr(self, name) < 1:
