@@ -1,0 +1,426 @@
+"""The linear-Gaussian state-space model in covariance form: exact likelihood, filter, smoother, forecasts.
+
+    z_1 = initial_mean + N(0, initial_covariance)
+    z_t = A z_{t-1} + b + B e_t          A transition, b latent_offset, B transition_noise
+    x_t = C z_t + c + D psi_t            C emission, c emission_offset, D emission_noise
+
+with e and psi standard normal (Kalman 1960; Durbin and Koopman 2012, chapter 4). NumPy, float64. Axes: B series, T
+steps, C channels, D latents, G groups of series that miss the same values: covariances depend on which values were
+observed and not on the values, so that a group shares them. Once they stand still (complete data, after some steps)
+the means follow a recursion with constant coefficients, which needs no loop over time (models/recursion.py).
+"""
+
+import math
+from dataclasses import dataclass
+from functools import cached_property
+from typing import NamedTuple
+
+import numpy as np
+
+from models.recursion import linear_recursion
+
+DIFFUSE_VARIANCE = 1e7
+"""Initial variance of a latent about which nothing is known, as Durbin and Koopman have it for the Nile."""
+
+STEADY = 1e-14
+"""A covariance that changes by less than this share of its largest entry stands still."""
+
+
+@dataclass(frozen=True)
+class LinearGaussian:
+    """The parameters; ValueError names the one whose shape does not fit or that is no covariance."""
+
+    transition: np.ndarray
+    """A (D, D)."""
+    transition_noise: np.ndarray
+    """B (D, any): the noise of a step has covariance B B'."""
+    emission: np.ndarray
+    """C (C, D)."""
+    emission_noise: np.ndarray
+    """D (C, any): what is observed has noise of covariance D D'."""
+    initial_mean: np.ndarray
+    """(D,) mean of z_1."""
+    initial_covariance: np.ndarray
+    """(D, D) of z_1: `diffuse` where nothing is known, `stationary` where the process has long been running."""
+    latent_offset: np.ndarray | float = 0.0
+    """b (D,), or one number for all."""
+    emission_offset: np.ndarray | float = 0.0
+    """c (C,), or one number for all."""
+
+    def __post_init__(self) -> None:
+        for name in self.__dataclass_fields__:
+            object.__setattr__(self, name, np.asarray(getattr(self, name), dtype=np.float64))
+        if self.emission.ndim != 2:
+            raise ValueError(f"emission: has shape {self.emission.shape}, must be (channels, latents)")
+        channels, latents = self.emission.shape
+        wanted: dict[str, tuple[int | None, ...]] = {
+            "transition": (latents, latents),
+            "transition_noise": (latents, None),
+            "emission_noise": (channels, None),
+            "initial_mean": (latents,),
+            "initial_covariance": (latents, latents),
+            "latent_offset": (latents,),
+            "emission_offset": (channels,),
+        }
+        for name in ("latent_offset", "emission_offset"):
+            if getattr(self, name).ndim == 0:
+                object.__setattr__(self, name, np.broadcast_to(getattr(self, name), wanted[name]))  # type: ignore[arg-type]
+        for name, shape in wanted.items():
+            value = getattr(self, name)
+            if value.ndim != len(shape) or any(
+                want is not None and have != want for have, want in zip(value.shape, shape, strict=True)
+            ):
+                raise ValueError(
+                    f"{name}: has shape {value.shape}; emission of shape {self.emission.shape} asks for "
+                    f"({', '.join('any' if size is None else str(size) for size in shape)})"
+                )
+        for name in self.__dataclass_fields__:
+            if not np.isfinite(getattr(self, name)).all():
+                raise ValueError(f"{name}: holds a number that is not finite")
+        spread = np.linalg.eigvalsh(symmetric(self.initial_covariance))
+        if spread.min() < -1e-9 * abs(spread).max():
+            raise ValueError("initial_covariance: has a negative eigenvalue, so it is no covariance")
+
+    @property
+    def channels(self) -> int:
+        return self.emission.shape[0]
+
+    @property
+    def latents(self) -> int:
+        return self.emission.shape[1]
+
+    @property
+    def transition_covariance(self) -> np.ndarray:
+        """Q = B B'."""
+        return self.transition_noise @ self.transition_noise.T
+
+    @property
+    def emission_covariance(self) -> np.ndarray:
+        """R = D D'."""
+        return self.emission_noise @ self.emission_noise.T
+
+
+def diffuse(latents: int, variance: float = DIFFUSE_VARIANCE) -> np.ndarray:
+    """An initial covariance that says next to nothing.
+
+    Two conventions for the likelihood that follows: all terms, or without those of the first steps (`skip`), which
+    say little but how large the variance was chosen.
+    """
+    return variance * np.eye(latents)
+
+
+def stationary(transition: np.ndarray, transition_noise: np.ndarray) -> np.ndarray:
+    """The covariance P = A P A' + B B' of a process that has long been running; ValueError where it has none."""
+    from scipy.linalg import solve_discrete_lyapunov
+
+    radius = abs(np.linalg.eigvals(transition)).max()
+    if radius >= 1:
+        raise ValueError(f"transition: its largest eigenvalue is {radius:.6g}; a process is stationary below 1")
+    return symmetric(solve_discrete_lyapunov(transition, transition_noise @ transition_noise.T))
+
+
+# Filter -----------------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Gains:
+    """What the covariances of a filter come to, before any value is seen.
+
+    S steps are kept; where S < T, the last one stands for all that follow. Rows and columns of missing channels are 0,
+    but for a diagonal of 1 in `precision`.
+    """
+
+    steps: int
+    """T."""
+    predicted_GSDD: np.ndarray
+    """Cov(z_t | x_<t)."""
+    filtered_GSDD: np.ndarray
+    """Cov(z_t | x_<=t)."""
+    emission_GSCD: np.ndarray
+    """C."""
+    gain_GSDC: np.ndarray
+    """K: filtered mean = predicted mean + K innovation."""
+    precision_GSCC: np.ndarray
+    """Inverse covariance of the innovation."""
+    log_determinant_GS: np.ndarray
+    """Of the innovation's covariance."""
+
+    def at_every_step(self, kept_GS: np.ndarray) -> np.ndarray:
+        """(G, T, ...) from (G, S, ...)."""
+        return kept_GS[:, np.minimum(np.arange(self.steps), kept_GS.shape[1] - 1)]
+
+
+@dataclass(frozen=True)
+class Filtered:
+    """What x_1 .. x_t say about z_t. Inside, time is the first axis: a step of all series lies together."""
+
+    group_B: np.ndarray
+    """Which group each series belongs to."""
+    gains: Gains
+    predicted_mean_TBD: np.ndarray
+    """E[z_t | x_<t]."""
+    innovation_TBC: np.ndarray
+    """x_t - E[x_t | x_<t]; 0 where missing."""
+    log_likelihood_BT: np.ndarray
+    """log p(x_t | x_<t) of what was observed, nats."""
+
+    @cached_property
+    def mean_TBD(self) -> np.ndarray:
+        """E[z_t | x_<=t]."""
+        return self.predicted_mean_TBD + _by_group(self.gains.gain_GSDC, self.group_B, self.innovation_TBC)
+
+    @property
+    def mean_BTD(self) -> np.ndarray:
+        """E[z_t | x_<=t]."""
+        return self.mean_TBD.swapaxes(0, 1)
+
+    @property
+    def predicted_mean_BTD(self) -> np.ndarray:
+        """E[z_t | x_<t]."""
+        return self.predicted_mean_TBD.swapaxes(0, 1)
+
+    @property
+    def predicted_covariance_GTDD(self) -> np.ndarray:
+        """Cov(z_t | x_<t)."""
+        return self.gains.at_every_step(self.gains.predicted_GSDD)
+
+    @property
+    def covariance_GTDD(self) -> np.ndarray:
+        """Cov(z_t | x_<=t)."""
+        return self.gains.at_every_step(self.gains.filtered_GSDD)
+
+
+def kalman_filter(model: LinearGaussian, x_BTC: np.ndarray, observed_BTC: np.ndarray | None = None) -> Filtered:
+    """Filters every series. `observed` is False where a value is missing; without it, NaN is missing.
+
+    Raises:
+        ValueError: values of another shape, or observations without noise in some direction (no density).
+    """
+    x_TBC, observed_BTC = masked(model, x_BTC, observed_BTC)
+    patterns_GTC, group_B = grouped(observed_BTC)
+    complete = len(patterns_GTC) == 1 and patterns_GTC.all()
+    gains = filter_gains(model, patterns_GTC)
+    mean_TBD = _predicted_means(model, x_TBC, group_B, gains)
+    innovation_TBC = x_TBC  # our own copy
+    innovation_TBC -= _by_group(gains.emission_GSCD, group_B, mean_TBD)
+    if not complete:
+        innovation_TBC[~observed_BTC.swapaxes(0, 1)] = 0.0
+    weighted_TBC = _by_group(gains.precision_GSCC, group_B, innovation_TBC)
+    terms_BT = np.einsum("tbc,tbc->bt", innovation_TBC, weighted_TBC)
+    terms_BT += gains.at_every_step(gains.log_determinant_GS)[group_B]
+    terms_BT += math.log(2 * math.pi) * (model.channels if complete else observed_BTC.sum(2))
+    terms_BT *= -0.5
+    return Filtered(group_B, gains, mean_TBD, innovation_TBC, terms_BT)
+
+
+def log_likelihood(
+    model: LinearGaussian, x_BTC: np.ndarray, observed_BTC: np.ndarray | None = None, skip: int = 0
+) -> np.ndarray:
+    """(B,) log p(x), nats; without the terms of the first `skip` steps (`loglikelihood_burn` of statsmodels)."""
+    return kalman_filter(model, x_BTC, observed_BTC).log_likelihood_BT[:, skip:].sum(1)
+
+
+def filter_gains(model: LinearGaussian, patterns_GTC: np.ndarray) -> Gains:
+    """The Riccati recursion of every group; it ends early once nothing is missing any more and it stands still."""
+    A, C, Q, R = model.transition, model.emission, model.transition_covariance, model.emission_covariance
+    G, T, _ = patterns_GTC.shape
+    identity = np.eye(model.latents)
+    complete_T: np.ndarray = patterns_GTC.all(axis=(0, 2))  # type: ignore[assignment]
+    complete_from = T - int(np.argmin(complete_T[::-1])) if not complete_T.all() else 0
+    P_GDD = np.broadcast_to(symmetric(model.initial_covariance), (G, *identity.shape))
+    rows = []
+    for t in range(T):
+        C_t, R_t = (C[None], R[None]) if complete_T[t] else _without_missing(C, R, patterns_GTC[:, t])
+        CP_GCD = C_t @ P_GDD
+        innovation_GCC = CP_GCD @ C_t.swapaxes(1, 2) + R_t
+        sign_G, log_determinant_G = np.linalg.slogdet(innovation_GCC)
+        if not (sign_G > 0).all() or not np.isfinite(log_determinant_G).all():
+            raise ValueError(f"emission_noise: what is observed at step {t + 1} has no density; add noise")
+        precision_GCC = np.linalg.inv(innovation_GCC)
+        K_GDC = CP_GCD.swapaxes(1, 2) @ precision_GCC
+        # Joseph's form: what is left after the first look at a diffuse latent is not lost in rounding.
+        rest_GDD = identity - K_GDC @ C_t
+        filtered_GDD = rest_GDD @ P_GDD @ rest_GDD.swapaxes(1, 2) + K_GDC @ R_t @ K_GDC.swapaxes(1, 2)
+        rows.append((P_GDD, filtered_GDD, np.broadcast_to(C_t, CP_GCD.shape), K_GDC, precision_GCC, log_determinant_G))
+        before_GDD, P_GDD = P_GDD, symmetric(A @ filtered_GDD @ A.T + Q)
+        if t >= complete_from and np.abs(P_GDD - before_GDD).max() <= STEADY * np.abs(P_GDD).max():
+            break
+    return Gains(T, *(np.stack(row, axis=1) for row in zip(*rows, strict=True)))
+
+
+def _without_missing(C: np.ndarray, R: np.ndarray, observed_GC: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """C and R of a step: a missing channel reads nothing, and its noise stands alone with variance 1."""
+    seen = observed_GC.astype(np.float64)
+    R_GCC = R * seen[:, :, None] * seen[:, None, :]
+    return C * seen[:, :, None], R_GCC + np.eye(len(R)) * (1 - seen[:, :, None])
+
+
+def _predicted_means(model: LinearGaussian, x_TBC: np.ndarray, group_B: np.ndarray, gains: Gains) -> np.ndarray:
+    """E[z_t | x_<t]: a_{t+1} = A (I - K_t C) a_t + A K_t (x_t - c) + b; K_t is 0 for what is missing."""
+    A = model.transition
+    AK_GSDC = A @ gains.gain_GSDC
+    F_GSDD = A - AK_GSDC @ gains.emission_GSCD
+    u_TBD = _by_group(AK_GSDC, group_B, x_TBC)
+    u_TBD += model.latent_offset
+    a_TBD = np.empty_like(u_TBD)
+    a_TBD[0] = model.initial_mean
+    _recur(F_GSDD, group_B, u_TBD[:-1], a_TBD[0], a_TBD[1:])
+    return a_TBD
+
+
+def _recur(F_GSDD: np.ndarray, group_B: np.ndarray, u_TBD: np.ndarray, y_BD: np.ndarray, y_TBD: np.ndarray) -> None:
+    """Writes y_t = F_t y_{t-1} + u_t: step by step as long as F changes, then all at once."""
+    G, S, _, _ = F_GSDD.shape
+    T = len(u_TBD)
+    each_BSDD = F_GSDD if G == 1 else F_GSDD[group_B]
+    for t in range(min(S - 1, T)):
+        moved_BD = y_BD @ each_BSDD[0, t].T if G == 1 else np.einsum("bij,bj->bi", each_BSDD[:, t], y_BD)
+        y_BD = np.add(moved_BD, u_TBD[t], out=y_TBD[t])
+    if S <= T and G == 1:
+        linear_recursion(F_GSDD[0, -1], u_TBD[S - 1 :], y_BD, y_TBD[S - 1 :])
+    elif S <= T:
+        for group, F_DD in enumerate(F_GSDD[:, -1]):
+            rows = np.flatnonzero(group_B == group)
+            own_TBD = np.empty((T - S + 1, len(rows), y_TBD.shape[2]))
+            linear_recursion(F_DD, u_TBD[S - 1 :, rows], y_BD[rows], own_TBD)
+            y_TBD[S - 1 :, rows] = own_TBD
+
+
+# Smoother ---------------------------------------------------------------------------------------------------------
+
+
+class Smoothed(NamedTuple):
+    """What a whole series says about each z_t."""
+
+    group_B: np.ndarray
+    mean_BTD: np.ndarray
+    covariance_GTDD: np.ndarray
+    lag_GTDD: np.ndarray
+    """Cov(z_t, z_{t-1}); 0 at the first step."""
+
+
+def kalman_smoother(model: LinearGaussian, filtered: Filtered) -> Smoothed:
+    """Backward pass of de Jong (1989): it inverts no covariance of latents, so that some may move without noise.
+
+    What lies after t says r_t and N_t about z_{t+1}: r_{t-1} = C' S^-1 v_t + L_t' r_t and
+    N_{t-1} = C' S^-1 C + L_t' N_t L_t with L_t = A (I - K_t C), r_T = 0, N_T = 0. Applied to the filtered moments, not
+    to the predicted ones, so that an initial variance of 1e7 cancels nowhere.
+    """
+    A, gains, group_B = model.transition, filtered.gains, filtered.group_B
+    score_GSDC = gains.emission_GSCD.swapaxes(2, 3) @ gains.precision_GSCC
+    information_GSDD = score_GSDC @ gains.emission_GSCD
+    L_GSDD = A - A @ gains.gain_GSDC @ gains.emission_GSCD
+    u_TBD = _by_group(score_GSDC, group_B, filtered.innovation_TBC)
+    r_TBD = np.zeros_like(u_TBD)
+    T, B, D = u_TBD.shape
+    G, S, _, _ = L_GSDD.shape
+
+    # Backwards over u_{T-1} .. u_1: first the steps after S - 1, which share one L, then those before.
+    turned_TBD, r_turned_TBD, L_turned_GSDD = u_TBD[::-1], r_TBD[::-1], L_GSDD[:, ::-1].swapaxes(2, 3)
+    shared = T - S
+    _recur(L_turned_GSDD[:, :1], group_B, turned_TBD[:shared], r_turned_TBD[0], r_turned_TBD[1 : shared + 1])
+    if S > 1:
+        L_turned_GSDD = L_turned_GSDD[:, :-1]
+        _recur(L_turned_GSDD, group_B, turned_TBD[shared:-1], r_turned_TBD[shared], r_turned_TBD[shared + 1 :])
+
+    N_GTDD = np.zeros((G, T, D, D))
+    t = T - 2
+    while t >= 0:
+        kept = min(t + 1, S - 1)
+        L_GDD, later_GDD = L_GSDD[:, kept], N_GTDD[:, t + 1]
+        N_GTDD[:, t] = symmetric(information_GSDD[:, kept] + L_GDD.swapaxes(1, 2) @ later_GDD @ L_GDD)
+        if t >= S and np.abs(N_GTDD[:, t] - later_GDD).max() <= STEADY * np.abs(later_GDD).max():
+            N_GTDD[:, S - 1 : t] = N_GTDD[:, t : t + 1]
+            t = S - 1
+        t -= 1
+
+    covariance_GTDD = filtered.covariance_GTDD
+    AP_GTDD = A @ covariance_GTDD
+    PA_GTDD = AP_GTDD.swapaxes(2, 3)
+    lag_GTDD = np.zeros((G, T, D, D))
+    lag_GTDD[:, 1:] = AP_GTDD[:, :-1]
+    lag_GTDD[:, 1:] -= filtered.predicted_covariance_GTDD[:, 1:] @ N_GTDD[:, :-1] @ AP_GTDD[:, :-1]
+    return Smoothed(
+        group_B,
+        (filtered.mean_TBD + _by_group(PA_GTDD, group_B, r_TBD)).swapaxes(0, 1),
+        symmetric(covariance_GTDD - PA_GTDD @ N_GTDD @ AP_GTDD),
+        lag_GTDD,
+    )
+
+
+# Forecast ---------------------------------------------------------------------------------------------------------
+
+
+class Forecast(NamedTuple):
+    """Of each of the H steps after the series, by itself; covariances by group."""
+
+    group_B: np.ndarray
+    mean_BHC: np.ndarray
+    covariance_GHCC: np.ndarray
+
+
+def forecast(model: LinearGaussian, filtered: Filtered, horizon: int) -> Forecast:
+    """The exact predictive distribution of x_{T+1} .. x_{T+horizon}."""
+    A, C, Q, R = model.transition, model.emission, model.transition_covariance, model.emission_covariance
+    mean_BD, covariance_GDD = filtered.mean_TBD[-1], filtered.gains.filtered_GSDD[:, -1]
+    means, covariances = [], []
+    for _ in range(horizon):
+        mean_BD = mean_BD @ A.T + model.latent_offset
+        covariance_GDD = symmetric(A @ covariance_GDD @ A.T + Q)
+        means.append(mean_BD @ C.T + model.emission_offset)
+        covariances.append(symmetric(C @ covariance_GDD @ C.T + R))
+    return Forecast(filtered.group_B, np.stack(means, axis=1), np.stack(covariances, axis=1))
+
+
+# What all of them share -------------------------------------------------------------------------------------------
+
+
+def masked(model: LinearGaussian, x_BTC: np.ndarray, observed_BTC: np.ndarray | None) -> tuple[np.ndarray, np.ndarray]:
+    """x_TBC, a copy of the values in float64 less the offset, 0 where missing; and observed_BTC."""
+    x_BTC = np.asarray(x_BTC, dtype=np.float64)
+    if x_BTC.ndim != 3 or x_BTC.shape[2] != model.channels or 0 in x_BTC.shape:
+        raise ValueError(f"values: have shape {x_BTC.shape}, must be (series, steps, {model.channels}), none of them 0")
+    present_BTC = np.isfinite(x_BTC)
+    if observed_BTC is None:
+        observed_BTC = present_BTC
+    observed_BTC = np.asarray(observed_BTC, dtype=bool)
+    if observed_BTC.shape != x_BTC.shape:
+        raise ValueError(f"observed: has shape {observed_BTC.shape}, must be that of the values, {x_BTC.shape}")
+    if not present_BTC[observed_BTC].all():
+        raise ValueError("values: hold a number that is not finite where observed says that one was observed")
+    centred_TBC = np.empty((x_BTC.shape[1], x_BTC.shape[0], x_BTC.shape[2]))
+    np.subtract(x_BTC.swapaxes(0, 1), model.emission_offset, out=centred_TBC)
+    if not observed_BTC.all():
+        centred_TBC[~observed_BTC.swapaxes(0, 1)] = 0.0
+    return centred_TBC, observed_BTC
+
+
+def grouped(observed_BTC: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """The different patterns of observed values (G, T, C) and which of them each series has (B,)."""
+    B = len(observed_BTC)
+    if observed_BTC.all():
+        return observed_BTC[:1], np.zeros(B, dtype=np.int64)
+    packed = np.packbits(observed_BTC.reshape(B, -1), axis=1)
+    _, first, group_B = np.unique(packed, axis=0, return_index=True, return_inverse=True)
+    return observed_BTC[first], group_B.reshape(B)
+
+
+def symmetric(matrix: np.ndarray) -> np.ndarray:
+    """Its symmetric part: rounding must not add up."""
+    return 0.5 * (matrix + matrix.swapaxes(-1, -2))
+
+
+def _by_group(M_GSIJ: np.ndarray, group_B: np.ndarray, v_TBJ: np.ndarray) -> np.ndarray:
+    """(T, B, I): the matrix of each series' group and step times its vector; the last matrix stands for all after."""
+    G, S, rows, columns = M_GSIJ.shape
+    T, B, _ = v_TBJ.shape
+    out_TBI = np.empty((T, B, rows))
+    changing = min(S - 1, T)
+    if G == 1:
+        np.matmul(v_TBJ[:changing], M_GSIJ[0, :changing].swapaxes(1, 2), out=out_TBI[:changing])
+        np.matmul(v_TBJ[changing:].reshape(-1, columns), M_GSIJ[0, -1].T, out=out_TBI[changing:].reshape(-1, rows))
+    else:
+        M_BSIJ = M_GSIJ[group_B]
+        np.einsum("bsij,sbj->sbi", M_BSIJ[:, :changing], v_TBJ[:changing], out=out_TBI[:changing])
+        np.einsum("bij,tbj->tbi", M_BSIJ[:, -1], v_TBJ[changing:], out=out_TBI[changing:])
+    return out_TBI

@@ -1,0 +1,41 @@
+"""y_t = F y_{t-1} + u_t for all t at once: matrix products over blocks of steps instead of a loop over steps."""
+
+import numpy as np
+
+BLOCK = 8
+"""Steps that one matrix product covers: the work grows with it, the number of calls falls."""
+
+MANY_SERIES = 16
+"""From so many series on, a step of all of them is a product worth a call of its own."""
+
+
+def linear_recursion(F_DD: np.ndarray, u_TBD: np.ndarray, start_BD: np.ndarray, y_TBD: np.ndarray) -> None:
+    """Writes y_1 .. y_T, from y_0 = start, for each of B series.
+
+    Inside a block y is a product with the block's Toeplitz matrix of powers of F; the values at the ends of blocks
+    follow the same recursion with F^BLOCK, so that the depth is logarithmic in T.
+    """
+    T, B, D = u_TBD.shape
+    if T <= BLOCK or B >= MANY_SERIES:
+        y_BD, turned_DD = start_BD, np.ascontiguousarray(F_DD.T)
+        for t in range(T):
+            y_BD = np.matmul(y_BD, turned_DD, out=y_TBD[t])
+            y_BD += u_TBD[t]
+        return
+    powers = [np.eye(D)]
+    for _ in range(BLOCK):
+        powers.append(powers[-1] @ F_DD)
+    toeplitz = np.zeros((BLOCK, D, BLOCK, D))
+    for source in range(BLOCK):
+        for target in range(source, BLOCK):
+            toeplitz[source, :, target] = powers[target - source].T
+    blocks = -(-T // BLOCK)
+    padded_BTD = np.zeros((B, blocks * BLOCK, D))
+    padded_BTD[:, :T] = u_TBD.swapaxes(0, 1)
+    inside = padded_BTD.reshape(B * blocks, BLOCK * D) @ toeplitz.reshape(BLOCK * D, BLOCK * D)
+    inside = inside.reshape(B, blocks, BLOCK * D)
+    before_NBD = np.empty((blocks + 1, B, D))
+    before_NBD[0] = start_BD
+    linear_recursion(powers[-1], inside[:, :, -D:].swapaxes(0, 1), start_BD, before_NBD[1:])
+    inside += before_NBD[:-1].swapaxes(0, 1) @ np.concatenate([power.T for power in powers[1:]], axis=1)
+    y_TBD[...] = inside.reshape(B, blocks * BLOCK, D)[:, :T].swapaxes(0, 1)
