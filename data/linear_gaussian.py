@@ -15,7 +15,7 @@ Matrix = tuple[tuple[float, ...], ...]
 
 
 @dataclass(frozen=True)
-class LinearGaussian:
+class LinearGaussianSeries:
     """z_t = A z_t-1 + B e_t, x_t = C z_t + D psi_t, with e and psi standard normal.
 
     The first latent comes from the stationary distribution. The default is an AR(0.9) seen through noise of the size

@@ -34,7 +34,7 @@ def split_series(
     already (piano rolls) stays in it.
     """
     parts: dict[str, list[NumericSeries]] = {split: [] for split in SPLITS}
-    loose = []
+    loose: list[NumericSeries] = []
     for one in series:
         if len(one.values):
             (loose if one.split is None else parts[one.split]).append(one)

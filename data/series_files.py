@@ -277,7 +277,7 @@ def _delimiter(path: Path) -> str:
 def _text(path: Path) -> io.TextIOBase:
     try:
         if path.name.lower().endswith(".gz"):
-            return gzip.open(path, "rt", encoding="utf-8-sig", newline="")  # type: ignore[return-value]
+            return gzip.open(path, "rt", encoding="utf-8-sig", newline="")
         return path.open(encoding="utf-8-sig", newline="")
     except OSError as error:
         raise DataError(f"{path}: {(error.strerror or str(error)).lower()}") from None

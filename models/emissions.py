@@ -4,13 +4,12 @@ Every emission offers `forward(z)`, the parameters of the distribution for laten
 nats (..., C) of values; `sample(parameters)`, values (..., C); and `flops` per series and step.
 """
 
-import math
-
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from models.transitions import initialise, positive, raw_of
+from models.gaussian import gaussian_log_prob, positive, raw_of, wide
+from models.transitions import initialise
 
 
 class Emission(nn.Module):
@@ -31,8 +30,7 @@ class Emission(nn.Module):
         *hidden, last = self.layers
         for layer in hidden:
             z = layer(z).relu()
-        outputs: Tensor = last(z)
-        return outputs.float()
+        return wide(last(z))
 
     def log_prob(self, parameters: Tensor, x: Tensor) -> Tensor:
         raise NotImplementedError
@@ -53,11 +51,35 @@ class GaussianEmission(Emission):
         nn.init.constant_(self.raw, raw_of(1.0))
 
     def log_prob(self, parameters: Tensor, x: Tensor) -> Tensor:
-        deviation_C = positive(self.raw)
-        return -0.5 * ((x - parameters) / deviation_C) ** 2 - deviation_C.log() - 0.5 * math.log(2 * math.pi)
+        return gaussian_log_prob(x, parameters, positive(self.raw))
 
     def sample(self, parameters: Tensor) -> Tensor:
         return parameters + positive(self.raw) * torch.randn_like(parameters)
+
+
+class KnownEmission(Emission):
+    """x_t = C z_t + D psi_t with given numbers and D diagonal; nothing to train."""
+
+    matrix: Tensor
+    deviation: Tensor
+
+    def __init__(self, matrix: Tensor, deviation: Tensor) -> None:
+        nn.Module.__init__(self)
+        self.register_buffer("matrix", matrix)
+        self.register_buffer("deviation", deviation)
+        self.flops = 2 * matrix.numel()
+
+    def reset_parameters(self) -> None:
+        """There are none."""
+
+    def forward(self, z: Tensor) -> Tensor:
+        return z @ self.matrix.t()
+
+    def log_prob(self, parameters: Tensor, x: Tensor) -> Tensor:
+        return gaussian_log_prob(x, parameters, self.deviation)
+
+    def sample(self, parameters: Tensor) -> Tensor:
+        return parameters + self.deviation * torch.randn_like(parameters)
 
 
 class BernoulliEmission(Emission):
@@ -88,4 +110,4 @@ class CategoricalEmission(Emission):
         return logs.gather(-1, x.long()[..., None]).squeeze(-1)
 
     def sample(self, parameters: Tensor) -> Tensor:
-        return torch.distributions.Categorical(logits=parameters).sample().float()
+        return torch.distributions.Categorical(logits=parameters).sample().to(parameters.dtype)

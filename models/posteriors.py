@@ -5,15 +5,21 @@
     bidirectional   q(z_t | x_1..T)            factorised; knows everything, but not how the latents hang together
     structured      q(z_t | z_t-1, x_t..T)     the form of the true posterior of a Markov model
 
-Each offers `read(x_TBX, lengths_B)`, what it makes of the values at every step; `forward(x_TBX, lengths_B,
-noise_TBL)`, means, deviations and latents of all steps; `step(g_BH, z_BL)`, mean and deviation at one step after
-z_BL (None: the first). Only the structured form has a loop over time, over the sampling chain alone.
+Each offers
+
+    read(x_TBX, lengths_B)              what it makes of the values, for every step
+    sample(read_TBW, noise_TBL)         means, deviations and latents of all steps
+    step(read_BW, z_BL)                 mean and deviation of one step after z_BL (None: of the first)
+
+and forward(x, lengths, noise) is sample(read(x, lengths), noise). Only the structured form has a loop over time, over
+the sampling chain alone.
 """
 
 import torch
 from torch import Tensor, nn
 
-from models.transitions import initialise, initialise_recurrent, positive
+from models.gaussian import positive, wide
+from models.transitions import initialise, initialise_recurrent
 
 
 def reverse(x_TBX: Tensor, lengths_B: Tensor) -> Tensor:
@@ -58,12 +64,16 @@ class Posterior(nn.Module):
         return torch.cat((past_TBW, reverse(turned_TBW, lengths_B)), dim=-1)
 
     def forward(self, x_TBX: Tensor, lengths_B: Tensor, noise_TBL: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        mean_TBL, deviation_TBL = self.step(self.read(x_TBX, lengths_B), None)
+        return self.sample(self.read(x_TBX, lengths_B), noise_TBL)
+
+    def sample(self, read_TBW: Tensor, noise_TBL: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        mean_TBL, deviation_TBL = self.step(read_TBW, None)
         return mean_TBL, deviation_TBL, mean_TBL + deviation_TBL * noise_TBL
 
-    def step(self, g: Tensor, z_BL: Tensor | None) -> tuple[Tensor, Tensor]:
-        mean, raw = self.head(g).chunk(2, dim=-1)
-        return mean.float(), positive(raw)
+    def step(self, read: Tensor, z_BL: Tensor | None) -> tuple[Tensor, Tensor]:
+        """Of any number of steps, for they do not depend on each other."""
+        mean, raw = self.head(read).chunk(2, dim=-1)
+        return wide(mean), positive(raw)
 
 
 class StructuredPosterior(nn.Module):
@@ -89,21 +99,23 @@ class StructuredPosterior(nn.Module):
         return reverse(turned_TBW, lengths_B)
 
     def forward(self, x_TBX: Tensor, lengths_B: Tensor, noise_TBL: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        g_TBW = self.read(x_TBX, lengths_B)
+        return self.sample(self.read(x_TBX, lengths_B), noise_TBL)
+
+    def sample(self, read_TBW: Tensor, noise_TBL: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         z_BL = None
         means, deviations, latents = [], [], []
-        # unbind, never g_TBW[t]: backward of each select would write a zero tensor of all T steps.
-        for g_BW, noise_BL in zip(g_TBW.unbind(), noise_TBL.unbind(), strict=True):
-            mean_BL, deviation_BL = self.step(g_BW, z_BL)
+        # unbind, never read_TBW[t]: backward of each select would write a zero tensor of all T steps.
+        for read_BW, noise_BL in zip(read_TBW.unbind(), noise_TBL.unbind(), strict=True):
+            mean_BL, deviation_BL = self.step(read_BW, z_BL)
             z_BL = torch.addcmul(mean_BL, deviation_BL, noise_BL)
             means.append(mean_BL)
             deviations.append(deviation_BL)
             latents.append(z_BL)
         return torch.stack(means), torch.stack(deviations), torch.stack(latents)
 
-    def step(self, g_BW: Tensor, z_BL: Tensor | None) -> tuple[Tensor, Tensor]:
+    def step(self, read_BW: Tensor, z_BL: Tensor | None) -> tuple[Tensor, Tensor]:
         if z_BL is None:
-            z_BL = self.first.expand(g_BW.shape[0], -1)
-        both_BW = 0.5 * (self.before(z_BL.to(g_BW.dtype)).tanh() + g_BW)
+            z_BL = self.first.expand(read_BW.shape[0], -1)
+        both_BW = 0.5 * (self.before(z_BL.to(read_BW.dtype)).tanh() + read_BW)
         mean_BL, raw_BL = self.head(both_BW).chunk(2, dim=-1)
-        return mean_BL.float(), positive(raw_BL)
+        return wide(mean_BL), positive(raw_BL)

@@ -7,23 +7,27 @@
 before it: KL(q(z_t) || p(z_t | z_<t)), averaged over one draw of them.
 """
 
-import math
 from dataclasses import dataclass, replace
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 
 from models.cost import Cost, Lengths
-from models.emissions import BernoulliEmission, CategoricalEmission, Emission, GaussianEmission
+from models.emissions import BernoulliEmission, CategoricalEmission, Emission, GaussianEmission, KnownEmission
+from models.gaussian import gaussian_kl
 from models.loss import Loss
+from models.particles import forecast, importance, particle_filter
 from models.posteriors import Posterior, StructuredPosterior
-from models.transitions import GatedTransition, LinearTransition, LstmTransition
+from models.transitions import GatedTransition, KnownTransition, LinearTransition, LstmTransition
 from models.width import ParameterGroup, hidden_rate
 
 TRANSITIONS = ("lstm", "gated", "linear")
 EMISSIONS = ("gaussian", "bernoulli", "categorical")
 POSTERIORS = ("causal", "bidirectional", "structured")
 CELLS = ("lstm", "elman")
+
+Matrix = tuple[tuple[float, ...], ...]
 
 
 @dataclass(frozen=True)
@@ -53,7 +57,13 @@ class SsmConfig:
     kl_rise: float = 0.2
     """Share of the run over which it rises."""
     dropout: float = 0.0
-    """Of the values that the encoder reads and of what it made of them."""
+    """Of the values that the encoder reads."""
+    A: Matrix | None = None
+    """With B, C and D: a known linear-Gaussian model z_t = A z_t-1 + B e_t, x_t = C z_t + D psi_t, B and D diagonal.
+    Only the encoder is trained, and how near it comes to log p(x) can be told exactly (docs/state-space.md)."""
+    B: Matrix | None = None
+    C: Matrix | None = None
+    D: Matrix | None = None
 
     def __post_init__(self) -> None:
         for name in ("channels", "width", "latent", "transition_width", "emission_width"):
@@ -79,9 +89,41 @@ class SsmConfig:
                 raise ValueError(f"model.{name}: {getattr(self, name)!r} must be between 0 and 1")
         if not 0 <= self.dropout < 1:
             raise ValueError(f"model.dropout: {self.dropout!r} must be at least 0 and below 1")
+        if any(getattr(self, name) is not None for name in "ABCD"):
+            self._check_known()
+
+    def _check_known(self) -> None:
+        for name in "ABCD":
+            rows = getattr(self, name)
+            if rows is None:
+                raise ValueError(f"model.{name}: a known model has all of A, B, C and D")
+            # Lists, as JSON has them, become what compares and hashes.
+            object.__setattr__(self, name, tuple(tuple(float(cell) for cell in row) for row in rows))
+        assert self.A is not None and self.C is not None
+        states = len(self.A)
+        for name, height, width in (
+            ("A", states, states),
+            ("B", states, states),
+            ("C", self.channels, states),
+            ("D", self.channels, self.channels),
+        ):
+            rows = getattr(self, name)
+            if len(rows) != height or any(len(row) != width for row in rows):
+                raise ValueError(
+                    f"model.{name}: must be {height} x {width}, with A and the data's {self.channels} channels"
+                )
+        for name in "BD":
+            matrix = np.array(getattr(self, name))
+            if (matrix != np.diag(np.diag(matrix))).any() or (np.diag(matrix) <= 0).any():
+                raise ValueError(f"model.{name}: must be diagonal with numbers above 0")
+        if (self.emission, self.latent) != ("gaussian", None):
+            raise ValueError("model.A: a known model has its own emission and latent; leave both out")
+        stationary_covariance(self)
 
     @property
     def latents(self) -> int:
+        if self.A is not None:
+            return len(self.A)
         return self.latent if self.latent is not None else max(1, self.width // 2)
 
     @property
@@ -124,12 +166,7 @@ class StateSpace(nn.Module):
         else:
             backwards = config.posterior == "bidirectional"
             self.posterior = Posterior(config.inputs, latent, width, config.cell, backwards)
-        self.transition: LstmTransition | GatedTransition | LinearTransition
-        if config.transition == "linear":
-            self.transition = LinearTransition(latent)
-        else:
-            kind = LstmTransition if config.transition == "lstm" else GatedTransition
-            self.transition = kind(latent, config.transition_width or width)
+        self.transition = transition_of(config)
         self.emission = emission_of(config)
         self.kl_weight = config.kl_start
         self.reset_parameters()
@@ -153,10 +190,16 @@ class StateSpace(nn.Module):
         In training the Kullback-Leibler term is weighted (see at_step); in evaluation it counts in full. The parts
         are both terms, unweighted.
         """
+        values = batch["values"]
+        rows, steps = values.shape[:2]
+        noise_TBL = torch.randn(steps, rows, self.config.latents, device=values.device, dtype=values.dtype)
+        return self.bound(batch, noise_TBL)
+
+    def bound(self, batch: dict[str, Tensor], noise_TBL: Tensor) -> Loss:
+        """`forward` with the noise given: a latent is mean + deviation x noise."""
         x_TBC, observed_TBC = batch["values"].transpose(0, 1), batch["observed"].transpose(0, 1)
         steps_TB = batch["steps"].t()
         lengths_B = steps_TB.sum(0)
-        noise_TBL = torch.randn(*steps_TB.shape, self.config.latents, device=x_TBC.device)
         mean_TBL, deviation_TBL, z_TBL = self.posterior(self.inputs(x_TBC, observed_TBC), lengths_B, noise_TBL)
         prior_mean_TBL, prior_deviation_TBL = self.transition(z_TBL)
         kl_TBL = gaussian_kl(mean_TBL, deviation_TBL, prior_mean_TBL, prior_deviation_TBL)
@@ -183,6 +226,22 @@ class StateSpace(nn.Module):
             x_TBX = (classes_TBCK * observed_TBC[..., None]).flatten(-2).to(x_TBC.dtype)
         return nn.functional.dropout(x_TBX, self.config.dropout, self.training)
 
+    @torch.no_grad()
+    def log_likelihood(self, batch: dict[str, Tensor], particles: int, method: str = "importance") -> Tensor:
+        """(B,) float64: log p(x) of every series, estimated from below on average (models/particles.py).
+
+        Draws from torch's default generator. `method` is importance or particle.
+        """
+        if method == "importance":
+            return importance(self, batch, particles)
+        return particle_filter(self, batch, particles).log_likelihood_B
+
+    @torch.no_grad()
+    def forecast(self, batch: dict[str, Tensor], horizon: int, samples: int) -> Tensor:
+        """(samples, B, horizon, C): values of the steps that follow each series. The first of them follows the last
+        step of the series, wherever in the batch that is."""
+        return forecast(self, batch, horizon, samples)
+
     def blocks(self) -> list[nn.Module]:
         """The units of sharding and of activation checkpointing."""
         return [self.posterior, self.transition, self.emission]
@@ -196,24 +255,45 @@ class StateSpace(nn.Module):
         return [ParameterGroup("matrices", matrices, rate, 1 / rate), ParameterGroup("vectors", vectors, 1.0, 0.0)]
 
 
+def stationary_covariance(config: SsmConfig) -> np.ndarray:
+    """Of the first latent of a known model: P = A P A' + B B'; ValueError where it is not diagonal or there is none."""
+    from scipy.linalg import solve_discrete_lyapunov
+
+    A, B = np.array(config.A), np.array(config.B)
+    radius = float(np.abs(np.linalg.eigvals(A)).max())
+    if radius >= 1:
+        raise ValueError(
+            f"model.A: its largest eigenvalue is {radius:.4g} in size; a stationary start needs less than 1"
+        )
+    P = np.asarray(solve_discrete_lyapunov(A, B @ B.T))
+    if np.abs(P - np.diag(np.diag(P))).max() > 1e-9 * np.abs(P).max():
+        raise ValueError(
+            "model.A: the coordinates of a known model's first latent must be independent; make A diagonal"
+        )
+    return P
+
+
+def transition_of(config: SsmConfig) -> LstmTransition | GatedTransition | LinearTransition | KnownTransition:
+    latent, width = config.latents, config.transition_width or config.width
+    if config.A is not None:
+        first = np.sqrt(np.diag(stationary_covariance(config)))
+        deviation = np.diag(np.array(config.B))
+        return KnownTransition(*(torch.tensor(part, dtype=torch.float32) for part in (config.A, deviation, first)))
+    if config.transition == "linear":
+        return LinearTransition(latent)
+    return LstmTransition(latent, width) if config.transition == "lstm" else GatedTransition(latent, width)
+
+
 def emission_of(config: SsmConfig) -> Emission:
+    if config.A is not None:
+        deviation = np.diag(np.array(config.D))
+        return KnownEmission(*(torch.tensor(part, dtype=torch.float32) for part in (config.C, deviation)))
     sizes = (config.latents, config.emission_width or config.width, config.emission_depth, config.channels)
     if config.emission == "gaussian":
         return GaussianEmission(*sizes)
     if config.emission == "bernoulli":
         return BernoulliEmission(*sizes)
     return CategoricalEmission(*sizes, config.categories)
-
-
-def gaussian_kl(mean: Tensor, deviation: Tensor, prior_mean: Tensor, prior_deviation: Tensor) -> Tensor:
-    """KL(N(mean, deviation^2) || N(prior_mean, prior_deviation^2)) in nats, number by number, in fp32."""
-    ratio = deviation / prior_deviation
-    distance = (mean.float() - prior_mean.float()) / prior_deviation
-    return 0.5 * (ratio**2 + distance**2 - 1) - ratio.log()
-
-
-def gaussian_log_prob(x: Tensor, mean: Tensor, deviation: Tensor) -> Tensor:
-    return -0.5 * ((x - mean) / deviation) ** 2 - deviation.log() - 0.5 * math.log(2 * math.pi)
 
 
 def ssm_cost(config: SsmConfig, lengths: Lengths) -> Cost:

@@ -10,24 +10,12 @@ Every transition offers the same three, and `flops` per series and step:
 import math
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
-SMALLEST_DEVIATION = 1e-5
-"""Keeps the logarithm of a deviation finite."""
+from models.gaussian import positive, raw_of
 
 State = tuple[Tensor, ...]
 """What a transition remembers, one row a series in every tensor."""
-
-
-def positive(raw: Tensor) -> Tensor:
-    """Any number as a deviation, in fp32."""
-    return F.softplus(raw.float()) + SMALLEST_DEVIATION
-
-
-def raw_of(deviation: float) -> float:
-    """The number that `positive` turns into this deviation."""
-    return math.log(math.expm1(deviation - SMALLEST_DEVIATION))
 
 
 def initialise(linear: nn.Linear, bias: float = 0.0) -> None:
@@ -49,11 +37,7 @@ def initialise_recurrent(recurrent: nn.RNNBase) -> None:
 
 
 class LstmTransition(nn.Module):
-    """An LSTM over the past latents gives mean and deviation; all steps are one fused call.
-
-    The mean is a linear map of the last latent, at first the latent itself, plus what the LSTM says: latents that
-    stay are easy from the start, and training leaves the plateau of an unused latent sooner.
-    """
+    """An LSTM over the past latents gives mean and deviation; all steps are one fused call."""
 
     def __init__(self, latent: int, width: int) -> None:
         super().__init__()
@@ -61,20 +45,17 @@ class LstmTransition(nn.Module):
         """Read by the first step, which has no latent before it."""
         self.lstm = nn.LSTM(latent, width)
         self.head = nn.Linear(width, 2 * latent)
-        self.linear = nn.Linear(latent, latent, bias=False)
-        self.flops = 8 * width * (width + latent) + 4 * width * latent + 2 * latent * latent
+        self.flops = 8 * width * (width + latent) + 4 * width * latent
 
     def reset_parameters(self) -> None:
         nn.init.zeros_(self.first)
         initialise_recurrent(self.lstm)
         initialise(self.head)
-        nn.init.eye_(self.linear.weight)
 
     def forward(self, z_TBL: Tensor) -> tuple[Tensor, Tensor]:
         first_1BL = self.first.to(z_TBL.dtype).expand(1, z_TBL.shape[1], -1)
-        before_TBL = torch.cat((first_1BL, z_TBL[:-1]))
-        h_TBW, _ = self.lstm(before_TBL)
-        return self._distribution(before_TBL, h_TBW)
+        h_TBW, _ = self.lstm(torch.cat((first_1BL, z_TBL[:-1])))
+        return self._distribution(h_TBW)
 
     def start(self, rows: int) -> tuple[Tensor, Tensor, State]:
         zeros_BW = self.first.new_zeros(rows, self.lstm.hidden_size)
@@ -83,17 +64,39 @@ class LstmTransition(nn.Module):
     def step(self, z_BL: Tensor, state: State) -> tuple[Tensor, Tensor, State]:
         h_BW, c_BW = state
         _, (h_1BW, c_1BW) = self.lstm(z_BL[None], (h_BW[None], c_BW[None]))
-        return *self._distribution(z_BL, h_1BW[0]), (h_1BW[0], c_1BW[0])
+        return *self._distribution(h_1BW[0]), (h_1BW[0], c_1BW[0])
 
-    def _distribution(self, before: Tensor, h: Tensor) -> tuple[Tensor, Tensor]:
-        change, raw = self.head(h).chunk(2, dim=-1)
-        return self.linear(before) + change, positive(raw)
+    def _distribution(self, h: Tensor) -> tuple[Tensor, Tensor]:
+        mean, raw = self.head(h).chunk(2, dim=-1)
+        return mean, positive(raw)
 
 
 class MarkovTransition(nn.Module):
-    """p(z_t | z_t-1) by a function of z_t-1 alone; p(z_1) has a mean and a deviation of its own."""
+    """p(z_t | z_t-1) by a function of z_t-1 alone."""
 
     flops: int
+
+    def forward(self, z_TBL: Tensor) -> tuple[Tensor, Tensor]:
+        mean_1BL, deviation_1BL, _ = self.start(z_TBL.shape[1])
+        mean_SBL, deviation_SBL = self.after(z_TBL[:-1])
+        return (
+            torch.cat((mean_1BL[None].to(mean_SBL.dtype), mean_SBL)),
+            torch.cat((deviation_1BL[None], deviation_SBL)),
+        )
+
+    def start(self, rows: int) -> tuple[Tensor, Tensor, State]:
+        raise NotImplementedError
+
+    def step(self, z_BL: Tensor, state: State) -> tuple[Tensor, Tensor, State]:
+        return *self.after(z_BL), state
+
+    def after(self, z: Tensor) -> tuple[Tensor, Tensor]:
+        """Mean and deviation of the next latent, for any number of latents (..., L) at once."""
+        raise NotImplementedError
+
+
+class LearntTransition(MarkovTransition):
+    """p(z_1) has a mean and a deviation of its own."""
 
     def __init__(self, latent: int) -> None:
         super().__init__()
@@ -105,26 +108,11 @@ class MarkovTransition(nn.Module):
         nn.init.zeros_(self.first_mean)
         nn.init.constant_(self.first_raw, raw_of(1.0))
 
-    def forward(self, z_TBL: Tensor) -> tuple[Tensor, Tensor]:
-        mean_1BL, deviation_1BL, _ = self.start(z_TBL.shape[1])
-        mean_SBL, deviation_SBL = self.after(z_TBL[:-1])
-        return (
-            torch.cat((mean_1BL[None].to(mean_SBL.dtype), mean_SBL)),
-            torch.cat((deviation_1BL[None], deviation_SBL)),
-        )
-
     def start(self, rows: int) -> tuple[Tensor, Tensor, State]:
         return self.first_mean.expand(rows, -1), positive(self.first_raw).expand(rows, -1), ()
 
-    def step(self, z_BL: Tensor, state: State) -> tuple[Tensor, Tensor, State]:
-        return *self.after(z_BL), state
 
-    def after(self, z: Tensor) -> tuple[Tensor, Tensor]:
-        """Mean and deviation of the next latent, for any number of latents (..., L) at once."""
-        raise NotImplementedError
-
-
-class GatedTransition(MarkovTransition):
+class GatedTransition(LearntTransition):
     """Between a linear map and a network, gate by gate (Krishnan, Shalit and Sontag 2017, section 5)."""
 
     def __init__(self, latent: int, width: int) -> None:
@@ -152,7 +140,7 @@ class GatedTransition(MarkovTransition):
         return mean, positive(self.deviation(proposed.relu()))
 
 
-class LinearTransition(MarkovTransition):
+class LinearTransition(LearntTransition):
     """z_t = A z_t-1 + b + q e_t with e_t standard normal: the latent of a linear-Gaussian model."""
 
     def __init__(self, latent: int) -> None:
@@ -171,3 +159,33 @@ class LinearTransition(MarkovTransition):
     def after(self, z: Tensor) -> tuple[Tensor, Tensor]:
         mean = self.matrix(z)
         return mean, positive(self.raw).expand(mean.shape)
+
+
+class KnownTransition(MarkovTransition):
+    """z_t = A z_t-1 + B e_t with given numbers, begun where it has long been running; nothing to train.
+
+    Coordinates are independent given the ones before, here and at the first step: B and the stationary covariance
+    P = A P A' + B B' have to be diagonal.
+    """
+
+    matrix: Tensor
+    deviation: Tensor
+    first_deviation: Tensor
+
+    def __init__(self, matrix: Tensor, deviation: Tensor, first_deviation: Tensor) -> None:
+        super().__init__()
+        self.register_buffer("matrix", matrix)
+        self.register_buffer("deviation", deviation)
+        self.register_buffer("first_deviation", first_deviation)
+        self.flops = 2 * matrix.numel()
+
+    def reset_parameters(self) -> None:
+        """There are none."""
+
+    def start(self, rows: int) -> tuple[Tensor, Tensor, State]:
+        deviation_BL = self.first_deviation.expand(rows, -1)
+        return torch.zeros_like(deviation_BL), deviation_BL, ()
+
+    def after(self, z: Tensor) -> tuple[Tensor, Tensor]:
+        mean = z @ self.matrix.t()
+        return mean, self.deviation.expand(mean.shape)

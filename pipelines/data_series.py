@@ -3,7 +3,7 @@
 from pathlib import Path
 from typing import Any
 
-from data.linear_gaussian import LinearGaussian
+from data.linear_gaussian import LinearGaussianSeries
 from data.series_files import BUILTIN, Columns, builtin_path, channel_names, is_roll
 from data.sources import InputFile, Source, listing
 from pipelines.recipe import Recipe
@@ -91,5 +91,5 @@ def _columns(data: SeriesData) -> Columns:
     return Columns(data.columns, data.time, data.series)
 
 
-def _model(generated: GeneratedSeries) -> LinearGaussian:
-    return LinearGaussian(**generated.model_dump(exclude={"kind"}))
+def _model(generated: GeneratedSeries) -> LinearGaussianSeries:
+    return LinearGaussianSeries(**generated.model_dump(exclude={"kind"}))

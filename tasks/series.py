@@ -9,7 +9,7 @@ from typing import Any, Literal
 import numpy as np
 
 from data.errors import DataError
-from data.linear_gaussian import LinearGaussian
+from data.linear_gaussian import LinearGaussianSeries
 from data.series import Series, split_series, write_series
 from data.series_files import Columns, NumericSeries, channel_names, is_roll, read_rolls, read_table
 from tasks.dataset import described
@@ -83,7 +83,7 @@ def make_series(context: Context) -> None:
 
 
 def _generated(spec: GeneratedSpec) -> tuple[list[str], Iterable[NumericSeries]]:
-    model = LinearGaussian(**spec.model_dump())
+    model = LinearGaussianSeries(**spec.model_dump())
     return [f"x{number}" for number in range(model.channels)], model.draw()
 
 
@@ -153,10 +153,10 @@ class SeriesDataset:
         return list(self.content["columns"])
 
     @property
-    def generated(self) -> LinearGaussian | None:
+    def generated(self) -> LinearGaussianSeries | None:
         """The model that the series were drawn from, where they were."""
         found = self.content["generated"]
-        return None if found is None else LinearGaussian(**GeneratedSpec(**found).model_dump())
+        return None if found is None else LinearGaussianSeries(**GeneratedSpec(**found).model_dump())
 
     def examples(self, reads: str, split: str, sequence: int, mask_documents: bool = False) -> Series:
         if reads != "series":
