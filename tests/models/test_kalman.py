@@ -16,7 +16,7 @@ from models.kalman import (
     log_likelihood,
     stationary,
 )
-from models.posterior import parameters_of, posterior
+from models.kalman_precision import parameters_of, posterior
 from models.recursion import linear_recursion
 
 SIZES = [(1, 1, 30), (4, 2, 40), (2, 5, 25), (3, 1, 1), (2, 2, 2), (3, 2, 90)]
