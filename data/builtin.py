@@ -31,7 +31,10 @@ def paths(name: str) -> list[tuple[str, Path]]:
         return _stdlib()
     if name == "packages":
         return _packages()
-    raise DataError(f"source: builtin:{name} is unknown; there are builtin:stdlib and builtin:packages")
+    raise DataError(
+        f"source: builtin:{name} is unknown; there are builtin:stdlib, builtin:packages, "
+        "builtin:docstrings and builtin:docstrings-packages"
+    )
 
 
 def _stdlib() -> list[tuple[str, Path]]:

@@ -59,6 +59,17 @@ class GeneratedPairs:
         whether = -sum(share * math.log(share) for share in (noise, 1 - noise) if share > 0)
         return whether + noise * math.log(self.symbols - 1)
 
+    def nats_of(self, source: str, target: str) -> float:
+        """-log p(target | source) under the source itself: what the truth scores on this very pair."""
+        symbols = np.array([ALPHABET.index(symbol) for symbol in source.split()])
+        expected = _spelled(self._ordered(symbols)).split()
+        replaced = sum(a != b for a, b in zip(expected, target.split(), strict=True))
+        nats = 0.0
+        for count, chance in ((replaced, self.noise / (self.symbols - 1)), (len(symbols) - replaced, 1 - self.noise)):
+            if count:
+                nats -= count * math.log(chance)
+        return nats
+
     def files(self) -> list[tuple[str, int, str]]:
         """(name, bytes, SHA-256 of the description) of pieces of 10,000 pairs; more examples add pieces at the end."""
         description = {key: value for key, value in asdict(self).items() if key != "examples"}
@@ -83,9 +94,12 @@ class GeneratedPairs:
         for row, number in enumerate(numbers.tolist()):
             length = int(lengths[row])
             source = sources[row, :length]
-            target = {"copy": source, "reverse": source[::-1], "sort": np.sort(source)}[self.kind]
+            target = self._ordered(source)
             target = np.where(replaced[row, :length], (target + others[row, :length]) % self.symbols, target)
             yield f"{self.kind} pair {number}", _spelled(source), _spelled(target)
+
+    def _ordered(self, symbols: np.ndarray) -> np.ndarray:
+        return {"copy": symbols, "reverse": symbols[::-1], "sort": np.sort(symbols)}[self.kind]
 
     def _draw(self, stream: int, counter: np.ndarray) -> np.ndarray:
         return uniform(self.seed, np.uint64(100 + stream), counter)

@@ -6,7 +6,7 @@ from itertools import zip_longest
 from pathlib import Path
 from typing import Literal, NamedTuple
 
-from data import sources
+from data import docstrings, sources
 from data.errors import DataError
 from data.formats import (
     READ_ERRORS,
@@ -20,7 +20,7 @@ from data.formats import (
     reason,
 )
 from data.generated_pairs import GeneratedPairs
-from data.hashes import open_regular
+from data.hashes import HashCache, open_regular
 from data.sources import InputFile
 
 _MARK = b"\xef\xbb\xbf"  # some editors put it before UTF-8
@@ -72,6 +72,16 @@ def listing(source: PairSource, cache: Path | None = None) -> list[InputFile]:
     """Every input file, hashed. Of parallel files there are two, source/NAME and target/NAME."""
     if source.generated is not None:
         return [InputFile(name, "", size, digest) for name, size, digest in source.generated.files()]
+    if not source.parallel:
+        extracted = docstrings.corpus(source.locations[0], "tsv", cache)
+        if extracted is not None:
+            name, path = extracted
+            return [InputFile(name, str(path), *HashCache(cache).sha256(path))]
+        if source.locations[0].startswith("builtin:"):
+            raise DataError(
+                f"source: {source.locations[0]} is text, not pairs; there are builtin:docstrings and "
+                "builtin:docstrings-packages"
+            )
     files = []
     for side, location in zip(("source", "target"), source.locations, strict=False):
         found = sources.listing(sources.Source(location, on_error=source.on_error), cache)

@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal
 
-from data import builtin, formats
+from data import builtin, docstrings, formats
 from data.errors import DataError
 from data.formats import Document, Skipped
 from data.hashes import HashCache
@@ -34,6 +34,8 @@ class Source:
             raise DataError(f"documents: {self.documents!r} is not one of file, line, paragraph")
         if self.on_error not in ("refuse", "skip"):
             raise DataError(f"on_error: {self.on_error!r} is not one of refuse, skip")
+        if self.location.startswith("builtin:docstrings"):
+            object.__setattr__(self, "documents", "line")  # one file of sentences, a line each
 
 
 @dataclass(frozen=True)
@@ -52,7 +54,7 @@ def listing(source: Source, cache: Path | None = None) -> list[InputFile]:
         return [InputFile(name, "", size, digest) for name, size, digest in source.generated.files()]
     hashes = HashCache(cache)
     files = []
-    for name, path in sorted((_printable(name), path) for name, path in _paths(source.location)):
+    for name, path in sorted((_printable(name), path) for name, path in _paths(source.location, cache)):
         try:
             size, digest = hashes.sha256(path)
         except OSError as error:
@@ -64,8 +66,11 @@ def listing(source: Source, cache: Path | None = None) -> list[InputFile]:
     return files
 
 
-def _paths(location: str) -> list[tuple[str, Path]]:
+def _paths(location: str, cache: Path | None) -> list[tuple[str, Path]]:
     """Pairs of name and path. Hidden files and folders are left out, as a shell would; nothing else is."""
+    sentences = docstrings.corpus(location, "txt", cache)
+    if sentences is not None:
+        return [sentences]
     if location.startswith("builtin:"):
         return builtin.paths(location.removeprefix("builtin:"))
     path = Path(location).expanduser()

@@ -112,7 +112,7 @@ def pair_dataset_task(recipe: Recipe, store: Store) -> Task:
         execution=PairNaming(
             name=recipe.name,
             source=" ".join(data.source) if data.source else f"generated:{generated.kind if generated else ''}",
-            entropy_per_symbol=generated.entropy_per_symbol if generated else None,
+            generated=vars(generated) if generated else None,
         ),
     )
 
@@ -132,7 +132,10 @@ def _named(files: Files, data: PairData, store: Store) -> _Input:
 
 
 def _split_by(data: PairData) -> Literal["source", "target", "both"]:
-    return data.split_by or "source"
+    if data.split_by is not None:
+        return data.split_by
+    # Hundreds of functions share a name, and some of them their docstring: either would give the answer away.
+    return "both" if data.source is not None and data.source[0].startswith("builtin:docstrings") else "source"
 
 
 def _division(data: PairData) -> DivisionSpec:

@@ -1,6 +1,7 @@
 """From pairs of texts to token files: tokenizers of either side or of both, one task per input shard, and a dataset."""
 
 import json
+import math
 import shutil
 from collections.abc import Mapping
 from typing import Any, Literal
@@ -83,9 +84,9 @@ class PairDatasetSpec(Frozen):
 
 
 class PairNaming(Naming):
-    """Execution: what people call the dataset, and what is known of where it comes from."""
+    """Execution: what people call the dataset, and the truth about generated pairs."""
 
-    entropy_per_symbol: float | None = None
+    generated: dict[str, Any] | None = None
 
 
 def pair_inputs_of(spec: PairInputsSpec, reading: PairReading) -> tuple[list[InputFile], PairSource]:
@@ -189,7 +190,7 @@ def gather_pairs(context: Context) -> None:
         "vocabulary": tokenizers["tokenizer"].vocabulary,
         "splits": {split: totals[split] for split in examples},
         "lengths": {split: _lengths(pairs) for split, pairs in examples.items()},
-        "floor": _floor(naming.entropy_per_symbol, examples),
+        "truth": _truth(naming.generated, examples),
         "held_out": sum(shard["held_out"] for shard in counted),
         "empty": sum(shard["empty"] for shard in read),
         "skipped": sum(shard["skipped"] for shard in read),
@@ -210,15 +211,19 @@ def _lengths(pairs: Pairs) -> dict[str, dict[str, int]]:
     }
 
 
-def _floor(entropy_per_symbol: float | None, examples: dict[str, Pairs]) -> dict[str, float] | None:
-    """Nats per target unit that remain when the source is known, by split; None where nobody knows."""
-    if entropy_per_symbol is None:
+def _truth(generated: dict[str, Any] | None, examples: dict[str, Pairs]) -> dict[str, dict[str, float]] | None:
+    """Of generated pairs, nats per target unit by split: `expected`, their conditional entropy, and `loss`, what the
+    source that made them scores on these very pairs."""
+    if generated is None:
         return None
-    floors = {}
+    source, truth = GeneratedPairs(**generated), {}
     for split, pairs in examples.items():
-        symbols = sum(len(target.split()) for _, target in pairs.texts(range(len(pairs))))
-        floors[split] = entropy_per_symbol * symbols / float(pairs.lengths.sum())
-    return floors
+        texts = pairs.texts(range(len(pairs)))
+        units = float(pairs.lengths.sum())
+        symbols = sum(len(target.split()) for _, target in texts)
+        loss = math.fsum(source.nats_of(*text) for text in texts)
+        truth[split] = {"expected": source.entropy_per_symbol * symbols / units, "loss": loss / units}
+    return truth
 
 
 def _record(context: Context, content: dict[str, Any], examples: dict[str, Pairs]) -> None:
@@ -241,9 +246,12 @@ def _record(context: Context, content: dict[str, Any], examples: dict[str, Pairs
     note = "\n".join(lines)
     if content["held_out"]:
         note += f"\n\n{content['held_out']:,} pairs are not trained on, because one of their texts validates or tests."
-    if content["floor"] is not None:
-        floors = ", ".join(f"{split} {nats:.4f}" for split, nats in content["floor"].items())
-        note += f"\n\nNo model can come below (nats per target token): {floors}."
+    if content["truth"] is not None:
+        losses = "; ".join(
+            f"{split}: {truth['loss']:.4f} on these pairs, {truth['expected']:.4f} on average"
+            for split, truth in content["truth"].items()
+        )
+        note += f"\n\nWhat the source that made the pairs scores itself, in nats per target token: {losses}."
     note += "\n\n| source | target |\n|---|---|\n" + "\n".join(
         f"| {_cell(source)} | {_cell(target)} |"
         for pairs in examples.values()
