@@ -38,7 +38,7 @@ class VaeConfig:
     tied: bool = True
     """Whether the output layer is the embedding table."""
     dropout: float = 0.0
-    """In the decoder: on embeddings, between layers and before the output layer. The encoder has none."""
+    """In the decoder, one mask for all steps: on embeddings, between layers, before the output. Not in the encoder."""
     word_dropout: float = 0.0
     """Share of the words that the decoder reads as the separator, so that it has to ask z (Bowman et al. 2016)."""
     samples: int = 1
@@ -136,8 +136,11 @@ class Decoder(nn.Module):
             after.append(state)
         return self._drop(x_BTD), after
 
-    def _drop(self, x: Tensor) -> Tensor:
-        return F.dropout(x, self.dropout, self.training) if self.dropout else x
+    def _drop(self, x_BTD: Tensor) -> Tensor:
+        """One mask for all steps of a sentence (Gal and Ghahramani 2016), as in models/recurrent.py."""
+        if not (self.training and self.dropout):
+            return x_BTD
+        return x_BTD * F.dropout(torch.ones_like(x_BTD[:, :1]), self.dropout)
 
 
 class Vae(nn.Module):
@@ -153,6 +156,7 @@ class Vae(nn.Module):
         self.encoder = Encoder(config)
         self.decoder = Decoder(config)
         self.output = None if config.tied else nn.Linear(config.width, config.vocabulary, bias=False)
+        self.output_bias = nn.Parameter(torch.empty(config.vocabulary))
         self.kl_weight = config.kl_weight
         self.schedule = Aggressive(config.aggressive) if config.aggressive else None
         self.reset_parameters()
@@ -167,6 +171,7 @@ class Vae(nn.Module):
         nn.init.normal_(self.embedding.weight, std=EMBEDDING_DEVIATION)
         if self.output is not None:
             nn.init.normal_(self.output.weight, std=EMBEDDING_DEVIATION)
+        nn.init.zeros_(self.output_bias)
         for name, parameter in [*self.encoder.named_parameters(), *self.decoder.named_parameters()]:
             if parameter.ndim == 2:
                 nn.init.normal_(parameter, std=1 / math.sqrt(parameter.shape[1]))
@@ -228,8 +233,8 @@ class Vae(nn.Module):
     def logits(self, tokens_BT: Tensor, z_BZ: Tensor, states: list[State]) -> tuple[Tensor, list[State]]:
         """(B, T, vocabulary): the next token's unnormalised log-probabilities, and the states after the last token."""
         x_BTD, states = self.decoder(self.embedding(tokens_BT), z_BZ, states)
-        x_BTD = x_BTD * self.logit_scale
-        return (F.linear(x_BTD, self.embedding.weight) if self.output is None else self.output(x_BTD)), states
+        table_VD = self.embedding.weight if self.output is None else self.output.weight
+        return F.linear(x_BTD * self.logit_scale, table_VD, self.output_bias), states
 
     @property
     def stochastic(self) -> bool:
@@ -253,10 +258,10 @@ class Vae(nn.Module):
     def parameter_groups(self) -> list[ParameterGroup]:
         """By the width rule, the encoder's apart: the embedding table is the decoder's, for p(x|z) rests on it."""
         tables = [self.embedding.weight] + ([] if self.output is None else [self.output.weight])
-        return self._groups(ENCODER, self.encoder, []) + self._groups(DECODER, self.decoder, tables)
+        decoder = [*self.decoder.parameters(), self.output_bias]
+        return self._groups(ENCODER, list(self.encoder.parameters()), []) + self._groups(DECODER, decoder, tables)
 
-    def _groups(self, owner: str, module: nn.Module, tables: list[Tensor]) -> list[ParameterGroup]:
-        parameters = list(module.parameters())
+    def _groups(self, owner: str, parameters: list[nn.Parameter], tables: list[Tensor]) -> list[ParameterGroup]:
         groups = width_groups(
             self.config.width,
             tables,
@@ -350,7 +355,7 @@ def vae_cost(config: VaeConfig, lengths: Lengths) -> Cost:
     head, start = 2 * width * latent, latent * depth * width
     per_sentence = 2 * (head + samples * start) / lengths.target
     forward = 2 * encoder_step + samples * 2 * (decoder_step + width * vocabulary) + per_sentence
-    biases = 2 * depth * 2 * 4 * width + 2 * latent + depth * width
+    biases = 2 * depth * 2 * 4 * width + 2 * latent + depth * width + vocabulary
     inside = encoder_step + decoder_step + head + start + biases
 
     drop = (depth + 1) * width if config.dropout else 0

@@ -66,12 +66,14 @@ def plain_elbo(model: Vae, row: list[int], noise_Z: Tensor) -> tuple[float, floa
     h, nats = c.tanh(), 0.0
     for token, target in zip([SEPARATOR, *row], [*row, SEPARATOR], strict=True):
         h, c = cell(model.decoder.layers[0], torch.cat([table[token], z_Z]), h, c)
-        nats -= (table @ (h * 20 / model.config.width)).log_softmax(0)[target].item()
+        logits_V = table @ (h * 20 / model.config.width) + model.output_bias
+        nats -= logits_V.log_softmax(0)[target].item()
     return nats, kl
 
 
 def test_the_loss_is_the_elbo_written_out_token_by_token() -> None:
     model, row = model_of().eval(), [3, 1, 4, 1, 5]
+    torch.nn.init.normal_(model.output_bias)
     torch.manual_seed(5)
     loss = model(sentences(row))
     torch.manual_seed(5)
