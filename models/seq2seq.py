@@ -283,6 +283,11 @@ class Seq2Seq(nn.Module):
             h = torch.tanh(self.combine(torch.cat([attended, h], dim=-1)))
         return self.dropped(h) * logit_scale(self.config.width)
 
+    def logits(self, batch: dict[str, Tensor]) -> Tensor:
+        """(B, T, vocabulary): the next token's unnormalised log-probabilities after each of `inputs`."""
+        decoded = self.decode(batch)
+        return F.linear(self.readout(decoded.h_BTD, decoded.attended_BTD), self.output_table())
+
     def attention_map(self, batch: dict[str, Tensor]) -> Tensor | None:
         """alpha (B, T, S) under teacher forcing, row t what was looked at to write target t; None without attention."""
         return self.decode(batch).alpha_BTS
