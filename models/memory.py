@@ -1,13 +1,13 @@
-"""Bytes by counting: what autograd holds, and the most that was alive at once. No clock, no operating system."""
+"""Bytes by counting: what autograd holds, what is alive at once, what is made. No clock, no operating system."""
 
 import weakref
 from collections.abc import Callable, Iterable
+from functools import cache
 from typing import Any
 
 import torch
 from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
-from torch.utils._pytree import tree_leaves
 
 
 def held_bytes(forward: Callable[[], Any], outside: Iterable[Tensor] = ()) -> int:
@@ -38,31 +38,46 @@ def peak_bytes(run: Callable[[], Any]) -> int:
     return alive.peak
 
 
+def made_bytes(run: Callable[[], Any]) -> int:
+    """Bytes of all tensors made inside `run`, gone or not: what a loop that is quadratic in time betrays itself by."""
+    with _Alive() as alive:
+        run()
+    return alive.total
+
+
 class _Alive(TorchDispatchMode):
     """Follows every storage that an operator returns until it dies."""
 
     def __init__(self) -> None:
         super().__init__()
-        self.now = self.peak = 0
+        self.now = self.peak = self.total = 0
         self._known: dict[int, weakref.ref[Any]] = {}
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        given = {leaf.untyped_storage()._cdata for leaf in tree_leaves((args, kwargs)) if isinstance(leaf, Tensor)}
         result = func(*args, **(kwargs or {}))
-        for leaf in tree_leaves(result):
-            if isinstance(leaf, Tensor):
-                storage = leaf.untyped_storage()
-                if storage._cdata not in given and storage._cdata not in self._known:
-                    self._add(storage)
-        self.peak = max(self.peak, self.now)
+        if not _gives_views(func):
+            for leaf in result if isinstance(result, tuple | list) else (result,):
+                for tensor in leaf if isinstance(leaf, tuple | list) else (leaf,):
+                    if isinstance(tensor, Tensor):
+                        self._add(tensor.untyped_storage())
+            self.peak = max(self.peak, self.now)
         return result
 
     def _add(self, storage: Any) -> None:
         key, size = storage._cdata, storage.nbytes()
+        if key in self._known:
+            return
 
         def gone(_: Any) -> None:
             self.now -= size
             del self._known[key]
 
         self.now += size
+        self.total += size
         self._known[key] = weakref.ref(storage, gone)
+
+
+@cache
+def _gives_views(operator: Any) -> bool:
+    """Whether what an operator returns is memory that was there before."""
+    return any(returned.alias_info is not None for returned in operator._schema.returns)

@@ -43,9 +43,7 @@ FORGET_BIAS = 1.0
 State = tuple[Tensor, ...]
 """Of one layer, each (1, B, D): (h,) or, of an LSTM, (h, c)."""
 
-REFUSED_DOCUMENTS = (
-    "data.mask_documents: a recurrent model carries its state over the borders of documents; set it to false"
-)
+REFUSED_DOCUMENTS = "documents: a recurrent model carries its state over their borders and cannot mask them"
 
 
 @dataclass(frozen=True)

@@ -41,7 +41,7 @@ def family_of(recipe: Recipe, section: Mapping[str, Any] | None = None) -> Famil
     """The family that the recipe's model section, or another `section`, names, if it can read the recipe's data.
 
     Raises:
-        UserError: there is no such family, or it reads another kind of data.
+        UserError: there is no such family, it reads another kind of data, or cannot mask documents.
     """
     section = recipe.model if section is None else section
     try:
@@ -54,6 +54,8 @@ def family_of(recipe: Recipe, section: Mapping[str, Any] | None = None) -> Famil
             f"model.family: {kind.name} reads {kind.reads}, which data.kind {recipe.data.kind} does not give; "
             f"it needs data.kind: {needed}"
         )
+    if isinstance(recipe.data, TextData) and recipe.data.mask_documents and not kind.masks_documents:
+        raise UserError(f"data.mask_documents: a model of family {kind.name} has no attention to mask; set it to false")
     return kind
 
 

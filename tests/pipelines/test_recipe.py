@@ -10,7 +10,7 @@ from models.cost import Lengths
 from pipelines.fields import parse_count
 from pipelines.load import load_recipe
 from pipelines.recipe import Recipe
-from pipelines.training import batch_units, model_of, train_spec
+from pipelines.training import batch_units, family_of, model_of, train_spec
 from tasks.errors import UserError
 
 MINIMAL = "data: {source: builtin:stdlib}\n"
@@ -95,6 +95,13 @@ def test_a_mistake_in_the_model_is_one_line_too(recipe_file: Path, override: str
     with pytest.raises(UserError) as raised:
         model_of(load_recipe(recipe_file, [override]), {"vocabulary": 257}, Lengths.fixed(128))
     assert message in str(raised.value)
+
+
+def test_a_family_that_cannot_mask_documents_is_told_so_before_anything_runs(recipe_file: Path) -> None:
+    mask = "data.mask_documents=true"
+    with pytest.raises(UserError, match="data.mask_documents: a model of family recurrent has no attention to mask"):
+        family_of(load_recipe(recipe_file, ["model={family: recurrent}", mask]))
+    assert family_of(load_recipe(recipe_file, [mask])).name == "transformer"
 
 
 def test_a_batch_that_is_no_number_of_sequences_names_one_that_is(recipe_file: Path) -> None:

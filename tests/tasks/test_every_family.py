@@ -117,14 +117,18 @@ def test_two_ranks_step_as_one_does(ranks: Path, tmp_path: Path, name: str, stra
 
 @pytest.mark.parametrize("name", EVERY)
 def test_checkpointing_changes_no_bit_of_the_gradient(name: str, tmp_path: Path) -> None:
+    """But where a model cuts time into chunks: then sums over time run chunk by chunk, in another order."""
     spec = family_spec(name)
+    model = FAMILIES[name].build(FAMILIES[name].config(**spec.model))
     plain, again = (
         gradients_and_weights(spec, Execution(checkpointing=mode), training_data(spec), tmp_path / mode, steps=2)
         for mode in ("none", "full")
     )
     for what, tensors in plain.items():
         for parameter, tensor in tensors.items():
-            assert torch.equal(again[what][parameter], tensor), (what, parameter)
+            difference = (again[what][parameter] - tensor).abs().max()
+            rounding = 1e-4 * tensor.abs().max() if hasattr(model, "rebuilds") else 0.0
+            assert difference <= rounding, (what, parameter)
 
 
 @pytest.mark.parametrize("name", EVERY)
