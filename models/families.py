@@ -11,6 +11,7 @@ from models.cost import Cost, Lengths
 from models.encoder_decoder import EncoderDecoder, EncoderDecoderConfig, encoder_decoder_cost
 from models.recurrent import Recurrent, RecurrentConfig, recurrent_cost
 from models.seq2seq import Seq2Seq, Seq2SeqConfig, seq2seq_cost
+from models.ssm import SsmConfig, StateSpace, ssm_cost
 from models.transformer import Transformer, TransformerConfig, transformer_cost
 from models.vae import Vae, VaeConfig, vae_cost
 
@@ -26,6 +27,8 @@ class Family:
     """(config, lengths of the examples) -> parameters and FLOPs per target unit."""
     reads: Literal["text", "sentences", "pairs", "series"] = "text"
     """What a batch holds (docs/models.md); data fills in the keys of the configuration that FROM_DATA names."""
+    masks_documents: bool = False
+    """Whether it can keep the documents of a packed example apart (data.mask_documents)."""
 
 
 FROM_DATA: dict[str, tuple[str, ...]] = {
@@ -38,12 +41,13 @@ FROM_DATA: dict[str, tuple[str, ...]] = {
 
 
 FAMILIES: dict[str, Family] = {
-    "transformer": Family("transformer", TransformerConfig, Transformer, transformer_cost),
+    "transformer": Family("transformer", TransformerConfig, Transformer, transformer_cost, masks_documents=True),
     "recurrent": Family("recurrent", RecurrentConfig, Recurrent, recurrent_cost),
     "encoder-decoder": Family(
         "encoder-decoder", EncoderDecoderConfig, EncoderDecoder, encoder_decoder_cost, reads="pairs"
     ),
     "seq2seq": Family("seq2seq", Seq2SeqConfig, Seq2Seq, seq2seq_cost, reads="pairs"),
+    "ssm": Family("ssm", SsmConfig, StateSpace, ssm_cost, reads="series"),
     "vae": Family("vae", VaeConfig, Vae, vae_cost, reads="sentences"),
 }
 
