@@ -1,5 +1,6 @@
 """Tokenizers of whole words or single characters, with a vocabulary counted on the training texts."""
 
+import re
 from collections import Counter
 from collections.abc import Iterable
 from typing import Literal
@@ -8,6 +9,9 @@ from data.errors import DataError
 from data.tokenizer import Tokenizer
 
 UNKNOWN = "<unk>"
+
+# What the library's WhitespaceSplit finds. Python alone takes the separators of ASCII (28 to 31) for white space.
+_WORD = re.compile(r"[\S\x1c-\x1f]+")
 
 
 def count_vocabulary(
@@ -19,7 +23,7 @@ def count_vocabulary(
     """
     counts: Counter[str] = Counter()
     for text in texts:
-        counts.update(text.split() if unit == "words" else text)
+        counts.update(_WORD.findall(text) if unit == "words" else text)
     counts.pop(UNKNOWN, None)  # a text that spells it means it
     kept = [item for item, count in counts.items() if count >= least_count]
     kept.sort(key=lambda item: (-counts[item], item))
