@@ -19,42 +19,54 @@ class BestLoss:
     source: str  # "law": L(N, D) at its best N and D; "minima": E + K C^-gamma through the minima of the budgets
     E: Estimate
     E_rows: Floats  # (1 + draws,)
-    reducible_rows: Callable[[float], Floats]  # C -> (1 + draws,) loss - E
+    reducible_rows: Callable[[Floats], Floats]  # C (points,) -> (points, 1 + draws) loss - E
     compute_rows: Callable[[Floats], Floats]  # reducible loss of each row -> its C
+
+    def loss_rows(self, C: ArrayLike) -> Floats:
+        """(points, 1 + draws)."""
+        return self.E_rows + self.reducible_rows(np.atleast_1d(C))
 
     def reducible(self, C: ArrayLike) -> Floats:
         """Loss - E at each C."""
-        return np.array([self.reducible_rows(value)[0] for value in np.atleast_1d(C)])
+        return self.reducible_rows(np.atleast_1d(C))[:, 0]
 
     def loss(self, C: ArrayLike) -> Floats:
         return self.E.value + self.reducible(C)
 
     def reducible_band(self, C: ArrayLike) -> tuple[Floats, Floats]:
         """95 % of the draws' reducible loss: every draw has its own E, so the band holds the uncertainty of E."""
-        return self._band(C, np.zeros_like(self.E_rows))
+        return band(self.reducible_rows(np.atleast_1d(C)))
 
     def loss_band(self, C: ArrayLike) -> tuple[Floats, Floats]:
         """95 % of the draws' loss."""
-        return self._band(C, self.E_rows)
+        return band(self.loss_rows(C))
 
     def exponent(self, C: float) -> Estimate:
         """gamma: between C and 10 C the reducible loss falls as C^-gamma."""
-        rows = np.log10(self.reducible_rows(C) / self.reducible_rows(10 * C))
+        rows = np.log10(self.reducible_rows(np.array([C]))[0] / self.reducible_rows(np.array([10 * C]))[0])
         return estimate(float(rows[0]), rows[1:])
 
     def to_halve(self, C: float) -> Estimate:
         """How many times C halves the reducible loss that is reached at C."""
-        rows = self.compute_rows(self.reducible_rows(C) / 2) / C
+        rows = self.compute_rows(self.reducible_rows(np.array([C]))[0] / 2) / C
         return estimate(float(rows[0]), rows[1:])
 
-    def _band(self, C: ArrayLike, offset: Floats) -> tuple[Floats, Floats]:
-        ends = [estimate(0.0, (offset + self.reducible_rows(value))[1:]) for value in np.atleast_1d(C)]
-        return np.array([end.low for end in ends]), np.array([end.high for end in ends])
+
+def band(rows: Floats) -> tuple[Floats, Floats]:
+    """(points, 1 + draws) -> the ends of 95 % of the draws at each point; row 0 is the fit, no draw."""
+    ends = [estimate(0.0, row[1:]) for row in rows]
+    return np.array([end.low for end in ends]), np.array([end.high for end in ends])
 
 
 def best_loss(fit: Fit) -> BestLoss | None:
     """The law's where there is one, else through the minima, else None."""
     return _from_law(fit) or _from_minima(fit)
+
+
+def identified(fit: Fit) -> bool:
+    """Do the runs tell the E of the best loss? That of the minima has an interval of its own."""
+    best = best_loss(fit)
+    return best is not None and (fit.health.identified if best.source == "law" else best.E.low > 0)
 
 
 def _from_law(fit: Fit) -> BestLoss | None:
@@ -67,13 +79,13 @@ def _from_law(fit: Fit) -> BestLoss | None:
     if not np.isfinite(laws[0]).all() or not np.isfinite(optimal(fit.cost, laws[:1], 1e15)[2]).all():
         return None
     E = laws[:, 0]
-    return BestLoss(
-        "law",
-        law.E,
-        E,
-        lambda C: optimal(fit.cost, laws, C)[2] - E,
-        lambda reducible: required(fit.cost, laws, E + reducible)[2],
-    )
+
+    def reducible(C: Floats) -> Floats:
+        # All points and draws in one bisection: each alone is so little work that calling NumPy would cost more.
+        losses = optimal(fit.cost, np.tile(laws, (len(C), 1)), np.repeat(C, len(laws)))[2]
+        return losses.reshape(len(C), len(laws)) - E
+
+    return BestLoss("law", law.E, E, reducible, lambda reducible: required(fit.cost, laws, E + reducible)[2])
 
 
 def _from_minima(fit: Fit) -> BestLoss | None:
@@ -86,4 +98,8 @@ def _from_minima(fit: Fit) -> BestLoss | None:
     if not np.isfinite(value).all():
         return None
     E, K, gamma = rows.T
-    return BestLoss("minima", frontier.E, E, lambda C: K * C**-gamma, lambda reducible: (reducible / K) ** (-1 / gamma))
+
+    def through_minima(C: Floats) -> Floats:
+        return K * C[:, None] ** -gamma
+
+    return BestLoss("minima", frontier.E, E, through_minima, lambda reducible: (reducible / K) ** (-1 / gamma))

@@ -58,9 +58,9 @@ def along(cost: Cost, laws: Floats, log_N: Floats) -> tuple[Floats, Floats, Floa
     return log_D, log_D + log_f, E + part * (1 + alpha / (beta * s))
 
 
-def optimal(cost: Cost, laws: Floats, compute: float) -> tuple[Floats, Floats, Floats]:
-    """N*, D* and loss of every law (draws, 5) at `compute` FLOPs; nan for a law without an optimum (A or B 0)."""
-    target = math.log(compute)
+def optimal(cost: Cost, laws: Floats, compute: float | Floats) -> tuple[Floats, Floats, Floats]:
+    """N*, D* and loss of every law (draws, 5) at `compute` FLOPs, one for all or one each; nan without an optimum."""
+    target = np.log(compute)
     return _at(cost, laws, lambda log_C, loss: log_C < target)[:3]
 
 

@@ -260,11 +260,11 @@ class Fit:
 
     def to_dict(self) -> dict[str, Any]:
         """JSON-ready: nan becomes null, infinities the strings "inf" and "-inf"."""
-        return _plain(self)
+        return plain(self)
 
     @classmethod
     def from_dict(cls, content: dict[str, Any]) -> Fit:
-        return _typed(cls, content)
+        return typed(cls, content)
 
     def save(self, path: Path) -> None:
         path.write_text(json.dumps(self.to_dict(), indent=1, allow_nan=False) + "\n")
@@ -287,21 +287,21 @@ class Prediction:
     warnings: tuple[str, ...] = ()
 
     def to_dict(self) -> dict[str, Any]:
-        return _plain(self)
+        return plain(self)
 
     @classmethod
     def from_dict(cls, content: dict[str, Any]) -> Prediction:
-        return _typed(cls, content)
+        return typed(cls, content)
 
 
-def _plain(value: Any) -> Any:
+def plain(value: Any) -> Any:
     """Dataclasses to dicts, tuples to lists, numpy to Python, non-finite floats to what JSON can hold."""
     if dataclasses.is_dataclass(value) and not isinstance(value, type):
-        return {field.name: _plain(getattr(value, field.name)) for field in dataclasses.fields(value)}
+        return {field.name: plain(getattr(value, field.name)) for field in dataclasses.fields(value)}
     if isinstance(value, dict):
-        return {str(key): _plain(item) for key, item in value.items()}
+        return {str(key): plain(item) for key, item in value.items()}
     if isinstance(value, (list, tuple)):
-        return [_plain(item) for item in value]
+        return [plain(item) for item in value]
     if isinstance(value, (bool, np.bool_)):
         return bool(value)
     if isinstance(value, (int, np.integer)):
@@ -312,17 +312,19 @@ def _plain(value: Any) -> Any:
     return value
 
 
-def _typed(kind: Any, value: Any) -> Any:
-    """The inverse of `_plain`, led by the annotations."""
+def typed(kind: Any, value: Any) -> Any:
+    """The inverse of `plain`, led by the annotations."""
     if dataclasses.is_dataclass(kind):
         hints = typing.get_type_hints(kind)
-        return kind(**{key: _typed(hints[key], item) for key, item in value.items()})  # type: ignore[operator]
+        return kind(**{key: typed(hints[key], item) for key, item in value.items()})  # type: ignore[operator]
     origin, arguments = typing.get_origin(kind), typing.get_args(kind)
+    if origin is dict:
+        return {key: typed(arguments[1], item) for key, item in value.items()} if arguments[1] is not Any else value
     if origin is tuple:
         inner = arguments[0] if arguments[-1] is Ellipsis else None
-        return tuple(_typed(inner or arguments[i], item) for i, item in enumerate(value))
+        return tuple(typed(inner or arguments[i], item) for i, item in enumerate(value))
     if origin in (Union, types.UnionType):
-        return None if value is None else _typed(next(a for a in arguments if a is not type(None)), value)
+        return None if value is None else typed(next(a for a in arguments if a is not type(None)), value)
     if kind is float:
         return math.nan if value is None else float(value)
     return value

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from tasks.errors import UserError
-from tasks.fit.best_loss import BestLoss, best_loss
+from tasks.fit.best_loss import BestLoss, best_loss, identified
 from tasks.fit.predict import predict
 from tasks.fit.result import Estimate, Fit, Prediction
 from tasks.report.words import listed, number, percent, plural, power_of_ten
@@ -69,7 +69,7 @@ def answer(fit: Fit) -> Answer:
     tested = _tested(fit)
     return Answer(
         best=best,
-        identified=_identified(fit, best),
+        identified=identified(fit),
         smallest=min(run.C for run in fit.used) if fit.used else None,
         largest=largest,
         exponent=exponent,
@@ -82,10 +82,6 @@ def answer(fit: Fit) -> Answer:
         checks=_checks(fit),
         advice=_advice(fit, tested),
     )
-
-
-def _identified(fit: Fit, best: BestLoss | None) -> bool:
-    return best is not None and (fit.health.identified if best.source == "law" else best.E.low > 0)
 
 
 def _predicted(fit: Fit, compute: float) -> Prediction | None:
