@@ -1,5 +1,6 @@
 """A dataset of pairs as later tasks open it."""
 
+import logging
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -11,6 +12,8 @@ from data.pairs import Pairs
 from data.tokenizer import Tokenizer
 from tasks.dataset import described
 from tasks.errors import UserError
+
+log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -43,7 +46,13 @@ class PairDataset:
             raise UserError(f"{self.name}: is pairs; a family that reads {reads} needs data.kind: text")
         if split not in self.content["splits"]:
             raise UserError(f"{self.name}: has no {split} split; name a source for it (data.{split})")
-        return Pairs(self.shards, split, sequence, self.source_tokenizer, self.tokenizer)
+        examples = Pairs(self.shards, split, sequence, self.source_tokenizer, self.tokenizer)
+        if examples.cut:
+            log.warning(
+                "data.sequence: %d of %d %s pairs have a side longer than %d tokens with its end; it is cut",
+                *(examples.cut, len(examples), split, sequence),
+            )
+        return examples
 
     def unit_bytes(self) -> np.ndarray:
         return self.tokenizer.token_bytes()

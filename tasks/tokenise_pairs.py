@@ -22,7 +22,7 @@ from tasks.store import MANIFEST
 from tasks.task import Context
 from tasks.tokenise import FileSpec, Frozen, Naming
 
-VERSION = 1
+VERSION = 2
 _NAMED = 1000  # skipped lines named one by one; the count is always whole
 _STATISTICS = "read.json"
 
@@ -188,7 +188,7 @@ def gather_pairs(context: Context) -> None:
         "shared": context.spec.shared,
         "source_vocabulary": tokenizers["source_tokenizer"].vocabulary,
         "vocabulary": tokenizers["tokenizer"].vocabulary,
-        "splits": {split: totals[split] for split in examples},
+        "splits": {split: {"tokens": int(pairs.lengths.sum()), **totals[split]} for split, pairs in examples.items()},
         "lengths": {split: _lengths(pairs) for split, pairs in examples.items()},
         "truth": _truth(naming.generated, examples),
         "held_out": sum(shard["held_out"] for shard in counted),
@@ -233,7 +233,7 @@ def _record(context: Context, content: dict[str, Any], examples: dict[str, Pairs
     record.describe(
         "dataset", f"data {content['name']}", {**{key: content[key] for key in names}, **totals}, context.tags
     )
-    lines = ["| split | pairs | source tokens | target tokens | unknown | longest source, target: 90 % | all |"]
+    lines = ["| split | pairs | source tokens | target tokens | unknown | longest source, target of 90 % | of all |"]
     lines.append("|---|---:|---:|---:|---:|---:|---:|")
     for split, counts in content["splits"].items():
         longest = content["lengths"][split]
@@ -243,7 +243,7 @@ def _record(context: Context, content: dict[str, Any], examples: dict[str, Pairs
             f"| {split} | {counts['pairs']:,} | {counts['source_tokens']:,} | {counts['target_tokens']:,} "
             f"| {unknown:,} | {spans} |"
         )
-    note = "\n".join(lines)
+    note = "\n".join(lines) + "\n\nLengths count the end. What is longer than data.sequence is cut in training."
     if content["held_out"]:
         note += f"\n\n{content['held_out']:,} pairs are not trained on, because one of their texts validates or tests."
     if content["truth"] is not None:

@@ -74,7 +74,7 @@ def test_vocabularies_are_known_before_anything_runs(corpus: Path, settings: dic
         assert batch["source"].max() < facts["source_vocabulary"] and batch["targets"].max() < facts["vocabulary"]
         written = dataset.content["splits"][split]
         assert len(examples) == written["pairs"] > 40
-        assert examples.units(batch) == written["target_tokens"] + written["pairs"]
+        assert examples.units(batch) == written["tokens"] == written["target_tokens"] + written["pairs"]
 
 
 def test_the_dataset_is_every_pair_once(corpus: Path) -> None:
