@@ -1,8 +1,13 @@
-"""A trained model in MLflow: a logged model with its signature, and a version of a registered one."""
+"""A trained model in MLflow: a logged model with its signature, and a version of a registered one.
+
+What it takes and gives depends on what its family reads (SERVED). Families that read something else have no model in
+MLflow: their runs are there without one.
+"""
 
 import shutil
 import tempfile
 import warnings
+from dataclasses import dataclass
 from importlib.metadata import version
 from pathlib import Path
 
@@ -13,11 +18,40 @@ BEST = "best"  # the alias of the version with the lowest validation loss
 _SOURCES = Path(__file__).resolve().parent.parent
 
 
+@dataclass(frozen=True)
+class Served:
+    """A model that takes texts and gives a row of `outputs` for each."""
+
+    code: str
+    """File beside this one that MLflow runs to load the model."""
+    tokenizers: tuple[str, ...]
+    """Folders of the dataset that it needs."""
+    outputs: tuple[tuple[str, str], ...]
+    parameters: tuple[tuple[str, str, int | float], ...]
+
+
+SERVED = {
+    "text": Served(
+        "mlflow_text_model.py",
+        ("tokenizer",),
+        (("string", "continuation"), ("double", "nats"), ("double", "bits_per_byte")),
+        (("tokens", "long", 32), ("temperature", "double", 0.0), ("top_k", "long", 0), ("seed", "long", 0)),
+    ),
+    "pairs": Served(
+        "mlflow_pair_model.py",
+        ("source_tokenizer", "tokenizer"),
+        (("string", "output"), ("double", "score"), ("double", "nats")),
+        (("tokens", "long", 200), ("beam", "long", 5), ("length_penalty", "double", 1.0)),
+    ),
+}
+"""By what a family reads."""
+
+
 def log_model(writer: RunWriter, root: Path, artifact: Path, name: str) -> None:
     """Logs the model of a committed training and registers it under `name`; once for each run."""
-    tokenizer = _tokenizer_of(root, artifact)
+    served, dataset = _served(artifact), _dataset_of(root, artifact)
     run = writer.client.get_run(writer.id)
-    if not (artifact / "model" / "config.json").is_file() or tokenizer is None:
+    if served is None or dataset is None:
         return
     if run.outputs is not None and run.outputs.model_outputs:
         return
@@ -29,14 +63,14 @@ def log_model(writer: RunWriter, root: Path, artifact: Path, name: str) -> None:
         writer.experiment_id, name=_plain(name), source_run_id=writer.id, tags={"reducible.artifact": artifact.name}
     )
     with tempfile.TemporaryDirectory() as folder:
-        _pack(Path(folder) / "model", artifact / "model", tokenizer)
+        _pack(Path(folder) / "model", artifact / "model", dataset, served)
         client.log_model_artifacts(logged.model_id, str(Path(folder) / "model"))
     client.finalize_logged_model(logged.model_id, "READY")
     client.log_outputs(writer.id, [LoggedModelOutput(logged.model_id, step=int(result.get("step") or 0))])
     _register(writer, logged.model_id, logged.artifact_location, _plain(name), result.get("validation_loss"))
 
 
-def _pack(folder: Path, model: Path, tokenizer: Path) -> None:
+def _pack(folder: Path, model: Path, dataset: Path, served: Served) -> None:
     """MLflow's model format: code that loads safetensors, the packages it needs, a signature."""
     import mlflow.pyfunc
     from mlflow.models import ModelSignature
@@ -44,19 +78,10 @@ def _pack(folder: Path, model: Path, tokenizer: Path) -> None:
 
     signature = ModelSignature(
         inputs=Schema([ColSpec("string")]),  # without a name, so that a plain list of texts will do
-        outputs=Schema(
-            [ColSpec("string", "continuation"), ColSpec("double", "nats"), ColSpec("double", "bits_per_byte")]
-        ),
-        params=ParamSchema(
-            [
-                ParamSpec("tokens", "long", 32),
-                ParamSpec("temperature", "double", 0.0),
-                ParamSpec("top_k", "long", 0),
-                ParamSpec("seed", "long", 0),
-            ]
-        ),
+        outputs=Schema([ColSpec(kind, name) for kind, name in served.outputs]),
+        params=ParamSchema([ParamSpec(name, kind, default) for name, kind, default in served.parameters]),
     )
-    needed = ["torch", "numpy", "pandas", "safetensors", "tokenizers"]
+    needed = ["torch", "numpy", "scipy", "pandas", "safetensors", "tokenizers"]
     with warnings.catch_warnings(), tempfile.TemporaryDirectory() as sources:
         warnings.simplefilter("ignore")  # it asks for type hints and an example, which a given signature replaces
         for package in ("models", "data"):
@@ -64,8 +89,8 @@ def _pack(folder: Path, model: Path, tokenizer: Path) -> None:
             shutil.copytree(_SOURCES / package, Path(sources) / package, ignore=ignored)
         mlflow.pyfunc.save_model(
             str(folder),
-            python_model=str(Path(__file__).with_name("mlflow_text_model.py")),
-            artifacts={"model": str(model), "tokenizer": str(tokenizer)},
+            python_model=str(Path(__file__).with_name(served.code)),
+            artifacts={"model": str(model), **{name: str(dataset / name) for name in served.tokenizers}},
             code_paths=[str(Path(sources) / package) for package in ("models", "data")],
             signature=signature,
             pip_requirements=[f"{package}=={version(package).partition('+')[0]}" for package in needed],
@@ -93,13 +118,23 @@ def _register(writer: RunWriter, model_id: str, location: str, name: str, loss: 
         client.set_registered_model_alias(name, BEST, made.version)
 
 
-def _tokenizer_of(root: Path, artifact: Path) -> Path | None:
-    """The tokenizer of the dataset that the training read."""
+def _served(artifact: Path) -> Served | None:
+    """None for a training that left no model, and for a family that is not served."""
+    config = read_json(artifact / "model" / "config.json")
+    if config is None:
+        return None
+    from models.families import family
+
+    return SERVED.get(family(config["family"]).reads)
+
+
+def _dataset_of(root: Path, artifact: Path) -> Path | None:
+    """The dataset that the training read, if it has tokenizers."""
     manifest = read_json(artifact / "manifest.json") or {}
     for identity in manifest.get("inputs", {}).values():
-        tokenizer = root / "artifacts" / "dataset" / identity / "tokenizer"
-        if tokenizer.is_dir():
-            return tokenizer
+        dataset = root / "artifacts" / "dataset" / identity
+        if (dataset / "tokenizer").is_dir():
+            return dataset
     return None
 
 
