@@ -81,7 +81,7 @@ def _pack(folder: Path, model: Path, dataset: Path, served: Served) -> None:
         outputs=Schema([ColSpec(kind, name) for kind, name in served.outputs]),
         params=ParamSchema([ParamSpec(name, kind, default) for name, kind, default in served.parameters]),
     )
-    needed = ["torch", "numpy", "scipy", "pandas", "safetensors", "tokenizers"]
+    needed = ["torch", "numpy", "pandas", "safetensors", "tokenizers"]
     with warnings.catch_warnings(), tempfile.TemporaryDirectory() as sources:
         warnings.simplefilter("ignore")  # it asks for type hints and an example, which a given signature replaces
         for package in ("models", "data"):
