@@ -9,6 +9,7 @@ from data.errors import DataError
 from data.order import key_of, permute
 
 _POOL_STEPS = 32  # steps whose examples are sorted by size together
+_LIKE = 1.15  # ratio of target lengths that count as alike
 _TOLERANCE = 0.02  # by how much a step may differ on average from the batch that was asked for
 
 
@@ -32,7 +33,7 @@ class Buckets:
     A lap is one epoch, and every lap has the same number of steps:
 
     1. permute the examples of the epoch (data/order.py);
-    2. sort by size inside pools of 32 steps' worth of units, by turns upwards and downwards;
+    2. inside pools of 32 steps' worth of units, sort into groups of like target length and these by size;
     3. cut where the cumulative units pass equal shares of the lap: one piece a step;
     4. permute the steps.
 
@@ -55,6 +56,7 @@ class Buckets:
         ragged = cast(RaggedExamples, examples)
         self._lengths = np.asarray(ragged.lengths, np.int64)
         self._sizes = np.asarray(ragged.sizes, np.int64)
+        self._groups = np.floor(np.log(self._lengths) / np.log(_LIKE)).astype(np.int64)
         self._room = micro_batch * examples.sequence
         self._seed = seed
         epoch_units = int(self._lengths.sum())
@@ -97,9 +99,10 @@ class Buckets:
         )
         before = np.cumsum(self._lengths[order]) - self._lengths[order]
         pool = np.arange(len(order)) // count if self._epochs > 1 else before // (_POOL_STEPS * self.units_per_step)
-        direction = np.where(pool % 2, -1, 1)
-        # Stable: what is equal in size and length stays in the order of the permutation.
-        order = order[np.lexsort((self._lengths[order] * direction, self._sizes[order] * direction, pool))]
+        # Groups of like length, each by size; pools and groups upwards and downwards by turns, so that what meets at a
+        # border is alike. Stable: equals stay in the order of the permutation.
+        group = self._groups[order] * np.where(pool % 2, -1, 1)
+        order = order[np.lexsort((self._sizes[order] * np.where(group % 2, -1, 1), group, pool))]
         seen = np.cumsum(self._lengths[order])
         middle = seen - self._lengths[order] / 2
         borders = np.searchsorted(middle, int(seen[-1]) * np.arange(pieces + 1) / pieces)

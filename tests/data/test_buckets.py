@@ -1,5 +1,6 @@
 """Ragged examples in steps of equal units: once an epoch, a pure function of the step, with little padding."""
 
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -119,19 +120,31 @@ def test_steps_do_not_run_from_short_to_long() -> None:
     assert np.std(means) > 3  # but each has its own length: that is what saves padding
 
 
+def padded(pieces: Sequence[np.ndarray], lengths: np.ndarray) -> float:
+    """Positions computed over positions that hold something."""
+    return sum(len(piece) * lengths[piece].max() for piece in pieces) / sum(lengths[piece].sum() for piece in pieces)
+
+
+def all_pieces(buckets: Buckets) -> list[np.ndarray]:
+    return [piece for step in range(buckets.steps_per_lap) for piece in buckets.micro_batches(step)]
+
+
 def test_little_is_padding() -> None:
-    """Where examples are taken at random more than half of each batch is padding."""
+    """Where examples are taken at random, more than half of each batch is padding."""
     ragged = drawn(20_000, 100)
-
-    def padding(pieces: list[np.ndarray]) -> float:
-        room = sum(len(piece) * ragged.sizes[piece].max() for piece in pieces)
-        return 1 - sum(ragged.sizes[piece].sum() for piece in pieces) / room
-
-    buckets = Buckets(ragged, 4096, 41, 0)
-    ours = padding([piece for step in range(buckets.steps_per_lap) for piece in buckets.micro_batches(step)])
     shuffled = np.random.default_rng(0).permutation(len(ragged))
-    assert padding(np.array_split(shuffled, 80)) > 0.5
-    assert ours < 0.04
+    assert padded(np.array_split(shuffled, 80), ragged.lengths) > 2
+    assert padded(all_pieces(Buckets(ragged, 4096, 41, 0)), ragged.lengths) < 1.08
+    alone = Ragged(ragged.lengths, 100)  # without sources, as sentences are
+    assert padded(all_pieces(Buckets(alone, 4096, 41, 0)), alone.lengths) < 1.06
+
+
+def test_targets_are_not_padded_where_sources_are_much_longer() -> None:
+    """Sorted by the longer side alone, short targets of all lengths would share a batch."""
+    generator = np.random.default_rng(0)
+    targets, sources = generator.integers(2, 12, 30_000), generator.integers(12, 64, 30_000)
+    pieces = all_pieces(Buckets(Ragged(targets, 64, sources), 2048, 32, 0))
+    assert padded(pieces, targets) < 1.05 and padded(pieces, sources) < 1.15
 
 
 def test_micro_batches_of_a_step_are_about_equal() -> None:
@@ -173,17 +186,13 @@ def test_what_cannot_train_says_what_to_do() -> None:
         Buckets(Ragged(np.ones(5, int), 8), 8, 0, 0)
 
 
-def test_padding_of_real_pairs_stays_below_a_twentieth(datasets: Path) -> None:
+def test_padding_of_real_pairs(datasets: Path) -> None:
     """Words of Multi30k, 4,096 target words a step: what the published recipe batches."""
-    sides = [
-        [len(line.split()) + 1 for line in (datasets / f"multi30k/tok/train.lc.norm.tok.{side}").open()]
+    sources, targets = (
+        np.array([len(line.split()) + 1 for line in (datasets / f"multi30k/tok/train.lc.norm.tok.{side}").open()])
         for side in ("en", "de")
-    ]
-    targets, sizes = np.array(sides[1]), np.max(sides, axis=0)
-    buckets = Buckets(Ragged(targets, 64, sizes), 4096, 128, 0)
-    room = sum(
-        len(piece) * sizes[piece].max()
-        for step in range(buckets.steps_per_lap)
-        for piece in buckets.micro_batches(step)
     )
-    assert sizes.sum() / room > 0.95
+    pieces = all_pieces(Buckets(Ragged(targets, 64, np.maximum(sources, targets)), 4096, 128, 0))
+    assert padded(pieces, targets) < 1.08 and padded(pieces, sources) < 1.2
+    shuffled = np.array_split(np.random.default_rng(0).permutation(len(targets)), len(pieces))
+    assert padded(shuffled, targets) > 2
