@@ -89,12 +89,11 @@ class BlockCholesky:
 def block_cholesky(diagonal_GTDD: Tensor, below_GTDD: Tensor) -> BlockCholesky:
     """Factorises the matrix with these diagonal blocks and blocks (t, t-1) below them (G, T-1, D, D).
 
-    Raises:
-        torch.linalg.LinAlgError: it is not positive definite.
+    A matrix that is not positive definite has NaN as determinant and solution.
     """
     rounds = []
     while (length := diagonal_GTDD.shape[1]) > 1:
-        lower_GTDD = torch.linalg.cholesky(diagonal_GTDD[:, 1::2])
+        lower_GTDD = cholesky_or_nan(diagonal_GTDD[:, 1::2])
         after_GTDD = below_GTDD[:, 1::2]
         after_GTDD = F.pad(after_GTDD, (0, 0, 0, 0, 0, length // 2 - after_GTDD.shape[1]))
         couplings = torch.cat([below_GTDD[:, 0::2], after_GTDD.mT], dim=-1)
@@ -104,7 +103,13 @@ def block_cholesky(diagonal_GTDD: Tensor, below_GTDD: Tensor) -> BlockCholesky:
         )
         below_GTDD = -(right_GTDD.mT @ left_GTDD)[:, : (length - 1) // 2]
         rounds.append(_Round(lower_GTDD, left_GTDD, right_GTDD, length))
-    return BlockCholesky(rounds, torch.linalg.cholesky(diagonal_GTDD[:, 0]))
+    return BlockCholesky(rounds, cholesky_or_nan(diagonal_GTDD[:, 0]))
+
+
+def cholesky_or_nan(matrix: Tensor) -> Tensor:
+    """Cholesky factors; NaN where there is none. The host neither waits for the device nor stops a training here."""
+    factor, failed = torch.linalg.cholesky_ex(matrix)
+    return torch.where((failed == 0)[..., None, None], factor, torch.nan)
 
 
 def _spread(even_GTIJ: Tensor, to_before: Tensor, to_after: Tensor, length: int) -> Tensor:

@@ -9,6 +9,7 @@ from torch import nn
 
 from models.cost import Cost, Lengths
 from models.encoder_decoder import EncoderDecoder, EncoderDecoderConfig, encoder_decoder_cost
+from models.linear_gaussian import LinearGaussianConfig, LinearGaussianModel, linear_gaussian_cost
 from models.recurrent import Recurrent, RecurrentConfig, recurrent_cost
 from models.seq2seq import Seq2Seq, Seq2SeqConfig, seq2seq_cost
 from models.ssm import SsmConfig, StateSpace, ssm_cost
@@ -47,6 +48,9 @@ FAMILIES: dict[str, Family] = {
         "encoder-decoder", EncoderDecoderConfig, EncoderDecoder, encoder_decoder_cost, reads="pairs"
     ),
     "seq2seq": Family("seq2seq", Seq2SeqConfig, Seq2Seq, seq2seq_cost, reads="pairs"),
+    "linear-gaussian": Family(
+        "linear-gaussian", LinearGaussianConfig, LinearGaussianModel, linear_gaussian_cost, reads="series"
+    ),
     "ssm": Family("ssm", SsmConfig, StateSpace, ssm_cost, reads="series"),
     "vae": Family("vae", VaeConfig, Vae, vae_cost, reads="sentences"),
 }

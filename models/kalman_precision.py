@@ -15,7 +15,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from models.block_tridiagonal import BlockCholesky, block_cholesky
+from models.block_tridiagonal import BlockCholesky, block_cholesky, cholesky_or_nan
 from models.kalman import LinearGaussian
 
 LOG_2_PI = math.log(2 * math.pi)
@@ -63,6 +63,20 @@ def model_of(parameters: Parameters) -> LinearGaussian:
     return LinearGaussian(A, B, C, D, mean, initial @ initial.T, b, c)
 
 
+def factor_of(packed: Tensor) -> Tensor:
+    """The lower triangular matrix whose rows are packed one after another, its diagonal by logarithms."""
+    size = (math.isqrt(8 * len(packed) + 1) - 1) // 2
+    rows, columns = torch.tril_indices(size, size, device=packed.device)
+    matrix = packed.new_zeros(size, size).index_put((rows, columns), packed)
+    return matrix.tril(-1) + matrix.diagonal().exp().diag_embed()
+
+
+def packed_of(factor: Tensor) -> Tensor:
+    """The numbers that `factor_of` makes that factor from."""
+    rows, columns = torch.tril_indices(*factor.shape, device=factor.device)
+    return (factor.tril(-1) + factor.diagonal().log().diag_embed())[rows, columns]
+
+
 class Channels(NamedTuple):
     """What a step tells by which channels it has, for each of M sets that occur."""
 
@@ -95,11 +109,7 @@ class Posterior:
 
 
 def posterior(parameters: Parameters, x_BTC: Tensor, observed_BTC: Tensor) -> Posterior:
-    """The exact posterior of every series.
-
-    Raises:
-        torch.linalg.LinAlgError: a noise has no full rank.
-    """
+    """The exact posterior of every series; NaN where the parameters are none or a noise has no full rank."""
     A, C = parameters.transition, parameters.emission
     x_BTC = torch.where(observed_BTC, x_BTC.double(), 0.0)
     B, T, _ = x_BTC.shape
@@ -156,7 +166,7 @@ def _channels(parameters: Parameters, observed_BTC: Tensor) -> Channels:
 
     R_CC = parameters.emission_factor @ parameters.emission_factor.mT
     both_MCC = seen_MC[:, :, None] * seen_MC[:, None, :]
-    factor_MCC = torch.linalg.cholesky(R_CC * both_MCC + torch.diag_embed(1 - seen_MC))
+    factor_MCC = cholesky_or_nan(R_CC * both_MCC + torch.diag_embed(1 - seen_MC))
     return Channels(
         code_BT, torch.cholesky_inverse(factor_MCC) * both_MCC, _log_determinant(factor_MCC), seen_MC.sum(1)
     )
@@ -207,11 +217,14 @@ class Regression(NamedTuple):
     terms: float
     """How many of them were summed."""
 
-    def expected_log_density(self, weights: Tensor, factor: Tensor) -> Tensor:
-        """E[sum of log N(y; W x, L L')], a scalar: what maximum likelihood climbs, given the moments."""
+    def spread(self, weights: Tensor) -> Tensor:
+        """E[sum of (y - W x)(y - W x)']."""
         cross = self.yx @ weights.mT
-        spread = self.yy - cross - cross.mT + weights @ self.xx @ weights.mT
-        trace = torch.cholesky_solve(spread, factor).diagonal().sum()
+        return self.yy - cross - cross.mT + weights @ self.xx @ weights.mT
+
+    def expected_log_density(self, weights: Tensor, factor: Tensor) -> Tensor:
+        """E[sum of log N(y; W x, L L')], a scalar."""
+        trace = torch.cholesky_solve(self.spread(weights), factor).diagonal().sum()
         return -0.5 * (self.terms * (len(factor) * LOG_2_PI + _log_determinant(factor)) + trace)
 
 
@@ -285,7 +298,7 @@ def _emission_moments(of: Posterior, covariance_GTDD: Tensor, zz: Tensor, z: Ten
 
 def _weighted(weight_G: Tensor, matrices: Tensor) -> Tensor:
     """Their weighted sum over the first axis."""
-    return (weight_G @ matrices.reshape(len(weight_G), -1)).view(matrices.shape[1:])
+    return (weight_G[None] @ matrices.reshape(len(weight_G), -1)).view(matrices.shape[1:])
 
 
 def _augmented(xx: Tensor, x: Tensor, count: float) -> Tensor:
