@@ -143,18 +143,20 @@ def fit(table: Path, out: Path | None, draws: int) -> None:
 @click.argument("sweep")
 @click.option("--compute", metavar="FLOPS", help="A training budget: what to train, and the loss to expect.")
 @click.option("--loss", type=float, help="A target in nats per unit: the compute that reaches it.")
+@click.option("--family", help="Which law, in a sweep of several families.")
 @click.option("--json", "as_json", is_flag=True, help="For programs.")
 @ROOT
-def predict(sweep: str, compute: str | None, loss: float | None, as_json: bool, root: str) -> None:
+def predict(sweep: str, compute: str | None, loss: float | None, family: str | None, as_json: bool, root: str) -> None:
     """Read a fitted law: SWEEP is the sweep's name, an artifact's identity, or the path of a fit.json.
 
     \b
     reducible predict demo --compute 1e15
     reducible predict demo --loss 1.2
+    reducible predict families --family lstm --compute 1e15
     """
     from pipelines.predict import print_prediction
 
-    print_prediction(sweep, compute, loss, as_json, root)
+    print_prediction(sweep, compute, loss, as_json, root, family)
 
 
 @main.command()

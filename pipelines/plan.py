@@ -22,8 +22,10 @@ SHARE_OF_PEAK = 0.4  # of the machine's matrix speed: what small models reach on
 
 def print_plan(recipe: Recipe, root: str, fresh: Sequence[str], settings: bool) -> None:
     store = Store(root)
+    provisional = False
     if recipe.sweep is not None:
         cells = sweep_tasks(recipe, store)
+        provisional = cells.provisional
         targets = [cell.train for cell in cells.cells]
         fresh = [name for name in fresh if name not in after_the_cells(recipe)]
     else:
@@ -41,7 +43,10 @@ def print_plan(recipe: Recipe, root: str, fresh: Sequence[str], settings: bool) 
         title = tasks[0].title if len(tasks) == 1 else f"{tasks[0].title} ... {tasks[-1].title} ({len(tasks)} {name})"
         click.echo(f"  {state:9} {title}  {click.style(why, dim=True)}")
     if recipe.sweep is not None:
-        click.echo("  then      fit and report, over the cells that finish")
+        several = "a fit for each family, what overtakes what" if recipe.sweep.families else "fit"
+        click.echo(f"  then      {several} and report, over the cells that finish")
+    if provisional:
+        click.echo("  the cells are a guess: what a unit costs is known when the dataset is there")
     _print_cost(recipe, [task for task in in_order(targets) if task.name == "train"], waiting)
 
 
@@ -95,7 +100,7 @@ def _print_cost(recipe: Recipe, training: list[Task], waiting: set[str]) -> None
     total = sum(task.weight for task in training)
     left = sum(task.weight for task in training if task.identity in waiting)
     click.echo(f"\n{len(training)} trainings, {total:.4g} FLOPs; to do {left:.4g} FLOPs")
-    for line in _model_lines(training):
+    for line in _model_lines(recipe, training):
         click.echo(f"  {line}")
     if left:
         import torch
@@ -109,24 +114,27 @@ def _print_cost(recipe: Recipe, training: list[Task], waiting: set[str]) -> None
             click.echo(f"  about {_duration(seconds)} on this machine, at {SHARE_OF_PEAK:.0%} of its matrix speed")
 
 
-def _model_lines(training: list[Task]) -> Iterator[str]:
+def _model_lines(recipe: Recipe, training: list[Task]) -> Iterator[str]:
     """One line for each size: parameters, and the bytes of weights, gradients and AdamW's moments in fp32."""
     from models.cost import Lengths, state_bytes
     from models.families import family
 
     seen = set()
+    several = len({task.tags.get("family") for task in training}) > 1
     for task in training:
         spec: Any = task.spec
         kind = family(spec.family)
         config = kind.config(**spec.model)
-        if config in seen:
+        if (kind.name, repr(config)) in seen:
             continue
-        seen.add(config)
+        seen.add((kind.name, repr(config)))
         cost = kind.cost(config, Lengths.fixed(spec.sequence, spec.sequence if kind.reads == "pairs" else 0))
+        per_unit = task.weight / ((spec.stop_step - spec.start_step) * spec.batch)  # with the data's own lengths
+        whose = f"{task.tags['family']} " if several else ""
         yield (
-            f"width {spec.model.get('width', '-'):>5}: N {cost.parameters:>13,} "
+            f"{whose}width {spec.model.get('width', '-'):>5}: N {cost.parameters:>13,} "
             f"({cost.parameters_without_embeddings:,} without embeddings), "
-            f"{cost.training_flops_per_unit:.4g} FLOPs a token, "
+            f"{per_unit:.4g} FLOPs a {recipe.data.unit}, "
             f"{_bytes(state_bytes(cost.parameters).total)} for weights, gradients and AdamW"
         )
 

@@ -14,19 +14,38 @@ from tasks.fit.summary import prediction_text
 from tasks.store import Store
 
 
-def print_prediction(sweep: str, compute: str | None, loss: float | None, as_json: bool, root: str) -> None:
-    """`sweep` is a sweep's name, the start of a fit's identity, or the path of a fit.json."""
+def print_prediction(
+    sweep: str, compute: str | None, loss: float | None, as_json: bool, root: str, family: str | None = None
+) -> None:
+    """`sweep` is a sweep's name, the start of a fit's identity, or the path of a fit.json.
+
+    family: which of a sweep of several.
+    """
     if (compute is None) == (loss is None):
         raise UserError("predict: give one of --compute FLOPS and --loss NATS")
     path = Path(sweep)
     if not path.is_file():
-        path = find(Store(root), "fit", sweep) / "fit.json"
+        path = find(Store(root), "fit", _fit_of(Store(root), sweep, family)) / "fit.json"
     try:
         fit = Fit.load(path)
     except (ValueError, KeyError, TypeError, AttributeError):
         raise UserError(f"{path}: is no fit.json; give a sweep's name or the fit.json of a fit") from None
     answer = predict(fit, compute=None if compute is None else _flops(compute), loss=loss)
     click.echo(json.dumps(answer.to_dict(), indent=1) if as_json else prediction_text(answer))
+
+
+def _fit_of(store: Store, sweep: str, family: str | None) -> str:
+    """The name of the one fit that is meant."""
+    labels = [str(manifest["label"]).removeprefix("fit ") for manifest in store.manifests("fit")]
+    families = list(dict.fromkeys(label.removeprefix(f"{sweep}/") for label in labels if label.startswith(f"{sweep}/")))
+    if family is None:
+        if families and sweep not in labels:
+            raise UserError(f"{sweep}: has a law for each of its families; add --family {', '.join(sorted(families))}")
+        return sweep
+    if family not in families:
+        there = f"it has {', '.join(sorted(families))}" if families else "it is no sweep of several families"
+        raise UserError(f"--family {family}: {sweep} has no such family; {there}")
+    return f"{sweep}/{family}"
 
 
 def _flops(text: str) -> float:

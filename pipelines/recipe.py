@@ -2,7 +2,7 @@
 
 from typing import Annotated, Any, Literal
 
-from pydantic import Discriminator, Field, Tag, model_validator
+from pydantic import ConfigDict, Discriminator, Field, Tag, model_validator
 
 from pipelines.fields import Count, Number, Section, Share
 from pipelines.recipe_pairs import PairData
@@ -101,13 +101,38 @@ class Cell(Section):
     tokens: Count
 
 
+Widths = tuple[int, ...] | tuple[tuple[int, ...], ...]
+"""For all budgets, or a list each."""
+
+
+class SweepFamily(Section):
+    """One of several families in a sweep. Every key that is not listed here is one of its model's."""
+
+    model_config = ConfigDict(frozen=True, extra="allow", allow_inf_nan=False)
+
+    family: str
+    name: str | None = Field(default=None, pattern=r"^\w[\w.-]*$", description="default the family's")
+    widths: Widths = Field(default=(), description="its own ladder, instead of the sweep's")
+    sizes: tuple[Count, ...] = ()
+    optimizer: Optimizer | None = Field(default=None, description="what differs from train.optimizer")
+
+    @property
+    def title(self) -> str:
+        return self.name or self.family
+
+    @property
+    def model(self) -> dict[str, Any]:
+        return {"family": self.family, **(self.model_extra or {})}
+
+
 class Sweep(Section):
     """Which cells: budgets x sizes (isoFLOP), an explicit grid, or trunks of several token counts per size."""
 
     budgets: tuple[Annotated[Number, Field(gt=0)], ...] = Field(default=(), description="training FLOPs per cell")
-    widths: tuple[int, ...] | tuple[tuple[int, ...], ...] = Field(
-        default=(), description="for all budgets, or a list each"
+    families: tuple[SweepFamily, ...] = Field(
+        default=(), description="several on the same data and ledger, instead of model"
     )
+    widths: Widths = Field(default=(), description="for all budgets, or a list each")
     sizes: tuple[Count, ...] = Field(default=(), description="about so many parameters, instead of widths")
     tokens: tuple[Count, ...] = Field(default=(), description="target units, instead of budgets")
     cells: tuple[Cell, ...] = Field(default=(), description="the grid itself, instead of budgets and widths")
@@ -121,13 +146,14 @@ class Sweep(Section):
 
     @model_validator(mode="after")
     def _one_design(self) -> "Sweep":
+        self._check_families()
         if self.cells:
             if self.budgets or self.widths or self.sizes or self.tokens:
                 raise ValueError("cells is the whole grid; leave out budgets, widths, sizes and tokens")
             return self
         if bool(self.budgets) == bool(self.tokens):
             raise ValueError("give one of budgets (FLOPs) and tokens, with widths or sizes")
-        if bool(self.widths) == bool(self.sizes):
+        if not self.families and bool(self.widths) == bool(self.sizes):
             raise ValueError("give one of widths and sizes")
         if self.trunk and not self.tokens:
             raise ValueError("trunk needs tokens: the counts at which branches cool down")
@@ -137,9 +163,24 @@ class Sweep(Section):
             raise ValueError("a trunk takes its learning rate from the width rule; leave out learning_rate or trunk")
         if self.trunk and len(set(self.batches)) > 1:
             raise ValueError("the branches of a trunk share its batch: give one value in train.batch instead")
-        if self.widths and isinstance(self.widths[0], tuple) and len(self.widths) != len(self.budgets or self.tokens):
-            raise ValueError("widths is one list for all budgets, or one list for each")
+        for ladder in (self.widths, *(entry.widths for entry in self.families)):
+            if ladder and isinstance(ladder[0], tuple) and len(ladder) != len(self.budgets or self.tokens):
+                raise ValueError("widths is one list for all budgets, or one list for each")
         return self
+
+    def _check_families(self) -> None:
+        titles = [entry.title for entry in self.families]
+        for title in titles:
+            if titles.count(title) > 1:
+                raise ValueError(f"families: {titles.count(title)} are called {title}; give each a name of its own")
+        for entry in self.families:
+            if self.cells and (entry.widths or entry.sizes):
+                raise ValueError(f"families: cells is the whole grid; leave out widths and sizes of {entry.title}")
+            # What an entry does not say is the sweep's.
+            ladders = [bool(entry.widths), bool(entry.sizes)]
+            ladders = ladders if any(ladders) else [bool(self.widths), bool(self.sizes)]
+            if not self.cells and sum(ladders) != 1:
+                raise ValueError(f"families: give one of widths and sizes for {entry.title}, there or for all")
 
 
 class Recipe(Section):

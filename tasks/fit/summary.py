@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
 
 from tasks.errors import UserError
 from tasks.fit.best_loss import best_loss
+from tasks.fit.overtaking import Comparison
 from tasks.fit.predict import predict
 from tasks.fit.result import Estimate, Fit, Prediction
 
@@ -51,6 +53,27 @@ def summary(fit: Fit) -> str:
         )
     lines += [f"note: {text}" for text in (*fit.health.warnings, *fit.notes)]
     lines += [f"excluded {run.name}: {run.reason}" for run in fit.excluded]
+    return "\n".join(lines)
+
+
+def families_summary(fits: Mapping[str, Fit], comparison: Comparison) -> str:
+    """A line for each family, what overtakes what, and the E that they may share."""
+    wide = max(map(len, fits))
+    lines = ["L(N, D) = E + A N^-alpha + B D^-beta for each family; gamma of its reducible loss   (95 % intervals)"]
+    for name, fit in fits.items():
+        law, best = fit.law, best_loss(fit)
+        text = f"  {name:{wide}}  {len(fit.used)} runs"
+        if law is None or best is None:
+            lines.append(f"{text}; {fit.health.verdict}")
+            continue
+        E = f"E = {law.E}" if fit.health.identified else f"E = {law.E.value:.4g}, not identified"
+        gamma = best.exponent(fit.largest_compute)
+        lines.append(f"{text}; {E}; alpha = {law.alpha}; beta = {law.beta}; gamma = {gamma}")
+    lines += [f"{found.sentence}." for found in comparison.overtakings]
+    lines.append(f"{comparison.shared_E.sentence}.")
+    for name, fit in fits.items():
+        lines += [f"note, {name}: {text}" for text in (*fit.health.warnings, *fit.notes)]
+        lines += [f"excluded {run.name}: {run.reason}" for run in fit.excluded]
     return "\n".join(lines)
 
 

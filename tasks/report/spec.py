@@ -20,3 +20,10 @@ class ReportSpec(BaseModel):
     predict: str = Field(
         default="", description="what `reducible predict` is to be given for this fit; no command where empty"
     )
+
+
+class FamiliesReportSpec(ReportSpec):
+    """Identity of a report on several families."""
+
+    families: tuple[str, ...] = Field(description="those that have a fit, in the order of the recipe")
+    declared: tuple[str, ...] = Field(description="all of the recipe: a family's place here gives it its colour")
