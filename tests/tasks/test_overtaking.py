@@ -7,7 +7,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from family_cases import BUDGETS, EARLY, LATE, crossing, fitted
+from overtaking_cases import BUDGETS, EARLY, LATE, crossing, fitted
 
 from tasks.fit.best_loss import best_loss
 from tasks.fit.overtaking import AHEAD, CANNOT_TELL, OVERTAKES, Comparison, compare, loss_tables
