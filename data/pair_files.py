@@ -67,6 +67,13 @@ class LeftOut:
     """Lines that are blank in both parallel files."""
     skipped: list[Skipped] = field(default_factory=list)
 
+    def said(self) -> str:
+        """For an error about what is missing then: nothing, or how many were skipped and why the first was."""
+        if not self.skipped:
+            return ""
+        first = self.skipped[0]
+        return f" ({len(self.skipped):,} skipped; the first: {first.file}: {first.where}{first.reason})"
+
 
 def listing(source: PairSource, cache: Path | None = None) -> list[InputFile]:
     """Every input file, hashed. Of parallel files there are two, source/NAME and target/NAME."""
@@ -79,8 +86,7 @@ def listing(source: PairSource, cache: Path | None = None) -> list[InputFile]:
             return [InputFile(name, str(path), *HashCache(cache).sha256(path))]
         if source.locations[0].startswith("builtin:"):
             raise DataError(
-                f"source: {source.locations[0]} is text, not pairs; there are builtin:docstrings and "
-                "builtin:docstrings-packages"
+                f"source: {source.locations[0]} holds no pairs; builtin:docstrings and builtin:docstrings-packages do"
             )
     files = []
     for side, location in zip(("source", "target"), source.locations, strict=False):
@@ -243,9 +249,10 @@ def _tsv(
         if named:
             assert columns is not None
             for name in columns:
-                if name not in cells:
+                if cells.count(str(name)) != 1:
                     raise DataError(
-                        f"{file.path}: line {number} names no column {name!r} (it has {', '.join(cells)}); "
+                        f"{file.path}: line {number} names {'no' if name not in cells else 'more than one'} column "
+                        f"{name!r} (it has {', '.join(cells)}); "
                         "data.columns are two of them, or two numbers where no line names the columns"
                     )
             places, width, named = (cells.index(str(columns[0])), cells.index(str(columns[1]))), len(cells), False
@@ -267,6 +274,8 @@ def _tsv(
 
 def _text(name: str, number: int, line: bytes) -> str | Skipped:
     """A line without its end."""
+    if b"\0" in line:
+        return Skipped(name, f"line {number}: ", "holds a NUL byte, which no text does; is it UTF-16? Save it as UTF-8")
     try:
         return (line.removeprefix(_MARK) if number == 1 else line).rstrip(b"\r\n").decode()
     except UnicodeDecodeError as error:

@@ -25,7 +25,8 @@ def training_texts(
         total = files[0 if side == "source" else 1].size
     keep = 1.0 if sample is None else min(1.0, sample / max(total, 1))
     taken = found = 0
-    for pair in read_pairs(files, source, LeftOut()):
+    left_out = LeftOut()
+    for pair in read_pairs(files, source, left_out):
         if division.split_of(pair) != "train":
             continue
         found += 1
@@ -38,4 +39,7 @@ def training_texts(
         if sample is not None and taken >= sample:
             return
     if not found:
-        raise DataError("tokenizer: no pair is left to train on; give more pairs or a smaller data.validation_share")
+        raise DataError(
+            f"data.source: {' '.join(source.locations)} leaves no pair to train a tokenizer on{left_out.said()}; "
+            "give more pairs or a smaller data.validation_share"
+        )

@@ -112,6 +112,7 @@ def pair_dataset_task(recipe: Recipe, store: Store) -> Task:
         execution=PairNaming(
             name=recipe.name,
             source=" ".join(data.source) if data.source else f"generated:{generated.kind if generated else ''}",
+            apart={split: " ".join(given.source.locations) for split, given in apart.items()},
             generated=vars(generated) if generated else None,
         ),
     )

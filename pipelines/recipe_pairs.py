@@ -7,14 +7,19 @@ from pydantic import BeforeValidator, Field, model_validator
 from pipelines.fields import Count, Number, Section
 
 
-def _as_list(value: Any) -> Any:
+def _files(value: Any) -> Any:
     """One file is a list of one."""
-    return (value,) if isinstance(value, str) else value
+    files = (value,) if isinstance(value, str) else value
+    if (
+        not isinstance(files, list | tuple)
+        or len(files) not in (1, 2)
+        or not all(isinstance(file, str) for file in files)
+    ):
+        raise ValueError("a path of pairs, or a list of two parallel files, such as [train.en, train.de]")
+    return tuple(files)
 
 
-Files = Annotated[
-    tuple[Annotated[str, Field(min_length=1)], ...], BeforeValidator(_as_list), Field(min_length=1, max_length=2)
-]
+Files = Annotated[tuple[str, ...], BeforeValidator(_files)]
 """A file, folder or glob of pairs, or two parallel files."""
 
 
@@ -24,6 +29,8 @@ def _two_columns(value: Any) -> Any:
     kinds = {type(item) for item in value} if isinstance(value, list | tuple) else set()
     if kinds not in ({int}, {str}) or len(value) != 2 or kinds == {int} and min(value) < 1:
         raise ValueError("two names, or two numbers from 1, such as [1, 2]: the source's column and the target's")
+    if value[0] == value[1]:
+        raise ValueError("two different columns: the source's and the target's")
     return tuple(value)
 
 

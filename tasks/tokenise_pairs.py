@@ -86,6 +86,7 @@ class PairDatasetSpec(Frozen):
 class PairNaming(Naming):
     """Execution: what people call the dataset, and the truth about generated pairs."""
 
+    apart: Mapping[str, str] = {}  # sources of validation and test, where they have their own
     generated: dict[str, Any] | None = None
 
 
@@ -162,13 +163,8 @@ def gather_pairs(context: Context) -> None:
         }
         for split in SPLITS
     }
-    for split in ("train", "validation"):
-        if not totals[split]["pairs"]:
-            raise DataError(
-                f"data.source: {naming.source} leaves the {split} split empty ({totals['train']['pairs']:,} pairs for "
-                f"train, {totals['validation']['pairs']:,} for validation); give more pairs, another "
-                "data.validation_share, or a source for validation (data.validation)"
-            )
+    held_out = sum(shard["held_out"] for shard in counted)
+    _refuse_empty(naming, {split: totals[split]["pairs"] for split in SPLITS}, held_out)
     tokenizers = {}
     for name in ("source_tokenizer", "tokenizer"):
         tokenizers[name] = Tokenizer.load(context.inputs[name])
@@ -191,7 +187,7 @@ def gather_pairs(context: Context) -> None:
         "splits": {split: {"tokens": int(pairs.lengths.sum()), **totals[split]} for split, pairs in examples.items()},
         "lengths": {split: _lengths(pairs) for split, pairs in examples.items()},
         "truth": _truth(naming.generated, examples),
-        "held_out": sum(shard["held_out"] for shard in counted),
+        "held_out": held_out,
         "empty": sum(shard["empty"] for shard in read),
         "skipped": sum(shard["skipped"] for shard in read),
         "skipped_inputs": [name for shard in read for name in shard["skipped_inputs"]],
@@ -200,6 +196,21 @@ def gather_pairs(context: Context) -> None:
     }
     (context.staging / "dataset.json").write_text(json.dumps(content, indent=1) + "\n")
     _record(context, content, examples)
+
+
+def _refuse_empty(naming: PairNaming, pairs: Mapping[str, int], held_out: int) -> None:
+    for split, place in naming.apart.items():
+        if not pairs[split]:
+            raise DataError(f"data.{split}: {place} holds no pairs")
+    for split in ("train", "validation"):
+        if not pairs[split]:
+            why = f"{pairs['train']:,} pairs for train, {pairs['validation']:,} for validation"
+            if held_out:
+                why += f"; {held_out:,} are left out because a text of theirs validates or tests"
+            raise DataError(
+                f"data.source: {naming.source} leaves the {split} split empty ({why}); give more different pairs, "
+                "another data.validation_share, or a source for validation (data.validation)"
+            )
 
 
 def _lengths(pairs: Pairs) -> dict[str, dict[str, int]]:

@@ -131,7 +131,7 @@ def test_as_text_a_sentence_is_a_document(package: Path, tmp_path: Path) -> None
 
 def test_text_corpora_are_no_pairs(tmp_path: Path) -> None:
     for location in ("builtin:stdlib", "builtin:nothing"):
-        with pytest.raises(DataError, match="there are builtin:docstrings and"):
+        with pytest.raises(DataError, match="holds no pairs; builtin:docstrings and"):
             listing(PairSource((location,)), tmp_path)
 
 

@@ -77,6 +77,8 @@ def test_every_format_gives_the_same_pairs(tmp_path: Path) -> None:
         ("p.jsonl", b'{"source": "a", "target": 1}\n', {}, r"line 1: column 'target' holds int, not text"),
         ("p.jsonl", b"[1]\n", {}, r"line 1: a list, not an object with columns of text"),
         ("p.jsonl", b"{}\n", {"columns": (1, 2)}, r"data\.columns: .*give two names instead of numbers"),
+        ("p.tsv", b"en\ten\na\tb\n", {"columns": ("en", "de")}, r"line 1 names more than one column 'en'"),
+        ("p.tsv", "a\tb\n".encode("utf-16-le"), {}, r"line 1: holds a NUL byte, which no text does; is it UTF-16\?"),
         ("p.csv", b"a,b\n", {}, r"p\.csv: CSV is not read; write the pairs as TSV"),
         ("p.tsv.gz", gzip.compress(b"a\tb\n" * 99)[:-9], {}, r"p\.tsv\.gz: cannot be read"),
     ],
@@ -301,7 +303,7 @@ def test_tokenizers_see_training_texts_only(tmp_path: Path) -> None:
     sample = list(training_texts(files, source, "both", division, sample=1000))
     assert 500 < sum(map(len, sample)) < 1100 and set(sample) < {text for row in train for text in row}
     assert max(int(text[6:]) for text in sample) > 200  # from all parts of the file
-    with pytest.raises(DataError, match="no pair is left to train on"):
+    with pytest.raises(DataError, match="leaves no pair to train a tokenizer on"):
         list(training_texts(files, source, "source", Division(split="test")))
 
 

@@ -152,7 +152,7 @@ def test_what_changes_makes_again_what_depends_on_it_and_nothing_else(corpus: Pa
     [
         ({"source": "none.tsv"}, r"none\.tsv does not exist"),
         ({}, r"data: give one of source \(pairs\.tsv, .*\) and generated"),
-        ({"source": ["a", "b", "c"]}, r"data\.source: .*at most 2"),
+        ({"source": ["a", "b", "c"]}, r"data\.source: .*a list of two parallel files"),
         ({"source": "pairs.tsv", "columns": [0, 1]}, r"data\.columns: .*two names, or two numbers from 1"),
         ({"source": "pairs.tsv", "columns": ["de"]}, r"data\.columns: .*two names, or two numbers from 1"),
         ({"source": "pairs.tsv", "tokenizer": {"kind": "file"}}, r"data\.tokenizer: path names a tokenizer\.json"),
@@ -165,14 +165,23 @@ def test_what_changes_makes_again_what_depends_on_it_and_nothing_else(corpus: Pa
         ({"source": "pairs.tsv", "split_by": "name"}, r"data\.split_by: 'name' is not allowed"),
         ({"generated": {"kind": "swap"}}, r"data\.generated\.kind: 'swap' is not allowed"),
         ({"generated": {"kind": "copy", "symbols": 99}}, r"generated\.symbols: 99 is not within 2 to 64"),
-        ({"source": "builtin:stdlib"}, r"builtin:stdlib is text, not pairs; there are builtin:docstrings and"),
+        ({"source": "builtin:stdlib"}, r"builtin:stdlib holds no pairs; builtin:docstrings and"),
         ({"source": "one.tsv"}, r"one\.tsv leaves the validation split empty \(1 pairs for train, 0 for validation\)"),
-        ({"source": "empty.tsv"}, r"no pair is left to train on"),
+        ({"source": "empty.tsv"}, r"empty\.tsv leaves no pair to train a tokenizer on; give more"),
+        ({"source": 3}, r"data\.source: 3 is not allowed; it must be a path of pairs, or a list of two parallel"),
+        ({"source": "pairs.tsv", "columns": [1, 1]}, r"data\.columns: .*two different columns"),
+        ({"source": "bad.tsv", "on_error": "skip"}, r"\(2 skipped; the first: bad\.tsv: line 1: 1 column instead of 2"),
+        ({"source": "pairs.tsv", "test": "empty.tsv"}, r"data\.test: .*empty\.tsv holds no pairs"),
+        (
+            {"source": "pairs.tsv", "validation": "pairs.tsv"},
+            r"leaves the train split empty \(.*; 400 are left out because a text of theirs validates or tests\)",
+        ),
     ],
 )
 def test_a_mistake_is_one_line(corpus: Path, settings: dict[str, Any], message: str) -> None:
     (corpus / "one.tsv").write_text("a\tb\n")
     (corpus / "empty.tsv").write_text("\n")
+    (corpus / "bad.tsv").write_text("a\nb\n")
     with pytest.raises((UserError, DataError), match=message) as caught:
         made(corpus, {"tokenizer": {"kind": "words"}, **settings})
     assert "\n" not in str(caught.value)
