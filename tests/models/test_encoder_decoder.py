@@ -410,3 +410,16 @@ def test_the_ladder_reaches_from_thousands_of_parameters_to_the_papers_base():
 def test_a_wrong_config_is_named(keys, message):
     with pytest.raises(ValueError, match=message):
         small(**keys)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("smoothing", [0.0, 0.1])
+def test_it_compiles_as_one_graph_with_the_same_gradients(smoothing):
+    """No graph break; aot_eager traces forward and backward without generating code."""
+    model, batch = small(label_smoothing=smoothing).double(), pairs(sentences(4), sentences(4, seed=2))
+    expected = gradients(model, batch)
+    compiled = torch.compile(model, backend="aot_eager", fullgraph=True)
+    model.zero_grad()
+    compiled(batch).nats.backward()
+    for name, parameter in model.named_parameters():
+        torch.testing.assert_close(parameter.grad, expected[name], msg=name)
