@@ -94,7 +94,8 @@ def numpy_nats(model, source, target):
         outputs, last = [], []
         for suffix in suffixes:
             names = [
-                f"encoder.lstm.{kind}_l{layer}{suffix}" for kind in ("weight_ih", "weight_hh", "bias_ih", "bias_hh")
+                f"encoder.recurrence.lstm.{kind}_l{layer}{suffix}"
+                for kind in ("weight_ih", "weight_hh", "bias_ih", "bias_hh")
             ]
             w_ih, w_hh, b_ih, b_hh = (w[name] for name in names)
             h = c = np.zeros(w_hh.shape[1])
@@ -388,7 +389,7 @@ def test_every_parameter_is_in_one_group_and_only_matrices_decay(name):
 
 def test_forget_gates_start_open():
     model = Seq2Seq(config_of("bahdanau"))
-    for lstm, bias in (("encoder", model.encoder.lstm.bias_ih_l0), ("decoder", model.decoder.gates[0].bias)):
+    for lstm, bias in (("encoder", model.encoder.recurrence.lstm.bias_ih_l0), ("decoder", model.decoder.gates[0].bias)):
         gates = bias.view(4, -1)
         assert torch.equal(gates[1], torch.ones_like(gates[1])), lstm
         assert not gates[[0, 2, 3]].any()
