@@ -151,7 +151,7 @@ class Recurrent(nn.Module):
 
         def advance(inputs_TB: Tensor, targets_TB: Tensor, states: list[State | None]) -> tuple[Tensor, list[State]]:
             h_TBD, new = self.advance(inputs_TB, states, masks)
-            return cross_entropy(self._logits(h_TBD), targets_TB).nats, new
+            return cross_entropy(self.predict(h_TBD), targets_TB).nats, new
 
         nats, new = over_time(advance, (inputs_TB, targets_TB), states, self.rebuilds)
         if self.config.truncation is not None:
@@ -183,7 +183,7 @@ class Recurrent(nn.Module):
         memory = Memory(self.config.depth) if caches is None else caches
         h_TBD, new = self.advance(tokens_BT.T, memory.states)
         memory.states = list(new)
-        return self._logits(h_TBD).transpose(0, 1)
+        return self.predict(h_TBD).transpose(0, 1)
 
     def caches(self, rows: int, length: int) -> Memory:
         """An empty memory for `logits` to read bit by bit; it takes any number of rows and any length."""
@@ -204,7 +204,7 @@ class Recurrent(nn.Module):
             yield piece, start + step >= length
         self.left = {}
 
-    def _logits(self, h_TBD: Tensor) -> Tensor:
+    def predict(self, h_TBD: Tensor) -> Tensor:
         table = self.embedding.weight if self.output is None else self.output.weight
         return F.linear(h_TBD * self.logit_scale, table, self.output_bias)
 

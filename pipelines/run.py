@@ -11,6 +11,7 @@ from pipelines.data import dataset_task, lengths_of, model_facts
 from pipelines.engine import engine, failures, make_again
 from pipelines.recipe import Recipe
 from pipelines.training import Model, family_of, model_of, train_spec, training_task
+from tasks.errors import UserError
 from tasks.evaluate import spec as evaluate_spec
 from tasks.evaluate.spec import EvaluateSpec
 from tasks.store import Store
@@ -30,9 +31,11 @@ class RunTasks:
 
 
 def run_tasks(recipe: Recipe, store: Store) -> RunTasks:
-    reads = family_of(recipe).reads
+    kind = family_of(recipe)
+    if recipe.evaluate.gradient_flow and kind.name != "recurrent":
+        raise UserError(f"evaluate.gradient_flow: is for the family recurrent; leave it out with a {kind.name}")
     dataset = dataset_task(recipe, store)
-    model = model_of(recipe, model_facts(recipe, store), lengths_of(recipe, store, dataset, reads))
+    model = model_of(recipe, model_facts(recipe, store), lengths_of(recipe, store, dataset, kind.reads))
     tags = {"pipeline": recipe.name}
     tokens = recipe.train.tokens or TOKENS_PER_PARAMETER * model.cost.parameters
     spec = train_spec(recipe, model, tokens=tokens)

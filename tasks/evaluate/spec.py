@@ -20,6 +20,8 @@ class EvaluateSpec(BaseModel):
     """Samples, examples or forecasts shown."""
     sample_tokens: int = Field(default=200, ge=1)
     seed: int = Field(default=0, ge=0)
+    gradient_flow: bool = False
+    """text, recurrent: measure how far back in time gradients reach (models/gradient_flow.py)."""
     decoded: int | None = Field(default=1000, ge=1)
     """pairs: sentences translated by search for BLEU and its like. None: all."""
     beam: int = Field(default=5, ge=1)

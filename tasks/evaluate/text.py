@@ -4,6 +4,7 @@ import json
 import math
 from typing import Any
 
+from tasks.evaluate.gradient_flow import show_gradient_flow
 from tasks.evaluate.spec import EvaluateSpec, Evaluation, SampleOptions
 from tasks.record import Record
 
@@ -21,6 +22,8 @@ def evaluate(model: Any, dataset: Any, trained: dict[str, Any], spec: EvaluateSp
         samples.append(tokenizer.decode([int(token) for token in ids]))
     (record.files / "samples.json").write_text(json.dumps(samples, indent=1) + "\n")
     draw_by_position(measured["loss_by_position"], record)
+    if spec.gradient_flow:
+        measured |= show_gradient_flow(model, examples, trained, record)
     return Evaluation(measured, headline(measured), _note(measured, samples))
 
 

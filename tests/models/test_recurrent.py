@@ -197,7 +197,7 @@ def test_a_piece_s_gradient_is_that_of_a_state_that_is_given(cell):
     for tokens in batch["inputs"].T.split(4):
         h, states = model.advance(tokens, states)
         states = [tuple(part.detach() for part in state) for state in states]
-        logits.append(model._logits(h))
+        logits.append(model.predict(h))
     nn.functional.cross_entropy(
         torch.cat(logits).flatten(0, 1), batch["targets"].T.flatten(), ignore_index=-100, reduction="sum"
     ).backward()
