@@ -192,9 +192,9 @@ def test_label_smoothing_acts_in_training_only_and_leaves_the_plain_loss_beside_
     smoothed = model(batch)
     plain = model.eval()(batch)
     assert smoothed.parts["cross_entropy"].item() == pytest.approx(plain.nats.item())
-    decoded = model.decode(batch)
-    logits = F.linear(model.readout(decoded.h_BTD, decoded.attended_BTD), model.output_table())
-    expected = F.cross_entropy(logits.flatten(0, 1), batch["targets"].flatten(), reduction="sum", label_smoothing=0.1)
+    expected = F.cross_entropy(
+        model.logits(batch).flatten(0, 1), batch["targets"].flatten(), reduction="sum", label_smoothing=0.1
+    )
     assert smoothed.nats.item() == pytest.approx(expected.item(), rel=1e-6)
 
 
@@ -238,8 +238,7 @@ def test_a_search_sees_the_logits_of_teacher_forcing(name):
     model = built(name).eval()
     sources, targets = sentences(4), sentences(4, (6, 7), seed=2)
     batch = pairs(sources, targets)
-    decoded = model.decode(batch)
-    expected = F.linear(model.readout(decoded.h_BTD, decoded.attended_BTD), model.output_table())
+    expected = model.logits(batch)
     order = torch.tensor([2, 0, 0, 3, 1])
     state = model.select(model.start(batch), order)
     for step in range(7):
