@@ -254,11 +254,6 @@ class Seq2Seq(nn.Module):
         smoothing = self.config.label_smoothing if self.training else 0.0
         return output_loss(self.readout(h, attended), self.output_table(), targets_BT, smoothing)
 
-    def logits(self, batch: dict[str, Tensor]) -> Tensor:
-        """(B, T, vocabulary) under teacher forcing; `targets` are not looked at."""
-        decoded = self.decode(batch)
-        return F.linear(self.readout(decoded.h_BTD, decoded.attended_BTD), self.output_table())
-
     def decode(self, batch: dict[str, Tensor]) -> Decoded:
         """The decoder's states under teacher forcing."""
         return self.decoder(self.dropped(self.embedding(batch["inputs"])), self.start(batch))
