@@ -19,12 +19,12 @@ from typing import Any
 
 import yaml
 
+from pipelines.load import PATHS
 from tasks.errors import UserError
 
 CODE = Path(__file__).resolve().parent.parent  # the folder that holds our packages
 PACKAGES = ("data", "models", "tasks", "pipelines")
 LIMIT = 100 * 2**20  # bytes of the zip: what Ray's job server takes
-RECIPE_PATHS = (("data", "source"), ("data", "validation"), ("data", "tokenizer", "path"))
 
 
 @dataclass(frozen=True)
@@ -101,16 +101,15 @@ def _named(arguments: Sequence[str], here: Path) -> Iterator[Named]:
                 recipes.append(written)
     chain = [part for recipe in recipes for part in _with_bases(recipe, here)]
     for path, content in chain:
-        base = _at(content, ["base"])
-        if base:
+        for base in _at(content, ["base"]):
             yield Named("base", base, path.parent / base)
-    for keys in RECIPE_PATHS:
-        field = ".".join(keys)
-        places = [(overrides[field], Path())] if field in overrides else []
-        places += [(found, path.parent) for path, content in chain if (found := _at(content, keys))]
-        if places and not places[0][0].startswith("builtin:"):
-            text, folder = places[0]
-            yield Named(field, text, folder / Path(text).expanduser())
+    for field in PATHS:
+        places = [(_texts(_value(overrides[field])), Path())] if field in overrides else []
+        places += [(found, path.parent) for path, content in chain if (found := _at(content, field.split(".")))]
+        texts, folder = places[0] if places else ([], Path())
+        for text in texts:
+            if not text.startswith("builtin:"):
+                yield Named(field, text, folder / Path(text).expanduser())
 
 
 def _with_bases(path: Path, here: Path) -> list[tuple[Path, Any]]:
@@ -118,15 +117,28 @@ def _with_bases(path: Path, here: Path) -> list[tuple[Path, Any]]:
     chain: list[tuple[Path, Any]] = []
     while (here / path).is_file() and path not in [seen for seen, _ in chain]:
         chain.append((path, yaml.safe_load((here / path).read_text())))
-        path = Path(os.path.normpath(path.parent / (_at(chain[-1][1], ["base"]) or "")))
+        path = Path(os.path.normpath(path.parent / next(iter(_at(chain[-1][1], ["base"])), "")))
     return chain
 
 
-def _at(content: Any, keys: Sequence[str]) -> str | None:
+def _at(content: Any, keys: Sequence[str]) -> list[str]:
+    """The path, or the paths of a list, at this place of a recipe."""
     value = content
     for key in keys:
         value = value.get(key) if isinstance(value, dict) else None
-    return value if isinstance(value, str) else None
+    return _texts(value)
+
+
+def _value(text: str) -> Any:
+    """An override's value as load_recipe reads it; what is no YAML, such as *.md, is text."""
+    try:
+        return yaml.safe_load(text)
+    except yaml.YAMLError:
+        return text
+
+
+def _texts(value: Any) -> list[str]:
+    return [item for item in (value if isinstance(value, list) else [value]) if isinstance(item, str)]
 
 
 def _travelling(named: Named, storage: Path, here: Path) -> list[Path]:

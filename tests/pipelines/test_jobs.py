@@ -61,7 +61,21 @@ def test_a_recipe_its_bases_and_its_data_travel(here: Path) -> None:
     assert _travels(here, "my-notes.yaml", "data.source=other.txt") == [*recipe, "other.txt"]
     assert _travels(here, "my-notes.yaml", "data.source=notes") == [*recipe, "notes/a.md", "notes/deep/b.md"]
     assert _travels(here, "my-notes.yaml", "data.source=builtin:stdlib") == recipe
+    assert _travels(here, "my-notes.yaml", "data.source=*.txt") == [*recipe, "other.txt"]
     assert _travels(here, "a-run", "--data", "other.txt", "--seed=3") == ["other.txt"]
+
+
+def test_every_file_of_pairs_travels(here: Path) -> None:
+    for name in ("a.en", "a.de", "v.tsv", "t.en", "t.de", "tok/s.json"):
+        (here / name).parent.mkdir(exist_ok=True)
+        (here / name).write_text("x")
+    recipe = "data: {source: [a.en, a.de], test: [t.en, t.de], validation: v.tsv, source_tokenizer: {path: tok/s.json}}"
+    (here / "pairs.yaml").write_text(recipe)
+    others = ["pairs.yaml", "t.de", "t.en", "tok/s.json", "v.tsv"]
+    assert _travels(here, "pairs.yaml") == ["a.de", "a.en", *others]
+    assert _travels(here, "pairs.yaml", "data.source=[other.txt, a.de]") == ["a.de", "other.txt", *others]
+    with pytest.raises(UserError, match=r"^data.test: .*nothing does not exist"):
+        _travels(here, "pairs.yaml", "data.test=[t.en, nothing]")
 
 
 def test_paths_that_the_cluster_would_not_see_are_refused(here: Path) -> None:
