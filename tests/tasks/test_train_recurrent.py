@@ -1,4 +1,4 @@
-"""Truncated back-propagation in the train step: exact sums, resumed to the bit, the same on two ranks; its diagnostic."""
+"""Truncated back-propagation in the train step: exact sums, resumed to the bit, two ranks as one; its diagnostic."""
 
 import sys
 from pathlib import Path
