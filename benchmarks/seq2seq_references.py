@@ -158,7 +158,7 @@ def word_error_rate(found: list[str], pairs: list[Pair]) -> str:
 
 # Tasks ------------------------------------------------------------------------------------------------------------
 
-TRANSLATION = {"width": 256, "dropout": 0.3, "label_smoothing": 0.1}
+TRANSLATION = {"width": 192, "dropout": 0.3, "label_smoothing": 0.1}
 LANGUAGES = ("ady", "bul", "dut", "fre", "hin", "ice", "jpn", "kor")
 
 
@@ -166,7 +166,7 @@ def tasks_of(name: str) -> list[Task]:
     if name.startswith("multi30k"):
         _, source, target, *attention = name.split("-")
         model = TRANSLATION | {"attention": attention[0] if attention else "luong"}
-        return [Task(name, multi30k(source, target), joint_bpe(5000), bleu, 64, 10, 1024, model)]
+        return [Task(name, multi30k(source, target), joint_bpe(4000), bleu, 64, 9, 1024, model)]
     if name == "scan":
         words = small_vocabularies("words", "words")
         return [Task(name, scan, words, exact_match, 64, 8, 1024, {"width": 128, "dropout": 0.1}, beam=1)]
