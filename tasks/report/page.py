@@ -39,11 +39,11 @@ def write_report(
     """
     (folder / "figures").mkdir(parents=True, exist_ok=True)
     figures = draw(fit, folder / "figures", spec.unit, curves)
-    page = _environment().get_template("report.html").render(
+    page = environment().get_template("report.html").render(
         fit=fit,
         spec=spec,
         answer=answer(fit),
-        runs=sorted(fit.runs, key=_order),
+        runs=in_order(fit.runs),
         figures={figure.key: figure for figure in figures},
         provenance=dict(provenance or {}),
         units=f"{spec.unit}s",
@@ -54,9 +54,9 @@ def write_report(
     return Report(path, tuple(figures))
 
 
-def _environment() -> Environment:
+def environment() -> Environment:
     # Names of runs, recipes and warnings come from users: everything is escaped unless this package wrote it.
-    environment = Environment(
+    made = Environment(
         loader=FileSystemLoader(Path(__file__).parent),
         autoescape=True,
         undefined=StrictUndefined,
@@ -75,13 +75,20 @@ def _environment() -> Environment:
         words.interval,
         words.with_interval,
         words.plural,
+        words.with_powers,
     ):
-        environment.filters[write.__name__] = write
-    environment.filters["interval_of_counts"] = lambda estimate: words.interval(estimate, words.count)
-    environment.filters["interval_of_percents"] = lambda estimate: words.interval(estimate, words.percent)
-    environment.filters["interval_of_factors"] = lambda estimate: words.interval(estimate, lambda x: words.number(x, 3))
-    environment.filters["data_uri"] = _data_uri
-    return environment
+        made.filters[write.__name__] = write
+    made.filters["interval_of_counts"] = lambda estimate: words.interval(estimate, words.count)
+    made.filters["interval_of_percents"] = lambda estimate: words.interval(estimate, words.percent)
+    made.filters["interval_of_factors"] = lambda estimate: words.interval(estimate, lambda x: words.number(x, 3))
+    made.filters["interval_of_compute"] = lambda estimate: words.interval(estimate, words.power_of_ten)
+    made.filters["interval_of_differences"] = lambda estimate: words.interval(estimate, words.signed)
+    made.filters["data_uri"] = _data_uri
+    return made
+
+
+def in_order(runs: Sequence[Run]) -> list[Run]:
+    return sorted(runs, key=_order)
 
 
 def _order(run: Run) -> tuple[bool, float, float]:

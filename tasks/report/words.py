@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Callable
 
 from markupsafe import Markup
@@ -60,6 +61,17 @@ def typed(value: float) -> str:
     """As a command line takes it: 1.3e+14 becomes 1.3e14."""
     mantissa, exponent = f"{value:.4g}".partition("e")[::2]
     return f"{mantissa}e{int(exponent)}" if exponent else mantissa
+
+
+def signed(value: float | None) -> str:
+    """+0.05, −0.2: three digits, for differences."""
+    text = number(value, 3)
+    return f"+{text}" if value is not None and value > 0 else text
+
+
+def with_powers(text: str) -> str:
+    """A sentence of the fit's with its 2.4e+21 as 2.4×10²¹."""
+    return re.sub(r"\b\d+(?:\.\d+)?e[+-]?\d+\b", lambda match: power_of_ten(float(match[0])), text)
 
 
 def percent(value: float | None) -> str:
