@@ -37,7 +37,8 @@ def sample(model: Any, dataset: Any, trained: dict[str, Any], prompt: str, optio
 
     tokenizer = dataset.tokenizer
     torch.manual_seed(options.seed)
-    how = (options.tokens, options.temperature, options.top_k, options.seed)
+    longest = min(options.tokens, trained["sequence"])
+    how = (longest, options.temperature, options.top_k, options.seed)
     separator, device = tokenizer.separator, next(model.parameters()).device
     with torch.inference_mode():
         if not prompt:
@@ -45,7 +46,7 @@ def sample(model: Any, dataset: Any, trained: dict[str, Any], prompt: str, optio
             return "\n".join(map(tokenizer.decode, write(model, z_BZ, separator, *how)))
         q = model.posterior(one_batch([tokenizer.encode_batch([prompt])[0]], separator, device))
         around_BZ = q.sample(4)[:, 0]
-        greedy = write(model, q.mean_BZ, separator, options.tokens)
+        greedy = write(model, q.mean_BZ, separator, longest)
         neighbours = write(model, around_BZ, separator, *how)
     lines = [f"again: {tokenizer.decode(greedy[0])}", *(f"near:  {tokenizer.decode(ids)}" for ids in neighbours)]
     return "\n".join([prompt, *lines])
@@ -141,7 +142,8 @@ def write_sentences(model: Any, tokenizer: Any, examples: Any, spec: EvaluateSpe
     device, separator = next(model.parameters()).device, tokenizer.separator
 
     def texts(z_BZ: Any, temperature: float = 0.0) -> list[str]:
-        ids = write(model, z_BZ, separator, spec.sample_tokens, temperature, seed=spec.seed)
+        longest = min(spec.sample_tokens, examples.sequence)
+        ids = write(model, z_BZ, separator, longest, temperature, seed=spec.seed)
         return [tokenizer.decode(row) for row in ids]
 
     with torch.inference_mode():

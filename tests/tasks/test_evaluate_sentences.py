@@ -169,8 +169,8 @@ def test_the_note_shows_numbers_and_sentences_as_markdown_tables(tmp_path: Path)
 
 def test_a_sample_is_from_the_prior_or_around_a_prompt() -> None:
     options = SampleOptions(tokens=6)
-    prior = sample(small_model(), dataset(), {}, "", options)
-    assert prior == sample(small_model(), dataset(), {}, "", options)
-    assert prior != sample(small_model(), dataset(), {}, "", SampleOptions(tokens=6, seed=1))
-    first, again, *near = sample(small_model(), dataset(), {}, "a prompt", options).split("\n")[:3]
+    prior = sample(small_model(), dataset(), {"sequence": 64}, "", options)
+    assert prior == sample(small_model(), dataset(), {"sequence": 64}, "", options)
+    assert prior != sample(small_model(), dataset(), {"sequence": 64}, "", SampleOptions(tokens=6, seed=1))
+    first, again, *near = sample(small_model(), dataset(), {"sequence": 64}, "a prompt", options).split("\n")[:3]
     assert first == "a prompt" and again.startswith("again: ") and near[0].startswith("near: ")
