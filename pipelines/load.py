@@ -85,7 +85,7 @@ def _absolute(value: Any, folder: Path) -> Any:
     """A path, or each of a list of paths, seen from the folder; what is no path stays as it is."""
     if isinstance(value, list):
         return [_absolute(item, folder) for item in value]
-    if not isinstance(value, str) or value.startswith("builtin:"):
+    if not isinstance(value, str) or not value or value.startswith("builtin:"):
         return value
     return str((folder / Path(value).expanduser()).absolute())
 

@@ -6,6 +6,7 @@ from pathlib import Path
 import numpy as np
 
 from data.batches import Batches, Examples, StepBatches, fixed
+from data.buckets import Buckets
 from models.cost import Lengths
 from models.families import family
 from tasks.dataset import open_dataset
@@ -41,11 +42,15 @@ def open_examples(data: Path, spec: TrainSpec) -> TrainingData:
     train, held_out = (
         dataset.examples(reads, split, spec.sequence, spec.mask_documents) for split in ("train", "validation")
     )
+    train_batches = batches_of(train, spec.batch, spec.micro_batch, spec.seed)
+    held_out_batches = batches_of(held_out, spec.sequence, spec.micro_batch, spec.seed)
+    # As many target units as so many examples of full length have.
+    count = round(spec.validation.examples * spec.sequence / lengths_of(held_out).target)
     return TrainingData(
-        batches_of(train, spec.batch, spec.micro_batch, spec.seed),
-        batches_of(held_out, spec.sequence, spec.micro_batch, spec.seed),
+        train_batches,
+        held_out_batches,
         # Without gradients a larger micro-batch fits, and tiny ones would cost more than they compute.
-        fixed(held_out, spec.validation.examples, max(spec.micro_batch, SMALLEST_VALIDATION // spec.sequence)),
+        fixed(held_out, count, max(spec.micro_batch, SMALLEST_VALIDATION // spec.sequence)),
         dataset.unit_bytes(),
         lengths_of(train),
     )
@@ -53,11 +58,8 @@ def open_examples(data: Path, spec: TrainSpec) -> TrainingData:
 
 def batches_of(examples: Examples, batch_units: int, micro_batch: int, seed: int) -> StepBatches:
     """Examples of one length in order, ragged ones in buckets of about equal length."""
-    if not hasattr(examples, "lengths"):
-        return Batches(examples, batch_units, micro_batch, seed)
-    from data.buckets import Buckets
-
-    return Buckets(examples, batch_units, micro_batch, seed)
+    kind = Buckets if hasattr(examples, "lengths") else Batches
+    return kind(examples, batch_units, micro_batch, seed)
 
 
 def lengths_of(examples: Examples) -> Lengths:

@@ -40,6 +40,7 @@ class ValidationSpec(Frozen):
 
     every: int | None = Field(default=None, ge=1)
     examples: int = Field(default=64, ge=1)
+    """Of full length; of ragged examples so many more that they have as many target units."""
 
 
 class TrainSpec(Frozen):
