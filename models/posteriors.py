@@ -18,6 +18,7 @@ the sampling chain alone.
 import torch
 from torch import Tensor, nn
 
+from models.chain import Elman, SamplingChain
 from models.gaussian import positive, wide
 from models.transitions import initialise, initialise_recurrent
 
@@ -32,7 +33,7 @@ def reverse(x_TBX: Tensor, lengths_B: Tensor) -> Tensor:
 
 
 def recurrence(cell: str, inputs: int, width: int) -> nn.RNNBase:
-    return nn.LSTM(inputs, width) if cell == "lstm" else nn.RNN(inputs, width)
+    return nn.LSTM(inputs, width) if cell == "lstm" else Elman(inputs, width)
 
 
 def recurrence_flops(cell: str, inputs: int, width: int) -> int:
@@ -102,16 +103,12 @@ class StructuredPosterior(nn.Module):
         return self.sample(self.read(x_TBX, lengths_B), noise_TBL)
 
     def sample(self, read_TBW: Tensor, noise_TBL: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        z_BL = None
-        means, deviations, latents = [], [], []
-        # unbind, never read_TBW[t]: backward of each select would write a zero tensor of all T steps.
-        for read_BW, noise_BL in zip(read_TBW.unbind(), noise_TBL.unbind(), strict=True):
-            mean_BL, deviation_BL = self.step(read_BW, z_BL)
-            z_BL = torch.addcmul(mean_BL, deviation_BL, noise_BL)
-            means.append(mean_BL)
-            deviations.append(deviation_BL)
-            latents.append(z_BL)
-        return torch.stack(means), torch.stack(deviations), torch.stack(latents)
+        weights = (self.first, self.before.weight, self.before.bias, self.head.weight, self.head.bias)
+        with torch.autocast(read_TBW.device.type, enabled=False):
+            mean_TBL, deviation_TBL, z_TBL = SamplingChain.apply(
+                wide(read_TBW), wide(noise_TBL), *(wide(weight) for weight in weights)
+            )
+        return mean_TBL, deviation_TBL, z_TBL
 
     def step(self, read_BW: Tensor, z_BL: Tensor | None) -> tuple[Tensor, Tensor]:
         if z_BL is None:

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 from torch.distributions import Bernoulli, Categorical, Independent, Normal, kl_divergence
 
+from models.chain import Elman, SamplingChain
 from models.cost import Lengths
 from models.flops import count_flops
 from models.gaussian import raw_of
@@ -129,6 +130,31 @@ def test_each_form_of_q_sees_what_its_name_says(posterior: str, past: bool, futu
     mean, _ = model.posterior.step(read[3].detach(), torch.zeros(1, 4, dtype=torch.float64))
     moved, _ = model.posterior.step(read[3].detach(), torch.ones(1, 4, dtype=torch.float64))
     assert bool((mean != moved).any()) == (posterior == "structured")
+
+
+def test_the_chain_has_the_gradient_of_its_equations() -> None:
+    """Its backward is written by hand; the oracle is finite differences in float64."""
+    random = torch.Generator().manual_seed(9)
+    shapes = [(4, 3, 5), (4, 3, 2), (2,), (5, 2), (5,), (4, 5), (4,)]
+    values = [torch.randn(shape, generator=random, dtype=torch.float64) for shape in shapes]
+    for index, value in enumerate(values):
+        value.requires_grad_(index != 1)
+    assert torch.autograd.gradcheck(SamplingChain.apply, values)
+
+
+def test_the_elman_network_is_torchs() -> None:
+    torch.manual_seed(10)
+    ours, x = Elman(3, 4).double(), torch.randn(5, 2, 3, dtype=torch.float64, requires_grad=True)
+    theirs = torch.nn.RNN(3, 4).double()
+    theirs.load_state_dict(ours.state_dict())
+    gradients = []
+    for network in (ours, theirs):
+        h, last = network(x)
+        (h.square().sum() + last.sum()).backward()
+        gradients.append([h, last, x.grad, *(parameter.grad for parameter in network.parameters())])
+        x.grad = None
+    for found, expected in zip(*gradients, strict=True):
+        torch.testing.assert_close(found, expected)
 
 
 def test_the_divergence_is_weighted_in_training_alone_and_by_the_step_alone() -> None:
