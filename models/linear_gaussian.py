@@ -46,6 +46,8 @@ class LinearGaussianModel(nn.Module):
     compiles = False
     """Its work is linear algebra in float64, which a compiler leaves as it is."""
     stochastic = False
+    exact = True
+    """Its loss is the likelihood, and its forecasts have a closed form."""
 
     def __init__(self, config: LinearGaussianConfig) -> None:
         super().__init__()
@@ -118,23 +120,41 @@ class LinearGaussianModel(nn.Module):
     def forecast(self, batch: dict[str, Tensor], horizon: int, samples: int) -> Tensor:
         """(samples, B, horizon, C): values of the steps that follow each series, drawn from torch's generator."""
         p = self.parameters_in_double()
-        given = posterior(p, batch["values"], batch["observed"])
-        covariance_GTDD, _ = given.factor.inverse_blocks()
-        last_B = batch["steps"].sum(1) - 1
-        rows = torch.arange(len(last_B), device=last_B.device)
-        factor_BDD = torch.linalg.cholesky(covariance_GTDD[given.group_B, last_B])
-        mean_BD = given.mean_BTD[rows, last_B]
+        mean_BD, covariance_BDD = self._last(p, batch)
 
         def noise(*shape: int) -> Tensor:
             return torch.randn(*shape, dtype=torch.float64, device=mean_BD.device)
 
-        z_SBD = mean_BD + (factor_BDD @ noise(samples, *mean_BD.shape, 1))[..., 0]
+        z_SBD = mean_BD + (torch.linalg.cholesky(covariance_BDD) @ noise(samples, *mean_BD.shape, 1))[..., 0]
         drawn = []
         for _ in range(horizon):
             z_SBD = z_SBD @ p.transition.mT + p.latent_offset + noise(*z_SBD.shape) @ p.transition_factor.mT
             mean_SBC = z_SBD @ p.emission.mT + p.emission_offset
             drawn.append(mean_SBC + noise(*mean_SBC.shape) @ p.emission_factor.mT)
         return torch.stack(drawn, dim=2).float()
+
+    @torch.no_grad()
+    def predict(self, batch: dict[str, Tensor], horizon: int) -> tuple[Tensor, Tensor]:
+        """Mean (B, horizon, C) and deviation of every value that `forecast` draws: each is normal, float64."""
+        p = self.parameters_in_double()
+        mean_BD, covariance_BDD = self._last(p, batch)
+        moved, read = p.transition_factor @ p.transition_factor.mT, p.emission_factor @ p.emission_factor.mT
+        means, deviations = [], []
+        for _ in range(horizon):
+            mean_BD = mean_BD @ p.transition.mT + p.latent_offset
+            covariance_BDD = p.transition @ covariance_BDD @ p.transition.mT + moved
+            means.append(mean_BD @ p.emission.mT + p.emission_offset)
+            covariance_BCC = p.emission @ covariance_BDD @ p.emission.mT + read
+            deviations.append(covariance_BCC.diagonal(dim1=1, dim2=2).sqrt())
+        return torch.stack(means, dim=1), torch.stack(deviations, dim=1)
+
+    def _last(self, parameters: Parameters, batch: dict[str, Tensor]) -> tuple[Tensor, Tensor]:
+        """Mean (B, D) and covariance (B, D, D) of the latent of every series' last step."""
+        given = posterior(parameters, batch["values"], batch["observed"])
+        covariance_GTDD, _ = given.factor.inverse_blocks()
+        last_B = batch["steps"].sum(1) - 1
+        rows = torch.arange(len(last_B), device=last_B.device)
+        return given.mean_BTD[rows, last_B], covariance_GTDD[given.group_B, last_B]
 
     def known(self) -> LinearGaussian:
         """The model as models/kalman.py and models/certificate.py take it."""

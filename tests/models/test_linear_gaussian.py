@@ -188,10 +188,13 @@ def test_forecasts_have_the_exact_moments(system, drawn, module):
     torch.manual_seed(0)
     drawn_SBHC = module.forecast(batch, horizon=3, samples=20_000).double()
     assert drawn_SBHC.shape == (20_000, 5, 3, 2)
+    predicted_BHC, deviation_BHC = module.predict(batch, horizon=3)
     for row, length in enumerate(lengths):
         one = (batch["values"][row : row + 1, :length].numpy(), batch["observed"][row : row + 1, :length].numpy())
         exact = forecast(system, kalman_filter(system, *one), 3)
         deviation = np.sqrt(np.diagonal(exact.covariance_GHCC[0], axis1=1, axis2=2))
+        np.testing.assert_allclose(predicted_BHC[row], exact.mean_BHC[0], atol=1e-5)
+        np.testing.assert_allclose(deviation_BHC[row], deviation, rtol=1e-5)
         error = (drawn_SBHC[:, row].mean(0).numpy() - exact.mean_BHC[0]) / deviation
         assert np.abs(error).max() < 5 / 20_000**0.5
         np.testing.assert_allclose(drawn_SBHC[:, row].std(0).numpy(), deviation, rtol=0.03)

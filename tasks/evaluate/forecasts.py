@@ -1,0 +1,234 @@
+"""Forecasts of held-out series: where they begin, what they are given, what they are compared with.
+
+A forecast begins inside a series of the split and is given up to `sequence` steps before it, of an earlier split too:
+where series were cut in time, the train part's end stands before the validation part. Axes: N forecasts, T steps
+given, H steps ahead, C channels.
+"""
+
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from tasks.evaluate.forecast_scores import (
+    Forecast,
+    NormalForecast,
+    SampledForecast,
+    coverage,
+    normal_log_density,
+)
+
+FORECASTS = 256
+"""At most so many, spread over the split."""
+DRAWS = 200
+"""Of a model whose forecasts have no closed form."""
+HELD = 2**22
+"""Numbers of a step that a model's draws take at once."""
+EARLIER = {"validation": ("train",), "test": ("train", "validation")}
+
+
+@dataclass(frozen=True)
+class Windows:
+    """What forecasts are given, and what came."""
+
+    batch: dict[str, np.ndarray]
+    """As data hands it over (docs/models.md); T is that of the longest."""
+    future_NHC: np.ndarray
+    counted_NHC: NDArray[np.bool_]
+    """Whether the value was observed."""
+    names: list[str]
+    """Of the series."""
+
+
+def windows(dataset: Any, split: str, sequence: int, horizon: int) -> Windows | None:
+    """Up to FORECASTS of them; None where every series is too short.
+
+    Forecasts of a series follow each other without overlap. They reach `horizon` steps, or a quarter of the longest
+    series where that is less. One is given at least as many steps as it spans, or half a window: before that there is
+    little to tell series apart by.
+    """
+    own = dataset.examples("series", split, sequence)
+    before = [dataset.examples("series", earlier, sequence) for earlier in EARLIER[split]]
+    earlier_names = [dataset.content["series"][earlier] for earlier in EARLIER[split]]
+    joined = []
+    for number, name in enumerate(dataset.content["series"][split]):
+        # A series of one name in two splits was cut in time.
+        parts = [
+            examples.series(names.index(name))
+            for examples, names in zip(before, earlier_names, strict=True)
+            if name in names
+        ]
+        given = sum(len(values) for values, _ in parts)
+        parts.append(own.series(number))
+        values, observed = (np.concatenate(arrays) for arrays in zip(*parts, strict=True))
+        joined.append((name, given, values, observed))
+    longest = max((len(values) - given for _, given, values, _ in joined), default=0)
+    horizon = min(horizon, max(1, longest // 4))
+    least = max(1, min(horizon, sequence // 2))
+    places = [
+        (which, origin)
+        for which, (_, given, values, _) in enumerate(joined)
+        for origin in range(max(given, least), len(values) - horizon + 1, horizon)
+    ]
+    if not places:
+        return None
+    count = min(FORECASTS, len(places))
+    chosen = [places[i * len(places) // count] for i in range(count)]
+    lengths = [min(sequence, origin) for _, origin in chosen]
+    N, T, C = len(chosen), max(lengths), own.channels
+    values_NTC, observed_NTC = np.zeros((N, T, C), np.float32), np.zeros((N, T, C), bool)
+    future_NHC, counted_NHC = np.zeros((N, horizon, C)), np.zeros((N, horizon, C), bool)
+    for row, ((which, origin), length) in enumerate(zip(chosen, lengths, strict=True)):
+        _, _, values, observed = joined[which]
+        values_NTC[row, :length] = values[origin - length : origin]
+        observed_NTC[row, :length] = observed[origin - length : origin]
+        future_NHC[row] = values[origin : origin + horizon]
+        counted_NHC[row] = observed[origin : origin + horizon]
+    steps_NT = np.arange(T) < np.array(lengths)[:, None]
+    batch = {"values": values_NTC, "observed": observed_NTC, "steps": steps_NT}
+    return Windows(batch, future_NHC, counted_NHC, [joined[which][0] for which, _ in chosen])
+
+
+def forecast(model: Any, given: Windows, seed: int) -> Forecast:
+    """What the model says of the steps after each window."""
+    import torch
+
+    torch.manual_seed(seed)
+    N, horizon, channels = given.future_NHC.shape
+    if getattr(model, "exact", False):
+        mean, deviation = model.predict(on_device(model, given.batch), horizon)
+        return NormalForecast(mean.cpu().numpy(), deviation.cpu().numpy())
+    rows = max(1, HELD // (DRAWS * 4 * max(model.config.width, channels)))
+    drawn = []
+    for at in range(0, N, rows):
+        part = {name: array[at : at + rows] for name, array in given.batch.items()}
+        drawn.append(model.forecast(on_device(model, part), horizon, DRAWS))
+    return SampledForecast(torch.cat(drawn, dim=1).double().cpu().numpy())
+
+
+def log_scores(model: Any, given: Windows, particles: int, seed: int) -> np.ndarray:
+    """(N,) -log p(all that came | what was given), nats: log p of both together less log p of what was given.
+
+    Where the model only estimates likelihoods, both estimates take the same random numbers, so that for a causal
+    encoder what was given cancels exactly; the error that is left makes the score worse on average, not better.
+    """
+    import torch
+
+    N, horizon, channels = given.future_NHC.shape
+    lengths_N = given.batch["steps"].sum(1)
+    T = given.batch["steps"].shape[1]
+    both = {
+        "values": np.zeros((N, T + horizon, channels), np.float32),
+        "observed": np.zeros((N, T + horizon, channels), bool),
+        "steps": np.arange(T + horizon) < (lengths_N + horizon)[:, None],
+    }
+    alone = {name: array.copy() for name, array in both.items()}
+    alone["steps"] = np.arange(T + horizon) < lengths_N[:, None]
+    for row, length in enumerate(lengths_N):
+        for batch in (both, alone):
+            batch["values"][row, :length] = given.batch["values"][row, :length]
+            batch["observed"][row, :length] = given.batch["observed"][row, :length]
+        both["values"][row, length : length + horizon] = given.future_NHC[row]
+        both["observed"][row, length : length + horizon] = given.counted_NHC[row]
+    rows = max(1, HELD // (particles * 4 * max(model.config.width, channels)))
+    scores = []
+    for at in range(0, N, rows):
+        nats = []
+        for batch in (both, alone):
+            torch.manual_seed(seed + at)
+            part = on_device(model, {name: array[at : at + rows] for name, array in batch.items()})
+            nats.append(model.log_likelihood(part, particles, method="particle").cpu().numpy())
+        scores.append(nats[1] - nats[0])
+    return np.concatenate(scores)
+
+
+class Baselines:
+    """What needs no model: a random walk from the last value seen, and the train part's mean; both normal.
+
+    The walk's steps have the variance of the train part's one-step changes, so that its intervals widen with the root
+    of the steps ahead.
+    """
+
+    def __init__(self, dataset: Any, sequence: int) -> None:
+        train = dataset.examples("series", "train", sequence)
+        values = np.where(train.observed, train.values, np.nan).astype(np.float64)
+        self.mean_C = np.nanmean(values, axis=0)
+        self.deviation_C = np.maximum(np.nanstd(values, axis=0), 1e-9)
+        changes = np.diff(values, axis=0)
+        changes[train.starts[1:-1] - 1] = np.nan  # from the end of a series to the start of the next
+        # A channel of which no two neighbours are known: its own spread says more than nothing.
+        known_C = np.isfinite(changes).any(axis=0)
+        step_C = np.sqrt(np.nanmean(np.where(known_C, changes, 1.0) ** 2, axis=0))
+        self.step_C = np.maximum(np.where(known_C, step_C, self.deviation_C), 1e-9)
+
+    def last_value(self, given: Windows) -> NormalForecast:
+        origin_NC, age_NC = self._last(given)
+        ahead_H = np.arange(1, given.future_NHC.shape[1] + 1)
+        steps_NHC = age_NC[:, None] + ahead_H[None, :, None]
+        mean_NHC = np.broadcast_to(origin_NC[:, None], steps_NHC.shape)
+        return NormalForecast(mean_NHC, self.step_C * np.sqrt(steps_NHC))
+
+    def train_mean(self, given: Windows) -> NormalForecast:
+        shape = given.future_NHC.shape
+        return NormalForecast(np.broadcast_to(self.mean_C, shape), np.broadcast_to(self.deviation_C, shape))
+
+    def last_value_log_scores(self, given: Windows) -> np.ndarray:
+        """(N,) of all that came together: a walk is scored step by step, each from the last value known."""
+        at_NC, age_NC = self._last(given)
+        total_N = np.zeros(len(at_NC))
+        for step in range(given.future_NHC.shape[1]):
+            age_NC = age_NC + 1
+            y_NC, counted_NC = given.future_NHC[:, step], given.counted_NHC[:, step]
+            nats_NC = -normal_log_density(y_NC, at_NC, self.step_C * np.sqrt(age_NC))
+            total_N += np.where(counted_NC, nats_NC, 0.0).sum(1)
+            at_NC, age_NC = np.where(counted_NC, y_NC, at_NC), np.where(counted_NC, 0, age_NC)
+        return total_N
+
+    def train_mean_log_scores(self, given: Windows) -> np.ndarray:
+        nats_NHC = -normal_log_density(given.future_NHC, self.mean_C, self.deviation_C)
+        return np.where(given.counted_NHC, nats_NHC, 0.0).sum((1, 2))
+
+    def _last(self, given: Windows) -> tuple[np.ndarray, np.ndarray]:
+        """The last value seen in each channel and how many steps before the window's end it lies."""
+        observed_NTC, lengths_N = given.batch["observed"], given.batch["steps"].sum(1)
+        N, T, C = observed_NTC.shape
+        last_NC = T - 1 - np.argmax(observed_NTC[:, ::-1], axis=1)
+        seen_NC = observed_NTC.any(axis=1)
+        value_NC = np.take_along_axis(given.batch["values"], last_NC[:, None], axis=1)[:, 0].astype(np.float64)
+        # Never seen: the mean, as uncertain as if a whole window had passed.
+        return np.where(seen_NC, value_NC, self.mean_C), np.where(seen_NC, lengths_N[:, None] - 1 - last_NC, T)
+
+
+def scored(model: Any, dataset: Any, given: Windows, sequence: int, particles: int, seed: int) -> dict[str, Any]:
+    """Numbers of the model and of both baselines, in the units that the model sees (standardised, if data is)."""
+    baselines = Baselines(dataset, sequence)
+    y, counted = given.future_NHC, given.counted_NHC
+    values_N = counted.sum((1, 2))
+    total = max(1, int(values_N.sum()))
+    contestants: dict[str, tuple[Forecast, np.ndarray]] = {
+        "forecast": (forecast(model, given, seed), log_scores(model, given, particles, seed)),
+        "last_value": (baselines.last_value(given), baselines.last_value_log_scores(given)),
+        "train_mean": (baselines.train_mean(given), baselines.train_mean_log_scores(given)),
+    }
+    numbers: dict[str, Any] = {"forecasts": len(y), "horizon": y.shape[1], "forecast_values": total}
+    for name, (one, nats_N) in contestants.items():
+        crps_NHC = np.where(counted, one.crps(y), 0.0)
+        numbers[f"{name}_crps"] = float(crps_NHC.sum() / total)
+        numbers[f"{name}_log_score"] = float(nats_N.sum() / total)
+        numbers[f"{name}_crps_by_step"] = (crps_NHC.sum((0, 2)) / np.maximum(1, counted.sum((0, 2)))).tolist()
+        for level, share in coverage(one, y, counted).items():
+            numbers[f"{name}_coverage_{round(100 * level)}"] = share
+        if name == "forecast":
+            # Ratio estimator: windows are the draws, values inside one are not.
+            for what, sums_N in (("crps", crps_NHC.sum((1, 2))), ("log_score", nats_N)):
+                centred_N = sums_N - numbers[f"{name}_{what}"] * values_N
+                numbers[f"{name}_{what}_standard_error"] = float(np.sqrt((centred_N**2).sum()) / total)
+    return numbers
+
+
+def on_device(model: Any, batch: dict[str, np.ndarray]) -> dict[str, Any]:
+    import torch
+
+    device = next(iter(model.state_dict().values())).device
+    return {name: torch.as_tensor(array).to(device) for name, array in batch.items()}
