@@ -203,7 +203,7 @@ def test_a_deep_model_is_evaluated_against_the_floor_of_its_form(tmp_path):
     # Its p is the true one: its forecasts are worse than the source's only by what poor draws of the latents cost.
     best = scored(knowing(dataset), dataset, windows(dataset, "validation", 30, 5), 30, 1, 0)
     assert best["forecast_crps"] < numbers["forecast_crps"] < 1.5 * best["forecast_crps"]
-    assert best["forecast_log_score"] - 0.05 < numbers["forecast_log_score"] < best["forecast_log_score"] + 0.5
+    assert numbers["forecast_log_score"] > best["forecast_log_score"] - 0.05
 
     learnt = StateSpace(SsmConfig(channels=1, width=8)).eval()
     evaluation, _ = evaluated(learnt, dataset, tmp_path / "learnt", importance_samples=5, horizon=5, samples=0)

@@ -142,7 +142,9 @@ def test_the_ledger_counts_the_parameters_that_there_are(name: str) -> None:
         counts.append(sum(parameter.numel() for parameter in kind.build(config).parameters()))
         assert cost.parameters == counts[-1]
         assert 0 < cost.parameters_without_embeddings <= cost.parameters
-        assert cost.training_flops_per_unit >= 2.9 * cost.forward_flops_per_unit > 0
+        # Three times, but for a family whose gradient takes no backward pass over its recursion (linear-gaussian).
+        least = 2.0 if name == "linear-gaussian" else 2.9
+        assert cost.training_flops_per_unit >= least * cost.forward_flops_per_unit > 0
     assert counts == sorted(counts)
     assert counts[0] < 10_000  # ladders begin small: a law needs small members
     assert set(FACTS[kind.reads]) == set(FROM_DATA[kind.reads])
