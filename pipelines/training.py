@@ -213,5 +213,5 @@ def training_task(
         resources=Resources(cpus=compute.cpus_per_worker, gpus=compute.gpus_per_worker, workers=compute.workers),
         execution=execution_of(recipe, spec),
         weight=training_flops(spec, model.cost),
-        tags=tags,
+        tags={"family": model.family.name, **tags},
     )

@@ -139,6 +139,8 @@ class Projector:
         """Of the runs that speak for a sweep only the newest is shown; the sweep has grown since the others."""
         for sweep in entry.sweeps:
             same = f"tags.kind = '{kind}' AND tags.`{member_tag(sweep)}` IS NOT NULL"
+            if family := entry.tags.get("family"):  # each family of a sweep has a fit of its own
+                same += f" AND tags.family = '{family}'"
             runs = self.client.search_runs([self.experiment_id], same)
             *older, newest = sorted(runs, key=lambda run: run.info.start_time)
             for run in older:

@@ -325,6 +325,17 @@ def test_the_newest_summary_speaks_for_a_sweep_that_has_grown(root: Path) -> Non
     assert "superseded" not in found["sweep grown"].data.tags
 
 
+def test_the_fits_of_a_sweep_s_families_stand_side_by_side(root: Path) -> None:
+    for index, (name, family) in enumerate([("old", "lstm"), ("gru", "gru"), ("new", "lstm")]):
+        record = Record(work_record(root, "fit", name), "a")
+        record.describe("fit", f"fit {name}", {}, {"sweep": "demo", "family": family})
+        commit(root, "fit", name, record.folder, name, created=time.time() - 100 + index * 20)
+    assert catch_up(root)
+    found = runs(root)
+    assert found["fit old"].data.tags["superseded"] == found["fit new"].info.run_id
+    assert not {"superseded"} & {*found["fit gru"].data.tags, *found["fit new"].data.tags}
+
+
 def test_tasks_without_a_record_get_no_run_and_no_thread_waits_for_them(root: Path) -> None:
     recorder = quick(root)
     for index in range(50):

@@ -66,6 +66,7 @@ def test_mlflow_reads_the_keys_and_values_that_the_view_writes() -> None:
         '.METRIC="metric"',
         '"Model metrics"',
         '"System metrics"',
+        '"mlflow.runColor"',  # the tag by which a sweep's families have their colours
     ):
         assert text in code, f"MLflow's page no longer has {text}"
     listed = re.search(r'\["selectedColumns","columnOrder",[^]]*\]', code)
