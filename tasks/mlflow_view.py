@@ -35,12 +35,14 @@ training goes on in its own run.
 chart loss against compute, which a plain visit to this page does not. The run of kind `sweep` speaks for its sweep: its
 overview tells the law in words, its artifacts hold `report.html`.
 
-**What the names mean.** Without a prefix, how a training ended: `parameters` N, `units` D (target tokens, or
-steps of series), `flops` C, `validation_loss` in nats per unit; the `log10_` twins are for charts without logarithmic axes. `train/` and `val/`
-curves: `train/flops` and `train/units` stand beside the loss and can be chosen as the x axis. `system/` how it ran.
+**What the names mean.** Without a prefix, how a training ended: `parameters` N, `units` D (target tokens, or steps of
+series), `flops` C, `validation_loss` in nats per unit; the `log10_` twins are for charts without logarithmic axes.
+`train/` and `val/` curves: `train/flops` and `train/units` stand beside the loss and can be chosen as the x axis.
+`system/` how it ran.
 
-**Tags.** `reducible.artifact` the SHA-256 identity of the artifact in the store, `kind`, `family` (in a sweep of several
-each has its colour), `sweep` or `pipeline`, `status`, `git_commit`. Search, for example: `tags.sweep = 'demo' and metrics.flops > 1e12`.
+**Tags.** `reducible.artifact` the SHA-256 identity of the artifact in the store, `kind`, `family` (in a sweep of
+several each has its colour), `sweep` or `pipeline`, `status`, `git_commit`. Search, for example:
+`tags.sweep = 'demo' and metrics.flops > 1e12`.
 """
 
 _COLUMNS = {  # in this order; widths in pixels
