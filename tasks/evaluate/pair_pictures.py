@@ -6,6 +6,8 @@ from typing import Any
 END = "(end)"
 LONGEST = 40
 """Tokens a side: more cannot be read."""
+CELL, LEFT, ABOVE = 0.34, 1.6, 1.5
+"""Inches: a cell, room for what stands left of the cells and above them."""
 
 
 def draw_attention(
@@ -20,25 +22,25 @@ def draw_attention(
     matplotlib.use("Agg")
     from matplotlib import pyplot
 
-    widths = [0.34 * len(labels) + 1.6 for labels in columns]
-    heights = [0.30 * len(labels) + 1.9 for labels in rows]
-    figure, panels = pyplot.subplots(
-        len(maps_TS),
-        1,
-        figsize=(max(5.0, *widths), sum(heights)),
-        height_ratios=heights,
-        layout="constrained",
-        squeeze=False,
-    )
-    for axes, map_TS, above, left in zip(panels[:, 0], maps_TS, columns, rows, strict=True):
-        image = axes.imshow(map_TS, cmap="Blues", vmin=0, vmax=1, aspect="equal")
+    # In inches, so that a cell is as large in every panel and nothing is empty, however long the sentences.
+    wide = LEFT + CELL * max(map(len, columns)) + 1.3
+    high = sum(ABOVE + CELL * len(labels) for labels in rows) + 0.2
+    figure = pyplot.figure(figsize=(max(4.0, wide), high))
+    width, height = figure.get_size_inches()
+    top = height
+    for map_TS, above, left in zip(maps_TS, columns, rows, strict=True):
+        top -= ABOVE + CELL * len(left)
+        box = (LEFT / width, top / height, CELL * len(above) / width, CELL * len(left) / height)
+        axes = figure.add_axes(box)
+        image = axes.imshow(map_TS, cmap="Blues", vmin=0, vmax=1, aspect="auto")
         axes.set_xticks(range(len(above)), above, rotation=60, ha="left", rotation_mode="anchor")
         axes.xaxis.tick_top()
         axes.xaxis.set_label_position("top")
         axes.set_yticks(range(len(left)), left)
         axes.set(xlabel=names[0], ylabel=names[1])
         axes.tick_params(length=0)
-    figure.colorbar(image, ax=panels[:, 0], label="share of attention", shrink=min(1.0, 3.0 / sum(heights)))
+    bar = figure.add_axes((1 - 0.95 / width, 0.15 / height, 0.15 / width, min(2.5, high - 0.8) / height))
+    figure.colorbar(image, cax=bar, label="share of attention")
     figure.savefig(path, dpi=110)
     pyplot.close(figure)
 
