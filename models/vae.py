@@ -1,8 +1,9 @@
 """Sequence variational auto-encoder: an LSTM encoder, one Gaussian latent vector per sentence, an LSTM decoder.
 
 Bowman et al. 2016, "Generating sentences from a continuous space". The encoder reads the sentence, its end included;
-its last state gives mu and log sigma of q(z|x). The decoder is a language model that has z joined to the embedding at
-every step and whose first layer states are made from z: c = W z, h = tanh(c), as in the code of He et al. 2019.
+its last state, or the largest value that each unit of it took, gives mu and log sigma of q(z|x). The decoder is a
+language model that has z joined to the embedding at every step and whose first states are made from z: c = W z,
+h = tanh(c), as in the code of He et al. 2019.
 """
 
 import math
@@ -35,6 +36,8 @@ class VaeConfig:
     """Dimensions of z."""
     depth: int = 1
     """Layers of the encoder, and of the decoder."""
+    pooling: str = "max"
+    """What of the encoder's states q(z|x) is made of: last, or max, each unit's largest (Long et al. 2020)."""
     tied: bool = True
     """Whether the output layer is the embedding table."""
     dropout: float = 0.0
@@ -59,6 +62,8 @@ class VaeConfig:
         for name, least in {"vocabulary": 1, "width": 1, "latent": 1, "depth": 1, "samples": 1, "kl_cycles": 1}.items():
             _whole(name, getattr(self, name), least)
         _whole("aggressive", self.aggressive, 0)
+        if self.pooling not in ("last", "max"):
+            raise ValueError(f"model.pooling: {self.pooling!r} must be last or max")
         for name in ("dropout", "word_dropout"):
             if not 0 <= getattr(self, name) < 1:
                 raise ValueError(f"model.{name}: {getattr(self, name)!r} must be at least 0 and below 1")
@@ -91,10 +96,11 @@ def _whole(name: str, value: object, least: int) -> None:
 
 
 class Encoder(nn.Module):
-    """Layers of LSTM from left to right, and a linear map from the state after the last token."""
+    """Layers of LSTM from left to right, and a linear map from what is taken of their states."""
 
     def __init__(self, config: VaeConfig) -> None:
         super().__init__()
+        self.pooling = config.pooling
         self.layers = nn.ModuleList(nn.LSTM(config.width, config.width, batch_first=True) for _ in range(config.depth))
         self.head = nn.Linear(config.width, 2 * config.latent)
 
@@ -102,8 +108,12 @@ class Encoder(nn.Module):
         """What comes after a sentence's last token is padding and changes nothing: an LSTM reads from the left."""
         for layer in self.layers:
             x_BTD, _ = layer(x_BTD)
-        last_B = (lengths_B - 1).clamp(min=0)
-        x_BD = x_BTD.take_along_dim(last_B[:, None, None], dim=1)[:, 0]
+        last_B1 = (lengths_B[:, None] - 1).clamp(min=0)
+        if self.pooling == "last":
+            x_BD = x_BTD.take_along_dim(last_B1[..., None], dim=1)[:, 0]
+        else:
+            padding_BT = torch.arange(x_BTD.shape[1], device=x_BTD.device) > last_B1
+            x_BD = x_BTD.masked_fill(padding_BT[..., None], -torch.inf).amax(1)
         return Gaussian(*self.head(x_BD).float().chunk(2, dim=-1))
 
 

@@ -21,7 +21,7 @@ VOCABULARY, SEPARATOR = 13, 12
 
 def model_of(**keys: Any) -> Vae:
     torch.manual_seed(0)
-    return Vae(VaeConfig(vocabulary=VOCABULARY, **{"width": 10, "latent": 4, **keys}))
+    return Vae(VaeConfig(vocabulary=VOCABULARY, **{"width": 10, "latent": 4, "pooling": "last", **keys}))
 
 
 def sentences(*rows: list[int], length: int | None = None) -> dict[str, Tensor]:
@@ -57,9 +57,12 @@ def plain_elbo(model: Vae, row: list[int], noise_Z: Tensor) -> tuple[float, floa
     noise_Z = noise_Z.double()
     table = model.embedding.weight
     h = c = torch.zeros(model.config.width, dtype=torch.float64)
+    states = []
     for token in [*row, SEPARATOR]:
         h, c = cell(model.encoder.layers[0], table[token], h, c)
-    mean_Z, log_sigma_Z = model.encoder.head(h).chunk(2)
+        states.append(h)
+    taken = h if model.config.pooling == "last" else torch.stack(states).amax(0)
+    mean_Z, log_sigma_Z = model.encoder.head(taken).chunk(2)
     z_Z = mean_Z + log_sigma_Z.exp() * noise_Z
     kl = kl_divergence(Normal(mean_Z, log_sigma_Z.exp()), Normal(0.0, 1.0)).sum().item()
     c = model.decoder.start(z_Z)
@@ -71,8 +74,9 @@ def plain_elbo(model: Vae, row: list[int], noise_Z: Tensor) -> tuple[float, floa
     return nats, kl
 
 
-def test_the_loss_is_the_elbo_written_out_token_by_token() -> None:
-    model, row = model_of().eval(), [3, 1, 4, 1, 5]
+@pytest.mark.parametrize("pooling", ["last", "max"])
+def test_the_loss_is_the_elbo_written_out_token_by_token(pooling: str) -> None:
+    model, row = model_of(pooling=pooling).eval(), [3, 1, 4, 1, 5]
     torch.nn.init.normal_(model.output_bias)
     torch.manual_seed(5)
     loss = model(sentences(row))
@@ -84,9 +88,9 @@ def test_the_loss_is_the_elbo_written_out_token_by_token() -> None:
     assert loss.units.item() == 6
 
 
-@pytest.mark.parametrize("depth", [1, 2])
-def test_a_padded_batch_gives_each_sentence_its_own_elbo(depth: int) -> None:
-    model = model_of(depth=depth).eval()
+@pytest.mark.parametrize(("depth", "pooling"), [(1, "last"), (1, "max"), (2, "last")])
+def test_a_padded_batch_gives_each_sentence_its_own_elbo(depth: int, pooling: str) -> None:
+    model = model_of(depth=depth, pooling=pooling).eval()
     batch = sentences(*ROWS, [], length=9)
     z_KBZ = torch.randn(2, 4, 4)
     together, q = model.log_likelihood(batch, z_KBZ), model.posterior(batch)
@@ -270,6 +274,7 @@ COSTS = {
     "untied": {"tied": False},
     "dropout": {"dropout": 0.2, "word_dropout": 0.3},
     "samples": {"samples": 3, "depth": 2},
+    "max": {"pooling": "max"},
 }
 
 
@@ -327,6 +332,7 @@ def test_the_ladder_has_a_rung_for_every_size() -> None:
         ("samples", True),
         ("dropout", 1.0),
         ("word_dropout", -0.1),
+        ("pooling", "mean"),
         ("kl_schedule", "cosine"),
         ("kl_weight", math.nan),
         ("kl_rise", 0.0),
