@@ -40,7 +40,7 @@ class Emission(nn.Module):
 
 
 class GaussianEmission(Emission):
-    """Mean from the latent; one deviation for each channel."""
+    """Mean from the latent; one deviation for each channel. Parameters (..., C, 2): mean and deviation."""
 
     def __init__(self, latent: int, width: int, depth: int, channels: int) -> None:
         super().__init__(latent, width, depth, channels)
@@ -50,14 +50,21 @@ class GaussianEmission(Emission):
         super().reset_parameters()
         nn.init.constant_(self.raw, raw_of(1.0))
 
+    def forward(self, z: Tensor) -> Tensor:
+        # Here and not in log_prob: a sharded module holds its parameters whole inside forward alone.
+        mean = super().forward(z)
+        return torch.stack((mean, positive(self.raw).to(mean.dtype).expand(mean.shape)), dim=-1)
+
     def log_prob(self, parameters: Tensor, x: Tensor) -> Tensor:
-        return gaussian_log_prob(x, parameters, positive(self.raw))
+        mean, deviation = parameters.unbind(-1)
+        return gaussian_log_prob(x, mean, deviation)
 
     def sample(self, parameters: Tensor) -> Tensor:
-        return parameters + positive(self.raw) * torch.randn_like(parameters)
+        mean, deviation = parameters.unbind(-1)
+        return mean + deviation * torch.randn_like(mean)
 
 
-class KnownEmission(Emission):
+class KnownEmission(GaussianEmission):
     """x_t = C z_t + D psi_t with given numbers and D diagonal; nothing to train."""
 
     matrix: Tensor
@@ -73,13 +80,8 @@ class KnownEmission(Emission):
         """There are none."""
 
     def forward(self, z: Tensor) -> Tensor:
-        return z @ self.matrix.t()
-
-    def log_prob(self, parameters: Tensor, x: Tensor) -> Tensor:
-        return gaussian_log_prob(x, parameters, self.deviation)
-
-    def sample(self, parameters: Tensor) -> Tensor:
-        return parameters + self.deviation * torch.randn_like(parameters)
+        mean = z @ self.matrix.t()
+        return torch.stack((mean, self.deviation.expand(mean.shape)), dim=-1)
 
 
 class BernoulliEmission(Emission):
