@@ -27,6 +27,9 @@ EMISSIONS = ("gaussian", "bernoulli", "categorical")
 POSTERIORS = ("causal", "bidirectional", "structured")
 CELLS = ("lstm", "elman")
 
+LSTM_ELEMENTS = 17
+"""Numbers that torch's LSTM on a CPU holds for backward, per unit and step."""
+
 Matrix = tuple[tuple[float, ...], ...]
 
 
@@ -297,14 +300,22 @@ def emission_of(config: SsmConfig) -> Emission:
 
 
 def ssm_cost(config: SsmConfig, lengths: Lengths) -> Cost:
-    """Parameters and FLOPs per step of a series."""
+    """Parameters and FLOPs per step of a series; activations as eager fp32 on a CPU was measured to hold them."""
     with torch.device("meta"):
         model = StateSpace(config)
     parameters = sum(p.numel() for p in model.parameters())
     forward = model.posterior.flops + model.transition.flops + model.emission.flops
+    inside = (LSTM_ELEMENTS if config.cell == "lstm" else 3) + (0 if config.posterior == "causal" else 2)
+    read = inside * config.width * (2 if config.posterior == "bidirectional" else 1)
+    moved = {"lstm": LSTM_ELEMENTS, "gated": 2, "linear": 0}[config.transition if config.A is None else "linear"]
+    said = config.emission_depth * (config.emission_width or config.width) + 3 * config.inputs
     return Cost(
         parameters=parameters,
         parameters_without_embeddings=parameters,
         forward_flops_per_unit=forward,
         training_flops_per_unit=3 * forward,
+        activation_elements_per_unit=read
+        + moved * (config.transition_width or config.width)
+        + said
+        + 13 * config.latents,
     )

@@ -307,6 +307,26 @@ def test_cost_is_what_a_counter_counts(transition: str, posterior: str, cell: st
     assert counted == pytest.approx(cost.forward_flops_per_unit - markov, rel=1e-9)
 
 
+@pytest.mark.parametrize("posterior", POSTERIORS)
+@pytest.mark.parametrize("transition", TRANSITIONS)
+def test_activations_are_about_what_autograd_holds(transition: str, posterior: str) -> None:
+    model = made(False, channels=5, width=40, latent=24, transition=transition, posterior=posterior).train()
+    batch = {name: t.float() if t.dtype == torch.float64 else t for name, t in batch_of([60] * 3, model.config).items()}
+    own = {tensor.data_ptr() for tensor in (*model.parameters(), *batch.values())}
+    held: dict[int, float] = {}
+
+    def pack(tensor: Tensor) -> Tensor:
+        storage = tensor.untyped_storage()
+        if storage.data_ptr() not in own:
+            held[storage.data_ptr()] = storage.nbytes() / 4
+        return tensor
+
+    with torch.autograd.graph.saved_tensors_hooks(pack, lambda tensor: tensor):
+        loss = model(batch)
+    counted = sum(held.values()) / int(loss.units)
+    assert ssm_cost(model.config, Lengths.fixed(60)).activation_elements_per_unit == pytest.approx(counted, rel=0.1)
+
+
 def test_every_parameter_is_in_one_group_and_one_block() -> None:
     for transition in TRANSITIONS:
         model = made(transition=transition)
