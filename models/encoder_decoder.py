@@ -90,7 +90,7 @@ class EncoderDecoderConfig:
 
 
 class GrowingCache:
-    """Keys and values of what one layer's self-attention has read, row by row; grows by what it is given."""
+    """The Cache of one layer's self-attention in a search: it grows by what it is given, and its rows are chosen."""
 
     def __init__(self, keys_RHTK: Tensor | None = None, values_RHTK: Tensor | None = None) -> None:
         self.keys_RHTK, self.values_RHTK = keys_RHTK, values_RHTK
@@ -100,7 +100,6 @@ class GrowingCache:
         return 0 if self.keys_RHTK is None else self.keys_RHTK.shape[2]
 
     def extend(self, k_RHTK: Tensor, v_RHTK: Tensor) -> tuple[Tensor, Tensor]:
-        """Keys and values of everything read so far, the new ones last."""
         if self.keys_RHTK is not None and self.values_RHTK is not None:
             k_RHTK = torch.cat([self.keys_RHTK, k_RHTK], dim=2)
             v_RHTK = torch.cat([self.values_RHTK, v_RHTK], dim=2)

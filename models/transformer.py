@@ -3,6 +3,7 @@
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from typing import Protocol
 
 import torch
 import torch.nn.functional as F
@@ -94,8 +95,19 @@ class TransformerConfig:
         )
 
 
+class Cache(Protocol):
+    """Keys and values of what one layer has read."""
+
+    @property
+    def length(self) -> int: ...
+
+    def extend(self, k_BHTK: Tensor, v_BHTK: Tensor) -> tuple[Tensor, Tensor]:
+        """Keys and values of everything read so far, the new ones last."""
+        ...
+
+
 class KeyValueCache:
-    """Keys and values of what one layer has read, with room for `length` positions."""
+    """A Cache with room for `length` positions from the beginning."""
 
     def __init__(self, rows: int, length: int, config: TransformerConfig, weight: Tensor) -> None:
         shape = (rows, config.kv_heads, length, config.head_size)
@@ -103,7 +115,6 @@ class KeyValueCache:
         self.length = 0
 
     def extend(self, k_BHTK: Tensor, v_BHTK: Tensor) -> tuple[Tensor, Tensor]:
-        """Keys and values of everything read so far, the new ones last."""
         start, self.length = self.length, self.length + k_BHTK.shape[2]
         self.keys_BHSK[:, :, start : self.length] = k_BHTK
         self.values_BHSK[:, :, start : self.length] = v_BHTK
@@ -120,7 +131,7 @@ class Attention(nn.Module):
         self.qkv = nn.Linear(config.width, (self.heads + 2 * self.kv_heads) * self.head_size, bias=False)
         self.out = nn.Linear(config.width, config.width, bias=False)
 
-    def forward(self, x_BTD: Tensor, mask: Tensor | None = None, cache: KeyValueCache | None = None) -> Tensor:
+    def forward(self, x_BTD: Tensor, mask: Tensor | None = None, cache: Cache | None = None) -> Tensor:
         """Mask: added to the scores, causality included; without one attention is causal."""
         B, T, _ = x_BTD.shape
         start = 0 if cache is None else cache.length
@@ -171,7 +182,7 @@ class Block(nn.Module):
         self.feed_forward_norm = nn.RMSNorm(config.width, eps=config.norm_epsilon)
         self.feed_forward = FeedForward(config)
 
-    def forward(self, x_BTD: Tensor, mask: Tensor | None = None, cache: KeyValueCache | None = None) -> Tensor:
+    def forward(self, x_BTD: Tensor, mask: Tensor | None = None, cache: Cache | None = None) -> Tensor:
         x_BTD = x_BTD + self._drop(self.attention(self.attention_norm(x_BTD), mask, cache))
         return x_BTD + self._drop(self.feed_forward(self.feed_forward_norm(x_BTD)))
 
