@@ -40,6 +40,13 @@ would keep 8; the others are torch's own.
 FORGET_BIAS = 1.0
 """Start of the LSTM's forget bias: what a new cell holds survives some steps (Jozefowicz et al. 2015)."""
 
+LOGIT_GAIN = {"lstm": 7.5, "gru": 7.5, "elman": 3.0}
+"""Logits, times the width rule's: h is bounded and small where a transformer's last norm makes it 1.
+
+Tried on bytes of the standard library, width 64, 300 to 400 steps of 1,024, best of two or three learning rates: LSTM
+2.00 nats at 1, 1.78 at 3, 1.75 at 7.5, 1.79 at 20; GRU 2.01, 1.79, 1.78 at 1, 3, 7.5; Elman 1.98, 2.06 at 3, 7.5.
+"""
+
 State = tuple[Tensor, ...]
 """Of one layer, each (1, B, D): (h,) or, of an LSTM, (h, c)."""
 
@@ -88,10 +95,14 @@ class RecurrentConfig:
         return GATES[self.cell]
 
     def scaled(self, width: int) -> "RecurrentConfig":
-        """The ladder: this config at another width, which sets the depth (1 layer, 2 from width 116, 3 from 320)."""
+        """The ladder: this config at another width, which sets the depth: 1 layer, 2 from width 24, 3 from 512.
+
+        Tried on bytes (300 steps of 1,024): a second layer pays more than width from about 10,000 parameters on; a
+        third one is slower to start.
+        """
         if width < 2:
             raise ValueError(f"model.width: {width!r} must be at least 2")
-        return replace(self, width=width, depth=max(1, round(0.14 * math.sqrt(width))))
+        return replace(self, width=width, depth=1 if width < 24 else 2 if width < 512 else 3)
 
 
 class Memory:
@@ -110,7 +121,7 @@ class Recurrent(nn.Module):
     def __init__(self, config: RecurrentConfig) -> None:
         super().__init__()
         self.config = config
-        self.logit_scale = logit_scale(config.width)
+        self.logit_scale = LOGIT_GAIN[config.cell] * logit_scale(config.width)
         self.embedding = nn.Embedding(config.vocabulary, config.width)
         # Layers apart, and dropout between them ours: cuDNN's draws from a state of its own, which no seed resets.
         more = {"nonlinearity": config.nonlinearity} if config.cell == "elman" else {}

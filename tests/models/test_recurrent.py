@@ -202,7 +202,7 @@ def test_a_piece_s_gradient_is_that_of_a_state_that_is_given(cell):
         torch.cat(logits).flatten(0, 1), batch["targets"].T.flatten(), ignore_index=-100, reduction="sum"
     ).backward()
     expected = torch.cat([p.grad.flatten() for p in model.parameters()])
-    torch.testing.assert_close(ours, expected, rtol=1e-6, atol=1e-6)
+    torch.testing.assert_close(ours, expected, rtol=1e-5, atol=1e-6 * expected.abs().max().item())  # nats are fp32
 
 
 @pytest.mark.parametrize("cell", ["lstm", "gru", "elman"])
@@ -326,7 +326,7 @@ def test_chunks_have_the_gradient_of_the_whole_to_rounding(cell, truncation):
         model.rebuilds = chunks
         torch.manual_seed(3)
         gradients.append(gradient_in_pieces(model, batch)[0])
-    torch.testing.assert_close(*gradients, rtol=0, atol=1e-6)  # nats are fp32
+    torch.testing.assert_close(*gradients, rtol=0, atol=1e-6 * gradients[0].abs().max().item())  # nats are fp32
 
 
 @pytest.mark.parametrize("cell", ["lstm", "gru", "elman"])
