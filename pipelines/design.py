@@ -73,8 +73,10 @@ def blamed(family: str) -> Iterator[None]:
         raise UserError(f"sweep.families, {family}: {error}") from None
 
 
-def cells_of(recipe: Recipe, base: Model, family: str = "") -> list[CellPlan]:
-    """The grid as the recipe describes it, smallest budget first. family: its name in a sweep of several.
+def cells_of(recipe: Recipe, base: Model, family: str = "", provisional: bool = False) -> list[CellPlan]:
+    """The grid as the recipe describes it, smallest budget first.
+
+    family: its name in a sweep of several. provisional: what a unit costs is a guess, so that no cell is refused.
 
     Raises:
         UserError: where no cell is left, or one is too short for a single step.
@@ -92,7 +94,7 @@ def cells_of(recipe: Recipe, base: Model, family: str = "") -> list[CellPlan]:
         if not cells:
             raise UserError(f"sweep.tokens_per_parameter: no cell of the grid has between {low:g} and {high:g}")
     for cell in cells:
-        if cell.tokens < cell.batch:
+        if cell.tokens < cell.batch and not provisional:
             raise UserError(
                 f"sweep: {cell.label} is shorter than one step ({cell.tokens} of {cell.batch} target units); "
                 "a larger budget, a smaller width or a smaller batch would do"

@@ -55,17 +55,17 @@ def sweep_tasks(recipe: Recipe, store: Store) -> SweepTasks:
     recipes = recipes_of(recipe)
     reads = _reads(recipes)
     dataset = dataset_task(recipe, store)
+    provisional = reads != "text" and not store.committed("dataset", dataset.identity)
     facts, lengths = model_facts(recipe, store), lengths_of(recipe, store, dataset, reads)
     families = []
     for index, (name, own) in enumerate(recipes.items()):
         with blamed(name):
             base = model_of(own, facts, lengths)
-            plans = cells_of(own, base, name)
+            plans = cells_of(own, base, name, provisional)
             tags = {"sweep": recipe.name, "family": name or base.family.name}
             if name:
                 tags["mlflow.runColor"] = family_colour(index)
             families.append(FamilyCells(name, own, _cells(own, plans, dataset, tags)))
-    provisional = reads != "text" and not store.committed("dataset", dataset.identity)
     return SweepTasks(dataset, families, provisional)
 
 

@@ -4,8 +4,10 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from click.testing import CliRunner
 from pydantic import ValidationError
 
+from pipelines.cli import main
 from pipelines.load import load_recipe
 from pipelines.plan import print_plan
 from pipelines.predict import print_prediction
@@ -178,3 +180,39 @@ def test_predict_asks_which_family_is_meant(tmp_path: Path) -> None:
         print_prediction("alone", "1e12", None, False, root, family="lstm")
     with pytest.raises(UserError, match=r"several-lstm.*is no fit.json"):
         print_prediction("several", "1e12", None, False, root, family="lstm")
+
+
+def test_a_guess_of_the_lengths_refuses_no_cell(tmp_path: Path) -> None:
+    """Before the dataset is there a unit may look dearer than it is; a cell too short in truth is refused later."""
+    families = [{"family": "seq2seq", "widths": [16]}]
+    short = recipe(*families, data=PAIRS, sweep={"budgets": [1e6]}, train={"batch": 4096})
+    assert sweep_tasks(short, Store(tmp_path)).provisional
+    with pytest.raises(UserError, match="shorter than one step"):
+        tasks(tmp_path, TRANSFORMER, sweep={"budgets": [1e6]}, train={"batch": 4096})
+
+
+@pytest.mark.slow
+def test_a_sweep_of_families_on_pairs_from_data_to_report(tmp_path: Path) -> None:
+    path = tmp_path / "pairs.yaml"
+    path.write_text(
+        "data: {kind: pairs, generated: {kind: reverse, examples: 400, length: 6, shortest: 3, symbols: 6},\n"
+        "  tokenizer: {kind: bytes}, sequence: 16}\n"
+        "train: {batch: 64, validation: {units: 512}}\n"
+        "sweep:\n"
+        "  budgets: [1e7, 3e7, 9e7]\n"
+        "  families:\n"
+        "    - {family: seq2seq, widths: [4, 6, 8]}\n"
+        "    - {family: encoder-decoder, widths: [4, 6, 8]}\n"
+    )
+    root = ["--root", str(tmp_path / "root")]
+    first = CliRunner().invoke(main, ["sweep", str(path), *root])
+    assert first.exit_code == 0, first.output
+    assert "18 cells" in first.output and "  seq2seq " in first.output and "--family seq2seq" in first.output
+    store = Store(tmp_path / "root")
+    for cell in sweep_tasks(load_recipe(path), store).cells:
+        assert store.committed("train", cell.train.identity), "the cells are those of the data's own lengths"
+        assert cell.plan.budget is not None and cell.plan.flops == pytest.approx(cell.plan.budget, rel=0.1)
+    page = next((tmp_path / "root" / "artifacts" / "report").glob("*/report.html")).read_text()
+    assert "What overtakes what" in page and page.count("All runs") == 2
+    again = CliRunner().invoke(main, ["sweep", str(path), *root])
+    assert again.exit_code == 0 and "Starting Ray" not in again.output
