@@ -17,10 +17,19 @@ from typing import NamedTuple
 
 import numpy as np
 
-from models.recursion import linear_recursion
+from models.recursion import changing_recursion, linear_recursion
 
 DIFFUSE_VARIANCE = 1e7
 """Initial variance of a latent about which nothing is known, as Durbin and Koopman have it for the Nile."""
+
+FEW_STEPS = 64
+"""Steps with gaps that are taken one by one."""
+
+MANY_GROUPS = 100
+"""Covariances that a step can treat together for little more than the price of one."""
+
+FEW_GROUPS = 8
+"""Groups whose means are found one group after the other."""
 
 STEADY = 1e-14
 """A covariance that changes by less than this share of its largest entry stands still."""
@@ -221,38 +230,93 @@ def log_likelihood(
 
 
 def filter_gains(model: LinearGaussian, patterns_GTC: np.ndarray) -> Gains:
-    """The Riccati recursion of every group; it ends early once nothing is missing any more and it stands still."""
-    A, C, Q, R = model.transition, model.emission, model.transition_covariance, model.emission_covariance
-    G, T, _ = patterns_GTC.shape
-    identity = np.eye(model.latents)
+    """The Riccati recursion of every group: until it stands still, or where gaps keep it from that, over blocks of
+    steps side by side.
+
+    Raises:
+        ValueError: observations without noise in some direction.
+    """
+    G, T, channels = patterns_GTC.shape
     complete_T: np.ndarray = patterns_GTC.all(axis=(0, 2))  # type: ignore[assignment]
     complete_from = T - int(np.argmin(complete_T[::-1])) if not complete_T.all() else 0
-    P_GDD = np.broadcast_to(symmetric(model.initial_covariance), (G, *identity.shape))
+    blocks = max(1, min(2 * math.isqrt(T), MANY_GROUPS // G)) if complete_from > FEW_STEPS else 1
+    length = -(-T // blocks)
+    seen_GTC = np.pad(patterns_GTC, ((0, 0), (0, blocks * length - T), (0, 0)))
+    seen_LGNC = np.ascontiguousarray(np.moveaxis(seen_GTC.reshape(G, blocks, length, channels), 2, 0))
+    P = np.broadcast_to(symmetric(model.initial_covariance), (G, 1, model.latents, model.latents))
+    if blocks > 1:
+        P = _block_starts(model, seen_LGNC, P[:, 0])
     rows = []
-    for t in range(T):
-        C_t, R_t = (C[None], R[None]) if complete_T[t] else _without_missing(C, R, patterns_GTC[:, t])
-        CP_GCD = C_t @ P_GDD
-        innovation_GCC = CP_GCD @ C_t.swapaxes(1, 2) + R_t
-        sign_G, log_determinant_G = np.linalg.slogdet(innovation_GCC)
-        if not (sign_G > 0).all() or not np.isfinite(log_determinant_G).all():
-            raise ValueError(f"emission_noise: what is observed at step {t + 1} has no density; add noise")
-        precision_GCC = np.linalg.inv(innovation_GCC)
-        K_GDC = CP_GCD.swapaxes(1, 2) @ precision_GCC
-        # Joseph's form: what is left after the first look at a diffuse latent is not lost in rounding.
-        rest_GDD = identity - K_GDC @ C_t
-        filtered_GDD = rest_GDD @ P_GDD @ rest_GDD.swapaxes(1, 2) + K_GDC @ R_t @ K_GDC.swapaxes(1, 2)
-        rows.append((P_GDD, filtered_GDD, np.broadcast_to(C_t, CP_GCD.shape), K_GDC, precision_GCC, log_determinant_G))
-        before_GDD, P_GDD = P_GDD, symmetric(A @ filtered_GDD @ A.T + Q)
-        if t >= complete_from and np.abs(P_GDD - before_GDD).max() <= STEADY * np.abs(P_GDD).max():
+    for step in range(length):
+        complete = blocks == 1 and bool(complete_T[step])
+        row = _observed(P, *_without_missing(model, seen_LGNC[step], complete))
+        rows.append(row)
+        before, P = P, _moved(model, row[1])
+        if blocks == 1 and step >= complete_from and np.abs(P - before).max() <= STEADY * np.abs(P).max():
             break
-    return Gains(T, *(np.stack(row, axis=1) for row in zip(*rows, strict=True)))
+    kept = (np.stack(row, axis=2) for row in zip(*rows, strict=True))
+    return Gains(T, *(row.reshape(G, -1, *row.shape[3:])[:, :T] for row in kept))
 
 
-def _without_missing(C: np.ndarray, R: np.ndarray, observed_GC: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """C and R of a step: a missing channel reads nothing, and its noise stands alone with variance 1."""
-    seen = observed_GC.astype(np.float64)
-    R_GCC = R * seen[:, :, None] * seen[:, None, :]
-    return C * seen[:, :, None], R_GCC + np.eye(len(R)) * (1 - seen[:, :, None])
+def _block_starts(model: LinearGaussian, seen_LGNC: np.ndarray, first_GDD: np.ndarray) -> np.ndarray:
+    """(G, N, D, D) Cov(z | what came before) at the first step of every block.
+
+    What the L steps of a block make of the latent z at its beginning, for all blocks at once: afterwards it is gain z +
+    a constant with some covariance, and the values of the block say of z what `information` is the precision of
+    (Sarkka and Garcia-Fernandez 2021). The blocks are then put one behind the other.
+    """
+    _, G, N, _ = seen_LGNC.shape
+    D = model.latents
+    gain = np.broadcast_to(np.eye(D), (G, N, D, D))
+    covariance, information = np.zeros((G, N, D, D)), np.zeros((G, N, D, D))
+    for seen_GNC in seen_LGNC:
+        _, filtered, C, K, precision, _ = _observed(covariance, *_without_missing(model, seen_GNC))
+        C_gain = C @ gain
+        information += _turned(C_gain) @ (precision @ C_gain)
+        gain = model.transition @ (gain - K @ C_gain)
+        covariance = _moved(model, filtered)
+    starts = [first_GDD]
+    for block in range(N - 1):
+        P = starts[-1]
+        known = np.linalg.solve(np.eye(D) + P @ information[:, block], P)
+        starts.append(symmetric(gain[:, block] @ known @ _turned(gain[:, block]) + covariance[:, block]))
+    return np.stack(starts, axis=1)
+
+
+def _observed(P: np.ndarray, C: np.ndarray, R: np.ndarray) -> tuple[np.ndarray, ...]:
+    """What `Gains` keeps of steps with these predicted covariances, any axes before the last two."""
+    PC = P @ _turned(C)
+    innovation = C @ PC + R
+    sign, log_determinant = np.linalg.slogdet(innovation)
+    if not (sign > 0).all() or not np.isfinite(log_determinant).all():
+        raise ValueError("emission_noise: some of what is observed has no density; add noise")
+    precision = np.linalg.inv(innovation)
+    K = PC @ precision
+    # Joseph's form: what is left after the first look at a diffuse latent is not lost in rounding.
+    rest = np.eye(P.shape[-1]) - K @ C
+    filtered = rest @ P @ _turned(rest) + K @ R @ _turned(K)
+    return P, filtered, np.broadcast_to(C, (*P.shape[:-2], *C.shape[-2:])), K, precision, log_determinant
+
+
+def _moved(model: LinearGaussian, covariance: np.ndarray) -> np.ndarray:
+    """A step later: A P A' + Q."""
+    return symmetric(model.transition @ covariance @ model.transition.T.copy() + model.transition_covariance)
+
+
+def _turned(matrix: np.ndarray) -> np.ndarray:
+    """Transposed in memory too: products of many small matrices that are not take four times as long."""
+    return np.ascontiguousarray(matrix.swapaxes(-1, -2))
+
+
+def _without_missing(
+    model: LinearGaussian, observed: np.ndarray, complete: bool = False
+) -> tuple[np.ndarray, np.ndarray]:
+    """C and R of steps (..., C): a missing channel reads nothing, and its noise stands alone with variance 1."""
+    C, R = model.emission, model.emission_covariance
+    if complete:
+        return C, R
+    seen = observed[..., None]
+    return np.where(seen, C, 0.0), np.where(seen & observed[..., None, :], R, np.eye(len(R)) * ~seen)
 
 
 def _predicted_means(model: LinearGaussian, x_TBC: np.ndarray, group_B: np.ndarray, gains: Gains) -> np.ndarray:
@@ -269,21 +333,23 @@ def _predicted_means(model: LinearGaussian, x_TBC: np.ndarray, group_B: np.ndarr
 
 
 def _recur(F_GSDD: np.ndarray, group_B: np.ndarray, u_TBD: np.ndarray, y_BD: np.ndarray, y_TBD: np.ndarray) -> None:
-    """Writes y_t = F_t y_{t-1} + u_t: step by step as long as F changes, then all at once."""
+    """Writes y_t = F_t y_{t-1} + u_t of every series by its group; the last F stands for all after."""
     G, S, _, _ = F_GSDD.shape
     T = len(u_TBD)
-    each_BSDD = F_GSDD if G == 1 else F_GSDD[group_B]
-    for t in range(min(S - 1, T)):
-        moved_BD = y_BD @ each_BSDD[0, t].T if G == 1 else np.einsum("bij,bj->bi", each_BSDD[:, t], y_BD)
-        y_BD = np.add(moved_BD, u_TBD[t], out=y_TBD[t])
-    if S <= T and G == 1:
-        linear_recursion(F_GSDD[0, -1], u_TBD[S - 1 :], y_BD, y_TBD[S - 1 :])
-    elif S <= T:
-        for group, F_DD in enumerate(F_GSDD[:, -1]):
-            rows = np.flatnonzero(group_B == group)
-            own_TBD = np.empty((T - S + 1, len(rows), y_TBD.shape[2]))
-            linear_recursion(F_DD, u_TBD[S - 1 :, rows], y_BD[rows], own_TBD)
-            y_TBD[S - 1 :, rows] = own_TBD
+    changing = min(S - 1, T)
+    if G > FEW_GROUPS:
+        for t in range(changing):
+            y_BD = np.add(np.einsum("bij,bj->bi", F_GSDD[group_B, t], y_BD), u_TBD[t], out=y_TBD[t])
+    for group in range(G):
+        rows: np.ndarray | slice = slice(None) if G == 1 else np.flatnonzero(group_B == group)
+        u_TND, own_TND, start_ND = u_TBD[:, rows], y_TBD[:, rows], y_BD[rows]
+        if G <= FEW_GROUPS:
+            changing_recursion(F_GSDD[group, :changing], u_TND[:changing], start_ND, own_TND[:changing])
+            start_ND = own_TND[changing - 1] if changing else start_ND
+        if changing < T:
+            linear_recursion(F_GSDD[group, -1], u_TND[changing:], start_ND, own_TND[changing:])
+        if G > 1:
+            y_TBD[:, rows] = own_TND  # an array of its own, for rows were picked by number
 
 
 # Smoother ---------------------------------------------------------------------------------------------------------
@@ -398,7 +464,7 @@ def masked(model: LinearGaussian, x_BTC: np.ndarray, observed_BTC: np.ndarray | 
 def grouped(observed_BTC: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """The different patterns of observed values (G, T, C) and which of them each series has (B,)."""
     B = len(observed_BTC)
-    if observed_BTC.all():
+    if B == 1 or observed_BTC.all():
         return observed_BTC[:1], np.zeros(B, dtype=np.int64)
     packed = np.packbits(observed_BTC.reshape(B, -1), axis=1)
     _, first, group_B = np.unique(packed, axis=0, return_index=True, return_inverse=True)

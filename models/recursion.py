@@ -1,16 +1,16 @@
-"""y_t = F y_{t-1} + u_t for all t at once: matrix products over blocks of steps instead of a loop over steps."""
+"""y_t = F_t y_{t-1} + u_t for all t at once: matrix products over many steps instead of a loop over steps."""
 
 import numpy as np
 
 BLOCK = 8
-"""Steps that one matrix product covers: the work grows with it, the number of calls falls."""
+"""Steps that one matrix product covers where F stays the same: the work grows with it, the number of calls falls."""
 
 MANY_SERIES = 16
 """From so many series on, a step of all of them is a product worth a call of its own."""
 
 
 def linear_recursion(F_DD: np.ndarray, u_TBD: np.ndarray, start_BD: np.ndarray, y_TBD: np.ndarray) -> None:
-    """Writes y_1 .. y_T, from y_0 = start, for each of B series.
+    """Writes y_1 .. y_T of one F, from y_0 = start, for each of B series.
 
     Inside a block y is a product with the block's Toeplitz matrix of powers of F; the values at the ends of blocks
     follow the same recursion with F^BLOCK, so that the depth is logarithmic in T.
@@ -39,3 +39,20 @@ def linear_recursion(F_DD: np.ndarray, u_TBD: np.ndarray, start_BD: np.ndarray, 
     linear_recursion(powers[-1], inside[:, :, -D:].swapaxes(0, 1), start_BD, before_NBD[1:])
     inside += before_NBD[:-1].swapaxes(0, 1) @ np.concatenate([power.T for power in powers[1:]], axis=1)
     y_TBD[...] = inside.reshape(B, blocks * BLOCK, D)[:, :T].swapaxes(0, 1)
+
+
+def changing_recursion(F_TDD: np.ndarray, u_TBD: np.ndarray, start_BD: np.ndarray, y_TBD: np.ndarray) -> None:
+    """The same where every step has its own F: two steps make one, half as many are solved, the rest is filled in."""
+    T, B, _ = u_TBD.shape
+    if T <= BLOCK or B >= MANY_SERIES:
+        y_BD = start_BD
+        for t in range(T):
+            y_BD = np.matmul(y_BD, F_TDD[t].T, out=y_TBD[t])
+            y_BD += u_TBD[t]
+        return
+    odd, turned_TDD = T // 2, F_TDD.swapaxes(1, 2)
+    pairs_TDD = F_TDD[1::2] @ F_TDD[0 : 2 * odd : 2]
+    pairs_TBD = u_TBD[0 : 2 * odd : 2] @ turned_TDD[1::2] + u_TBD[1::2]
+    changing_recursion(pairs_TDD, pairs_TBD, start_BD, y_TBD[1::2])
+    y_TBD[0] = start_BD @ turned_TDD[0] + u_TBD[0]
+    y_TBD[2::2] = y_TBD[1 : T - 1 : 2] @ turned_TDD[2::2] + u_TBD[2::2]

@@ -1,5 +1,7 @@
 """Filter, smoother and forecast against dense algebra, a banded Cholesky factor and statsmodels."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import torch
@@ -17,7 +19,7 @@ from models.kalman import (
     stationary,
 )
 from models.kalman_precision import parameters_of, posterior
-from models.recursion import linear_recursion
+from models.recursion import changing_recursion, linear_recursion
 
 SIZES = [(1, 1, 30), (4, 2, 40), (2, 5, 25), (3, 1, 1), (2, 2, 2), (3, 2, 90)]
 SERIES = 4
@@ -150,16 +152,40 @@ def test_series_that_miss_the_same_values_share_their_covariances():
     np.testing.assert_allclose(filtered.mean_BTD, [a.mean_BTD[0] for a in alone], atol=1e-12)
 
 
+@pytest.mark.parametrize("changing", [False, True])
 @pytest.mark.parametrize("series", [1, 3, 20])
 @pytest.mark.parametrize("steps", [1, 7, 8, 9, 100, 700])
-def test_a_recursion_in_blocks_is_the_loop(series, steps):
+def test_a_recursion_without_a_loop_is_the_loop(series, steps, changing):
     rng = np.random.default_rng(steps)
-    F_DD, u_TBD, y_BD = 0.4 * rng.normal(size=(3, 3)), rng.normal(size=(steps, series, 3)), rng.normal(size=(series, 3))
+    F_TDD, u_TBD, y_BD = 0.4 * rng.normal(size=(steps, 3, 3)), rng.normal(size=(steps, series, 3)), np.ones((series, 3))
+    F_TDD = F_TDD if changing else np.repeat(F_TDD[:1], steps, axis=0)
     y_TBD = np.empty_like(u_TBD)
-    linear_recursion(F_DD, u_TBD, y_BD, y_TBD)
-    for u, y in zip(u_TBD, y_TBD, strict=True):
-        y_BD = y_BD @ F_DD.T + u
+    if changing:
+        changing_recursion(F_TDD, u_TBD, y_BD, y_TBD)
+    else:
+        linear_recursion(F_TDD[0], u_TBD, y_BD, y_TBD)
+    for F, u, y in zip(F_TDD, u_TBD, y_TBD, strict=True):
+        y_BD = y_BD @ F.T + u
         np.testing.assert_allclose(y, y_BD, atol=1e-10)
+
+
+@pytest.mark.parametrize("initial", [1.0, 1e7])
+@pytest.mark.parametrize(("latents", "channels"), [(1, 1), (4, 2), (3, 5)])
+def test_covariances_of_blocks_side_by_side_are_those_step_by_step(monkeypatch, latents, channels, initial):
+    model = replace(random_system(latents, channels), initial_covariance=initial * np.eye(latents))
+    x_BTC, observed_BTC = draw(model, 3, 200), missing(3, 200, channels)
+    observed_BTC[1, -1] = False
+    monkeypatch.setattr(kalman, "FEW_STEPS", 10**6)
+    one_by_one = kalman_filter(model, x_BTC, observed_BTC)
+    monkeypatch.setattr(kalman, "FEW_STEPS", 1)
+    monkeypatch.setattr(kalman, "FEW_GROUPS", 0)
+    in_blocks = kalman_filter(model, x_BTC, observed_BTC)
+    np.testing.assert_allclose(in_blocks.log_likelihood_BT, one_by_one.log_likelihood_BT, atol=1e-9)
+    np.testing.assert_allclose(in_blocks.covariance_GTDD, one_by_one.covariance_GTDD, rtol=1e-7, atol=1e-10)
+    np.testing.assert_allclose(in_blocks.mean_BTD, one_by_one.mean_BTD, atol=1e-8)
+    smoothed, expected = (kalman_smoother(model, filtered) for filtered in (in_blocks, one_by_one))
+    np.testing.assert_allclose(smoothed.mean_BTD, expected.mean_BTD, rtol=1e-6, atol=1e-8)
+    np.testing.assert_allclose(smoothed.lag_GTDD, expected.lag_GTDD, rtol=1e-6, atol=1e-8)
 
 
 @pytest.mark.parametrize("length", [1, 2, 3, 4, 5, 8, 13])
@@ -228,5 +254,5 @@ def test_values_that_do_not_fit_are_named():
     still = LinearGaussian(
         np.eye(1), np.zeros((1, 1)), np.ones((1, 1)), np.zeros((1, 1)), np.zeros(1), np.zeros((1, 1))
     )
-    with pytest.raises(ValueError, match="emission_noise: what is observed at step 1 has no density"):
+    with pytest.raises(ValueError, match="emission_noise: some of what is observed has no density"):
         kalman_filter(still, np.zeros((1, 3, 1)))
