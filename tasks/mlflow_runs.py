@@ -224,7 +224,8 @@ def _dataset(described: Mapping[str, Any]) -> Any:
     profile = {
         key: value for key, value in described.items() if key not in ("name", "digest", "source", "split", "schema")
     }
-    schema = described.get("schema") or [{"name": "tokens", "type": "long", "required": True}]
+    column = {"name": "steps", "type": "double"} if "steps" in described else {"name": "tokens", "type": "long"}
+    schema = described.get("schema") or [{**column, "required": True}]
     source = described.get("source", "")
     return DatasetInput(
         Dataset(
