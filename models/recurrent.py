@@ -268,7 +268,9 @@ def recurrent_cost(config: RecurrentConfig, lengths: Lengths) -> Cost:
     held = (depth * HELD[config.cell] + 1) * width + vocabulary
     if config.cell == "lstm":  # its kernel holds h as well as what is made of h: the scaled one, the masked ones
         held += width * (depth if config.dropout else 1)
-    chunk = chunk_length(round(lengths.target))
+    # What waits for backward at once: a piece of the sequence, or the states in it and one chunk that is rebuilt.
+    piece = min(config.truncation or lengths.target, lengths.target)
+    chunk = chunk_length(round(piece))
     state = (2 if config.cell == "lstm" else 1) * depth * width
     return Cost(
         parameters=tables + inside,
@@ -276,6 +278,6 @@ def recurrent_cost(config: RecurrentConfig, lengths: Lengths) -> Cost:
         forward_flops_per_unit=forward,
         training_flops_per_unit=3 * forward,
         checkpointing_flops_per_unit=forward,
-        activation_elements_per_unit=held,
-        checkpointed_elements_per_unit=state / chunk + held * chunk / lengths.target,
+        activation_elements_per_unit=held * piece / lengths.target,
+        checkpointed_elements_per_unit=(state * piece / chunk + held * chunk) / lengths.target,
     )

@@ -300,6 +300,19 @@ def test_activation_bytes_are_what_autograd_holds(cell, dropout):
     assert held == pytest.approx(cost.activation_bytes(B * 100), rel=0.03)
 
 
+@pytest.mark.parametrize("cell", ["lstm", "gru", "elman"])
+def test_the_bytes_of_pieces_and_chunks_follow_the_formula(cell):
+    """At the highest, gradients of the weights included; what backward makes on its way comes on top."""
+    for truncation in (None, 36):
+        config = RecurrentConfig(VOCABULARY, 32, 1, cell, truncation=truncation)
+        cost, model, batch = recurrent_cost(config, Lengths.fixed(144)), Recurrent(config), batch_of(144)
+        for checkpointing in ("none", "full"):
+            model.rebuilds = checkpointing == "full"
+            expected = cost.activation_bytes(B * 144, checkpointing=checkpointing) + 4 * cost.parameters
+            seen = peak_bytes(lambda: gradient_in_pieces(model, batch))  # noqa: B023
+            assert expected < seen < 2.2 * expected, (truncation, checkpointing)
+
+
 # Checkpointing in chunks of time -------------------------------------------------------------------------------------
 
 
