@@ -223,6 +223,8 @@ def _with_sentence(found: Overtaking, unknown: list[str], distinct: bool) -> Ove
     start, end = found.tested
     sure = [crossing for crossing in found.crossings if crossing.sure]
     unsure = [crossing for crossing in found.crossings if not crossing.sure]
+    if found.ahead is not None:  # what may have been before the runs began is of no use then
+        unsure = [crossing for crossing in unsure if crossing.compute.value > start]
     parts = []
     for crossing in sure:
         parts.append(f"{crossing.overtaker} overtakes {crossing.overtaken} at {_where(crossing.compute)}")

@@ -27,6 +27,7 @@ class SharedE:
 
     own: dict[str, Estimate]
     shared: Estimate | None
+    known: bool  # whether the common E has two ends
     probability: float  # of a disagreement at least so large if there is one E
     contradict: bool
     sentence: str
@@ -37,7 +38,9 @@ def shared_E(fits: Mapping[str, Fit]) -> SharedE:
     profiles = {name: fit.profile for name, fit in fits.items() if fit.law is not None and fit.profile is not None}
     own = {name: profile.interval for name, profile in profiles.items()}
     if len(profiles) < 2:
-        return SharedE(own, None, math.nan, False, "Fewer than two families have a law, so their E cannot be compared")
+        return SharedE(
+            own, None, False, math.nan, False, "Fewer than two families have a law, so their E cannot be compared"
+        )
     top = min(max(profile.E) for profile in profiles.values())  # above the lowest loss of a family there is no E
     E = np.linspace(0.0, top, POINTS)
     E = np.unique(np.r_[E, [profile.interval.value for profile in profiles.values() if profile.interval.value <= top]])
@@ -47,7 +50,8 @@ def shared_E(fits: Mapping[str, Fit]) -> SharedE:
     inside = E[ratio <= ratio[best] + chi2.ppf(1 - LEVEL, 1)]
     high = math.inf if inside[-1] >= 0.999 * top else float(inside[-1])
     shared = Estimate(float(E[best]), float(inside[0]), high)
-    return SharedE(own, shared, probability, probability < LEVEL, _sentence(shared, probability, list(own)))
+    known = shared.low > 0 and math.isfinite(high)
+    return SharedE(own, shared, known, probability, probability < LEVEL, _sentence(shared, probability, list(own)))
 
 
 def _likelihood_ratio(profile: ProfileOfE, E: Floats) -> Floats:
@@ -68,8 +72,8 @@ def _sentence(shared: Estimate, probability: float, names: list[str]) -> str:
             f"The fits contradict one common E (p = {probability:.2g}): a family that cannot express the data at any "
             "size, or a law that does not hold for one of them"
         )
+    whom = " and ".join(names) if len(names) == 2 else "all families"
+    if shared.low <= 0 and math.isinf(shared.high):
+        return f"Any E suits {whom}: together these runs do not tell it either"
     upper = "open" if math.isinf(shared.high) else f"{shared.high:.4g}"
-    return (
-        f"One E suits {' and '.join(names) if len(names) == 2 else 'all families'}: {shared.value:.4g} "
-        f"[{shared.low:.4g}, {upper}] (p = {probability:.2g})"
-    )
+    return f"One E suits {whom}: {shared.value:.4g} [{shared.low:.4g}, {upper}] (p = {probability:.2g})"

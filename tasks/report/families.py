@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from tasks.errors import UserError
-from tasks.fit.overtaking import Comparison
+from tasks.fit.overtaking import Comparison, Crossing, Overtaking
 from tasks.fit.predict import predict
 from tasks.fit.result import Fit, Prediction, Run
 from tasks.fit.summary import families_summary
@@ -39,6 +39,15 @@ class Member:
     at_end: Prediction | None  # the best run of the largest budget
     runs: list[Run]
     figures: dict[str, Figure]
+
+
+@dataclass(frozen=True)
+class Row:
+    """A line of the table of overtakings."""
+
+    pair: Overtaking
+    verdict: str
+    crossing: Crossing | None = None
 
 
 def run(context: Context) -> None:
@@ -96,6 +105,7 @@ def write_families_report(
     page = environment().get_template("families.html").render(
         spec=spec,
         comparison=comparison,
+        rows=[row for pair in comparison.overtakings for row in _rows(pair)],
         members=members,
         fits=fits,
         lost=[name for name in spec.declared if name not in fits],
@@ -115,6 +125,22 @@ def note(fits: Mapping[str, Fit], comparison: Comparison, spec: FamiliesReportSp
     head = ". ".join(pair.sentence for pair in comparison.overtakings)
     page = "The page `report.html` is among the artifacts."
     return f"**{head}.**\n\n{spec.description} {page}\n\n```\n{families_summary(fits, comparison)}\n```\n"
+
+
+def _rows(pair: Overtaking) -> list[Row]:
+    """Who is ahead all the way, then each crossing of the fits that lies where it matters."""
+    rows = []
+    if pair.ahead is not None and pair.ahead_until is not None:
+        rows.append(Row(pair, f"{pair.ahead} is ahead up to {pair.ahead_until:.3g}"))
+    for one in pair.crossings:
+        assert pair.tested is not None
+        outside = not pair.tested[0] <= one.compute.value <= pair.tested[1]
+        if one.sure:
+            verdict = f"{one.overtaker} overtakes {one.overtaken}"
+            rows.append(Row(pair, verdict + (", extrapolated" if outside else ""), one))
+        elif pair.ahead is None or one.compute.value > pair.tested[0]:
+            rows.append(Row(pair, f"cannot tell whether {one.overtaker} overtakes {one.overtaken}", one))
+    return rows or [Row(pair, "cannot tell")]
 
 
 def _of_family(inputs: Mapping[str, Path], name: str) -> dict[str, Path]:

@@ -75,6 +75,7 @@ def environment() -> Environment:
         words.interval,
         words.with_interval,
         words.plural,
+        words.signed,
         words.with_powers,
     ):
         made.filters[write.__name__] = write

@@ -122,6 +122,17 @@ def test_families_with_E_of_their_own_contradict_one_E() -> None:
     assert found.own["early"].high < found.own["late"].low
 
 
+def test_fits_that_know_no_E_do_not_agree_on_one() -> None:
+    def open_profile(fit: Fit) -> Fit:
+        assert fit.profile is not None
+        E = fit.profile.E
+        flat = replace(fit.profile, objective=(fit.profile.minimum,) * len(E))
+        return replace(fit, profile=flat)
+
+    found = pair(open_profile(fitted(EARLY, 0.001, 1)), open_profile(fitted(LATE, 0.001, 2))).shared_E
+    assert not found.known and not found.contradict and found.sentence.startswith("Any E suits early and late")
+
+
 @pytest.mark.slow
 def test_intervals_hold_the_crossing_and_one_E_is_kept() -> None:
     """60 replicates of 30 runs a family: with a true coverage of .95, 52 hits or fewer come once in a hundred times."""
