@@ -33,7 +33,7 @@ def main() -> None:
     parser.add_argument("overrides", nargs="*", help="keys of the recipe, such as train.tokens=6M")
     parser.add_argument("--root", default=".reducible", help="where artifacts lie")
     parser.add_argument("--samples", type=int, default=100, help="of the importance-weighted estimate")
-    arguments = parser.parse_args()
+    arguments = parser.parse_intermixed_args()
     torch.set_num_threads(1)
     recipe_file = Path(__file__).resolve().parents[1] / "recipes" / "chorales.yaml"
     recipe = load_recipe(recipe_file, [f"data.source={arguments.rolls.resolve()}", *arguments.overrides])
