@@ -17,6 +17,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 import torch.nn.functional as F
 
@@ -98,7 +99,7 @@ def training_data(dataset: Any, spec: TrainSpec) -> TrainingData:
     )
 
 
-def language_model(model: Any, examples: Sentences, units: int) -> dict[str, Any]:
+def language_model(model: Any, examples: Sentences, units: int) -> tuple[dict[str, Any], dict[str, list[float]]]:
     """Exact nats of the sentences that `measure` takes for the same units."""
     count = max(1, min(len(examples), int(units / float(examples.lengths.mean()))))
     nats, tokens = [], []
@@ -115,12 +116,13 @@ def language_model(model: Any, examples: Sentences, units: int) -> dict[str, Any
     per_token = float(nats_N.sum() / tokens_N.sum())
     error = float(nats_N.std()) / math.sqrt(count)
     names = ("loss", "importance_weighted")
-    return (
+    numbers = (
         {name: per_token for name in names}
         | {f"{name}_per_sentence": float(nats_N.mean()) for name in names}
         | {f"{name}_per_sentence_standard_error": error for name in names}
         | {"perplexity": math.exp(per_token), "sentences": count}
     )
+    return numbers, {"importance_weighted": nats_N.tolist()}
 
 
 def run(name: str, kind: str, model: dict[str, Any], arguments: argparse.Namespace) -> dict[str, Any]:
@@ -152,9 +154,11 @@ def run(name: str, kind: str, model: dict[str, Any], arguments: argparse.Namespa
     examples = dataset.examples("sentences", "validation", SEQUENCE)
     torch.manual_seed(0)
     if kind == "vae":
-        numbers = measure(trained_model, examples, dataset.unit_bytes(), arguments.units, arguments.importance)
+        numbers, by_sentence = measure(
+            trained_model, examples, dataset.unit_bytes(), arguments.units, arguments.importance
+        )
     else:
-        numbers = language_model(trained_model, examples, arguments.units)
+        numbers, by_sentence = language_model(trained_model, examples, arguments.units)
     seconds = time.process_time() - began
     return {
         "name": name,
@@ -165,16 +169,20 @@ def run(name: str, kind: str, model: dict[str, Any], arguments: argparse.Namespa
         "training_core_seconds": trained,
         "core_seconds": seconds,
         **numbers,
+        "by_sentence": by_sentence["importance_weighted"],
     }
 
 
 def table(results: list[dict[str, Any]]) -> str:
     lines = [
-        "| | parameters | -ELBO | IW-NLL | perplexity | KL | mutual information | active units | core seconds |",
-        "|---|---:|---:|---:|---:|---:|---:|---:|---:|",
+        "| | parameters | -ELBO | IW-NLL | against the first | perplexity | KL | mutual information | active units "
+        "| core seconds |",
+        "|---|---:|---:|---:|---:|---:|---:|---:|---:|---:|",
     ]
     for one in results:
         error = 1.96 * one["importance_weighted_per_sentence_standard_error"]
+        beside_N = np.array(one["by_sentence"]) - np.array(results[0]["by_sentence"])
+        beside = f"{beside_N.mean():+.2f} ± {1.96 * beside_N.std(ddof=1) / math.sqrt(len(beside_N)):.2f}"
         latent = "- | - | -"
         if "kl_per_sentence" in one:
             lower, upper = (one[f"mutual_information{end}_per_sentence"] for end in ("", "_upper"))
@@ -183,8 +191,8 @@ def table(results: list[dict[str, Any]]) -> str:
             )
         lines.append(
             f"| {one['name']} | {one['parameters']:,} | {one['loss_per_sentence']:.2f} "
-            f"| {one['importance_weighted_per_sentence']:.2f} ± {error:.2f} | {one['perplexity']:.2f} | {latent} "
-            f"| {one['training_core_seconds']:.0f} |"
+            f"| {one['importance_weighted_per_sentence']:.2f} ± {error:.2f} | {beside} "
+            f"| {one['perplexity']:.2f} | {latent} | {one['training_core_seconds']:.0f} |"
         )
     return "\n".join(lines)
 

@@ -89,7 +89,9 @@ def test_with_the_exact_posterior_the_likelihood_is_exact_for_any_number_of_samp
     examples = Examples(MANY)
     nats_N = exact_nats(examples)
     torch.manual_seed(0)
-    found = measure(Potential(), examples, TOKENIZER.token_bytes(), None, samples=3)
+    found, by_sentence = measure(Potential(), examples, TOKENIZER.token_bytes(), None, samples=3)
+    assert np.mean(by_sentence["loss"]) == pytest.approx(found["loss_per_sentence"])
+    assert sorted(by_sentence["importance_weighted"]) == pytest.approx(sorted(nats_N.tolist()), rel=1e-6)
     tokens, bytes_ = sum(examples.lengths), sum(examples.lengths) - 300
     assert found["importance_weighted"] == pytest.approx(nats_N.sum() / tokens, rel=1e-6)
     assert found["importance_weighted_per_sentence"] == pytest.approx(nats_N.mean(), rel=1e-6)
@@ -109,7 +111,7 @@ def test_with_the_exact_posterior_the_likelihood_is_exact_for_any_number_of_samp
 
 def test_a_dimension_that_is_the_priors_is_not_active() -> None:
     torch.manual_seed(0)
-    found = measure(Potential(), Examples(MANY), TOKENIZER.token_bytes(), None, samples=1)
+    found, _ = measure(Potential(), Examples(MANY), TOKENIZER.token_bytes(), None, samples=1)
     assert (found["active_units"], found["latent"]) == (1, 2)
     assert found["kl_by_dimension"][1] == pytest.approx(0, abs=1e-9) and found["kl_by_dimension"][0] > 0.5
     information = found["mutual_information_per_sentence"]
@@ -120,7 +122,7 @@ def test_a_dimension_that_is_the_priors_is_not_active() -> None:
 def test_a_wrong_posterior_costs_the_elbo_more_than_the_weighted_estimate() -> None:
     examples = Examples(MANY)
     torch.manual_seed(0)
-    found = measure(Potential(widening=4.0), examples, TOKENIZER.token_bytes(), None, samples=200)
+    found, _ = measure(Potential(widening=4.0), examples, TOKENIZER.token_bytes(), None, samples=200)
     exact = exact_nats(examples).mean()
     assert found["importance_weighted_per_sentence"] == pytest.approx(exact, abs=0.01)
     # KL(q || posterior) = (4 - 1 - log 4) / 2
@@ -129,7 +131,7 @@ def test_a_wrong_posterior_costs_the_elbo_more_than_the_weighted_estimate() -> N
 
 
 def test_units_limit_how_many_sentences_are_measured() -> None:
-    found = measure(Potential(), examples := Examples(MANY), TOKENIZER.token_bytes(), 1000, samples=1)
+    found, _ = measure(Potential(), examples := Examples(MANY), TOKENIZER.token_bytes(), 1000, samples=1)
     assert found["sentences"] == int(1000 / examples.lengths.mean()) < 100
 
 
@@ -152,6 +154,8 @@ def test_the_note_shows_numbers_and_sentences_as_markdown_tables(tmp_path: Path)
     found = evaluate(small_model(), dataset(), {"sequence": 64}, spec, record)
     assert evaluate(small_model(), dataset(), {"sequence": 64}, spec, record).numbers == found.numbers
     json.dumps(found.numbers, allow_nan=False)
+    header, *rows = (tmp_path / "files" / "by_sentence.csv").read_text().splitlines()
+    assert header == "tokens,loss,importance_weighted,kl" and len(rows) == len(TEXTS)
     shown = json.loads((tmp_path / "files" / "sentences.json").read_text())
     assert [len(rows) for rows in shown.values()] == [3, 3, 3]
     assert [len(row) for row in shown["reconstructions"]] == [3, 3, 3]
