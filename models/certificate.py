@@ -23,11 +23,11 @@ its own size, 40 steps, the best linear-Gaussian p for a factorised q loses 0.02
 every model.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 
-from models.kalman import Gains, LinearGaussian, filter_gains, symmetric
+from models.kalman import Gains, LinearGaussian, filter_gains, kalman_filter, kalman_smoother, symmetric
 
 FORMS = ("structured", "bidirectional", "causal")
 
@@ -66,7 +66,8 @@ def certificate(model: LinearGaussian, steps: int, observed_TC: np.ndarray | Non
     gains = filter_gains(model, observed_TC[None])
     counted = observed_TC.sum()
     entropy = 0.5 * (counted * (1 + np.log(2 * np.pi)) + gains.at_every_step(gains.log_determinant_GS).sum())
-    causal = 0.5 * _causal_excess(model, D_TDD, below_DD, score_TDC, gains)
+    U_TDD = _outlook(model, D_TDD, below_DD, score_TDC)
+    causal = 0.5 * _causal_excess(U_TDD, D_TDD, below_DD, score_TDC, gains)
     return Certificate(steps, float(entropy), 0.0, float(bidirectional), float(bidirectional + causal))
 
 
@@ -92,25 +93,63 @@ def backward_factor(precision_TDD: np.ndarray, below_DD: np.ndarray) -> np.ndarr
     return D_TDD
 
 
-def _causal_excess(
-    model: LinearGaussian, D_TDD: np.ndarray, below_DD: np.ndarray, score_TDC: np.ndarray, gains: Gains
-) -> float:
-    """sum_t tr(D_t^-1 Cov(g_t | x_{<=t})).
+def causal_gaps(model: LinearGaussian, x_BTC: np.ndarray) -> np.ndarray:
+    """(B,) the gap on these very series of the causal q that is best on average; complete series.
 
-    E[g_t | x_{<=t}] = h_t - U_t a_t + constant with a_t the filtered mean, so that the innovation of step t moves
-    the expectation of g_t by (score_t - U_t K_t) times itself.
+    Its mean over series that the model draws is `Certificate.causal`. An encoder's own gap on the same series is much
+    less a matter of chance relative to this than to that mean.
     """
-    A, T = model.transition, len(D_TDD)
+    _, T, _ = x_BTC.shape
+    observed_TC = np.ones(x_BTC.shape[1:], dtype=bool)
+    precision_TDD, below_DD, score_TDC = precision_blocks(model, observed_TC)
+    D_TDD = backward_factor(precision_TDD, below_DD)
+    U_TDD = _outlook(model, D_TDD, below_DD, score_TDC)
+    # Around the mean, where every constant is 0.
+    z_D, middle_TC = model.initial_mean, np.empty(x_BTC.shape[1:])
+    for t in range(T):
+        middle_TC[t] = model.emission @ z_D + model.emission_offset
+        z_D = model.transition @ z_D + model.latent_offset
+    nothing = np.zeros(model.latents)
+    centred = replace(model, initial_mean=nothing, latent_offset=nothing, emission_offset=np.zeros(model.channels))
+    filtered = kalman_filter(centred, x_BTC - middle_TC)
+    m_BTD, a_BTD = kalman_smoother(centred, filtered).mean_BTD, filtered.mean_BTD
+    h_BTD = np.einsum("tdc,btc->btd", score_TDC, x_BTC - middle_TC)
+    g_BTD = h_BTD - np.einsum("tij,btj->bti", U_TDD, a_BTD)
+    mu_BD, gap_B = np.zeros_like(a_BTD[:, 0]), np.zeros(len(x_BTC))
+    error_BD = np.zeros_like(mu_BD)
+    for t in range(T):
+        mu_BD = np.linalg.solve(D_TDD[t], (g_BTD[:, t] - (mu_BD @ below_DD.T if t else 0.0)).T).T
+        # (m - mu)' L (m - mu), block by block of the factorisation.
+        before_BD, error_BD = error_BD, m_BTD[:, t] - mu_BD
+        moved_BD = error_BD + (np.linalg.solve(D_TDD[t], below_DD @ before_BD.T).T if t else 0.0)
+        gap_B += 0.5 * np.einsum("bi,ij,bj->b", moved_BD, D_TDD[t], moved_BD)
+    factorised = np.linalg.slogdet(precision_TDD)[1].sum() - np.linalg.slogdet(D_TDD)[1].sum()
+    return gap_B + 0.5 * factorised
+
+
+def _outlook(model: LinearGaussian, D_TDD: np.ndarray, below_DD: np.ndarray, score_TDC: np.ndarray) -> np.ndarray:
+    """U_t of E[g_t | x_{<=t}] = h_t - U_t a_t + constant, a_t the filtered mean: U_T = 0, and
+    U_t = L_{t,t+1} D_{t+1}^-1 (C' R^-1 C - U_{t+1}) A."""
+    U_TDD = np.zeros_like(D_TDD)
+    for t in range(len(D_TDD) - 2, -1, -1):
+        back_DD = np.linalg.solve(D_TDD[t + 1], below_DD).T  # L_{t,t+1} D_{t+1}^-1
+        U_TDD[t] = back_DD @ (score_TDC[t + 1] @ model.emission - U_TDD[t + 1]) @ model.transition
+    return U_TDD
+
+
+def _causal_excess(
+    U_TDD: np.ndarray, D_TDD: np.ndarray, below_DD: np.ndarray, score_TDC: np.ndarray, gains: Gains
+) -> float:
+    """sum_t tr(D_t^-1 Cov(g_t | x_{<=t})): the innovation of step t moves the expectation of g_t by
+    (score_t - U_t K_t) times itself."""
     K_TDC = gains.at_every_step(gains.gain_GSDC)[0]
     S_TCC = np.linalg.inv(gains.at_every_step(gains.precision_GSCC)[0])
-    C_TCD = gains.at_every_step(gains.emission_GSCD)[0]
-    U_DD, covariance_DD, excess = np.zeros_like(A), np.zeros_like(A), 0.0
-    for t in range(T - 2, -1, -1):
+    covariance_DD, excess = np.zeros_like(below_DD), 0.0
+    for t in range(len(D_TDD) - 2, -1, -1):
         # Cov(g_{t+1} | x_{<=t}) = Cov(g_{t+1} | x_{<=t+1}) + what the innovation of t+1 moves.
-        moved_DC = score_TDC[t + 1] - U_DD @ K_TDC[t + 1]
+        moved_DC = score_TDC[t + 1] - U_TDD[t + 1] @ K_TDC[t + 1]
         covariance_DD = covariance_DD + moved_DC @ S_TCC[t + 1] @ moved_DC.T
-        back_DD = np.linalg.solve(D_TDD[t + 1], below_DD).T  # L_{t,t+1} D_{t+1}^-1
-        U_DD = back_DD @ (score_TDC[t + 1] @ C_TCD[t + 1] - U_DD) @ A
+        back_DD = np.linalg.solve(D_TDD[t + 1], below_DD).T
         covariance_DD = symmetric(back_DD @ covariance_DD @ back_DD.T)
         excess += float(np.trace(np.linalg.solve(D_TDD[t], covariance_DD)))
     return excess

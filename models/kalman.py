@@ -17,6 +17,7 @@ from typing import NamedTuple
 
 import numpy as np
 
+from models.kalman_banded import banded_log_likelihood
 from models.recursion import changing_recursion, linear_recursion
 
 DIFFUSE_VARIANCE = 1e7
@@ -225,7 +226,15 @@ def kalman_filter(model: LinearGaussian, x_BTC: np.ndarray, observed_BTC: np.nda
 def log_likelihood(
     model: LinearGaussian, x_BTC: np.ndarray, observed_BTC: np.ndarray | None = None, skip: int = 0
 ) -> np.ndarray:
-    """(B,) log p(x), nats; without the terms of the first `skip` steps (`loglikelihood_burn` of statsmodels)."""
+    """(B,) log p(x), nats; without the terms of the first `skip` steps (`loglikelihood_burn` of statsmodels).
+
+    By the filter; long series with gaps by their posterior's precision (models/kalman_banded.py), where that is safe.
+    """
+    x_TBC, observed_BTC = masked(model, x_BTC, observed_BTC)
+    if not skip and x_BTC.shape[1] > FEW_STEPS and not observed_BTC.all():
+        found_B = banded_log_likelihood(model, x_TBC.swapaxes(0, 1), observed_BTC)
+        if found_B is not None:
+            return found_B
     return kalman_filter(model, x_BTC, observed_BTC).log_likelihood_BT[:, skip:].sum(1)
 
 

@@ -4,7 +4,7 @@ from typing import Any
 
 import numpy as np
 
-from models.certificate import FORMS, certificate
+from models.certificate import FORMS, Certificate, causal_gaps, certificate
 from models.kalman import LinearGaussian, log_likelihood, stationary
 
 
@@ -26,41 +26,46 @@ def true_model(dataset: Any) -> LinearGaussian | None:
     )
 
 
-def certified(model: Any, truth: LinearGaussian, batches: list[dict[str, np.ndarray]], loss: float) -> dict[str, Any]:
+def certified(
+    model: Any, truth: LinearGaussian, batches: list[dict[str, np.ndarray]], loss: float, error: float | None
+) -> dict[str, Any]:
     """All in nats per step of these windows, whose loss under the trained model is `loss`.
 
-    `exact_loss` is -log p of these very values by the true model and `gap` what the trained model loses to it; the
-    floors are expectations over what the true model draws, for q of each form with the true p. Where the trained
-    model's p is the true one, its gap cannot stay below the floor of its own form, and `above_floor` says by how much
-    it lies above.
+    `exact_loss` is -log p of these very values by the true model, and `gap` what the trained model loses to it. The
+    floors are the gaps of the best q of each form with the true p, that of causal q on these values (its average over
+    all series is `floor_causal_expected`; those of the others depend on no values). Where the trained model's p is the
+    true one, its gap cannot stay below the floor of its own form but by chance, and `above_floor` says by how much it
+    lies above. `error` is the standard error of `loss` as an average over draws of latents.
 
     Raises:
         ValueError: latents of the true model have no density.
     """
-    nats, steps, squares = 0.0, 0, 0.0
-    expected = dict.fromkeys(("exact", *FORMS), 0.0)
-    at: dict[int, Any] = {}
+    steps, windows, squares = 0, 0, 0.0
+    sums = dict.fromkeys(("exact", "expected", *FORMS, "causal_expected"), 0.0)
+    at: dict[int, Certificate] = {}
     for batch in batches:
-        for length in np.unique(lengths_B := batch["steps"].sum(1)):
-            rows = lengths_B == length
-            values, observed = (batch[name][rows, :length] for name in ("values", "observed"))
-            nats_B = -log_likelihood(truth, values, observed)
-            if int(length) not in at:
-                at[int(length)] = certificate(truth, int(length))
-            found = at[int(length)]
-            nats += float(nats_B.sum())
-            steps += int(length) * len(nats_B)
-            squares += float(((nats_B - found.negative_log_likelihood) ** 2).sum())
-            expected["exact"] += found.negative_log_likelihood * len(nats_B)
-            for form in FORMS:
-                expected[form] += getattr(found, form) * len(nats_B)
+        lengths_B = batch["steps"].sum(1)
+        for length in sorted({int(length) for length in lengths_B}):
+            values_NTC = batch["values"][lengths_B == length, :length].astype(np.float64)
+            found = at.setdefault(length, certificate(truth, length))
+            nats_N = -log_likelihood(truth, values_NTC)
+            N = len(nats_N)
+            steps, windows = steps + N * length, windows + N
+            squares += float(((nats_N - found.negative_log_likelihood) ** 2).sum())
+            sums["exact"] += float(nats_N.sum())
+            sums["causal"] += float(causal_gaps(truth, values_NTC).sum())
+            sums["expected"] += N * found.negative_log_likelihood
+            sums["structured"] += N * found.structured
+            sums["bidirectional"] += N * found.bidirectional
+            sums["causal_expected"] += N * found.causal
     numbers: dict[str, Any] = {
-        "exact_loss": nats / steps,
-        "exact_loss_expected": expected["exact"] / steps,
+        "exact_loss": sums["exact"] / steps,
+        "exact_loss_expected": sums["expected"] / steps,
         "exact_loss_standard_error": squares**0.5 / steps,
-        "gap": loss - nats / steps,
+        "gap": loss - sums["exact"] / steps,
+        "gap_standard_error": error,
     }
-    numbers |= {f"floor_{form}": expected[form] / steps for form in FORMS}
+    numbers |= {f"floor_{form}": sums[form] / steps for form in (*FORMS, "causal_expected")}
     if getattr(model.config, "A", None) is not None:
         numbers["above_floor"] = numbers["gap"] - numbers[f"floor_{model.config.posterior}"]
     return numbers
@@ -83,12 +88,14 @@ def certificate_note(numbers: dict[str, Any], model: Any) -> str:
         name = f"floor of a {form} q{' (this one)' if form == own else ''}"
         floor = numbers[f"floor_{form}"]
         lines.append(f"| {name} | {numbers['exact_loss'] + floor:.4f} | {floor:.4f} |")
-    lines.append(f"| **this model** | **{numbers['exact_loss'] + numbers['gap']:.4f}** | **{numbers['gap']:.4f}** |")
+    spread = "" if numbers["gap_standard_error"] is None else f" ± {1.96 * numbers['gap_standard_error']:.4f}"
+    own_loss = numbers["exact_loss"] + numbers["gap"]
+    lines.append(f"| **this model** | **{own_loss:.4f}**{spread} | **{numbers['gap']:.4f}**{spread} |")
     text = "\n".join([lines[0], "", lines[1], "", *lines[2:]])
     if known:
         return text + (
-            f"\n\nIts p is the true one: it lies {numbers['above_floor']:.4f} nats per step above the best that any "
-            f"{own} q can reach (the floor is an expectation, the gap one of these values)."
+            f"\n\nIts p is the true one: it lies {numbers['above_floor']:.4f}{spread} nats per step above the best "
+            f"that a {own} q can do on these values."
         )
     if getattr(model, "exact", False):
         return text + "\n\nIts likelihood is exact, so the gap is what its parameters lack; no floor of q concerns it."

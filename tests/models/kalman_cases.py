@@ -87,43 +87,6 @@ class Dense:
         return mean.reshape(self.shape), (self.zz - gain @ self.xz[kept]).reshape(*self.shape, *self.shape)
 
 
-def banded_log_likelihood(model, x_TC, observed_TC):
-    """log p(x) of one series from the Cholesky factor of the posterior's precision as a banded matrix (SciPy)."""
-    from scipy.linalg import cho_solve_banded, cholesky_banded
-
-    T, D = len(x_TC), model.latents
-    Q, P = np.linalg.inv(model.transition_covariance), np.linalg.inv(model.initial_covariance)
-    A, b = model.transition, model.latent_offset
-    precision, h, constant = np.zeros((T, 2, D, D)), np.zeros((T, D)), 0.0
-    for t in range(T):
-        seen = observed_TC[t]
-        R, C, rest = (
-            model.emission_covariance[np.ix_(seen, seen)],
-            model.emission[seen],
-            (x_TC[t] - model.emission_offset)[seen],
-        )
-        precision[t, 0] += C.T @ np.linalg.solve(R, C) + (Q if t else P)
-        h[t] += C.T @ np.linalg.solve(R, rest) + (Q @ b if t else P @ model.initial_mean)
-        constant -= 0.5 * (seen.sum() * np.log(2 * np.pi) + np.linalg.slogdet(R)[1] + rest @ np.linalg.solve(R, rest))
-        if t:
-            precision[t - 1, 0] += A.T @ Q @ A
-            precision[t - 1, 1] = -Q @ A  # block (t, t-1)
-            h[t - 1] -= A.T @ Q @ b
-            constant -= 0.5 * (b @ Q @ b - np.linalg.slogdet(Q)[1])
-        else:
-            constant -= 0.5 * (model.initial_mean @ P @ model.initial_mean - np.linalg.slogdet(P)[1])
-    bands = np.zeros((2 * D, T * D))
-    for t in range(T):
-        for j in range(D):
-            column = np.concatenate([precision[t, 0][j:, j], precision[t, 1][:, j]])
-            bands[: len(column), t * D + j] = column[: 2 * D]
-    if T * D < 2 * D:
-        bands = bands[: T * D]
-    factor = cholesky_banded(bands, lower=True)
-    mean = cho_solve_banded((factor, True), h.ravel())
-    return constant + 0.5 * h.ravel() @ mean - np.log(factor[0]).sum()
-
-
 def statsmodels_filter(model, x_TC):
     """statsmodels' filter of one series; NaN is missing."""
     from statsmodels.tsa.statespace.kalman_filter import KalmanFilter

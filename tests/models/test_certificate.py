@@ -6,7 +6,7 @@ import torch
 from kalman_cases import Dense, draw, random_system
 from scipy.optimize import minimize
 
-from models.certificate import FORMS, certificate
+from models.certificate import FORMS, causal_gaps, certificate
 from models.kalman import LinearGaussian, log_likelihood
 
 
@@ -121,6 +121,17 @@ def test_the_exact_likelihood_is_what_drawn_series_average():
     nats = -log_likelihood(model, draw(model, 2000, 15))
     expected = certificate(model, 15).negative_log_likelihood
     assert abs(nats.mean() - expected) < 4 * nats.std() / len(nats) ** 0.5
+
+
+def test_the_best_causal_q_misses_as_much_on_drawn_series_as_on_average():
+    model = random_system(2, 2)
+    gaps = causal_gaps(model, draw(model, 4000, 8))
+    found = certificate(model, 8)
+    assert abs(gaps.mean() - found.causal) < 4 * gaps.std() / len(gaps) ** 0.5
+    assert gaps.min() >= found.bidirectional
+    assert gaps.std() > 0.1
+    # No causal means do better: moving the values of the future, and those alone, moves no mean of the past.
+    assert certificate(model, 1).causal == pytest.approx(causal_gaps(model, draw(model, 3, 1))[0], abs=1e-12)
 
 
 def test_without_memory_every_form_is_tight():

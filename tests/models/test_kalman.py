@@ -5,7 +5,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import torch
-from kalman_cases import Dense, banded_log_likelihood, draw, missing, random_system, statsmodels_filter
+from kalman_cases import Dense, draw, missing, random_system, statsmodels_filter
 
 from models import kalman
 from models.block_tridiagonal import block_cholesky
@@ -18,6 +18,7 @@ from models.kalman import (
     log_likelihood,
     stationary,
 )
+from models.kalman_banded import banded_log_likelihood, inverse_norm
 from models.kalman_precision import parameters_of, posterior
 from models.recursion import changing_recursion, linear_recursion
 
@@ -34,17 +35,19 @@ def case(request):
 
 
 def test_independent_computations_of_one_likelihood_agree(case):
-    """The filter, the precision form, a banded Cholesky factor, the dense density and statsmodels, to 1e-6."""
+    """The filter, a banded Cholesky factor, cyclic reduction, the dense density and statsmodels, to 1e-6."""
     pytest.importorskip("statsmodels")
     model, x_BTC, gaps_BTC = case
     dense = Dense(model, x_BTC.shape[1])
     for observed_BTC in (np.ones_like(gaps_BTC), gaps_BTC):
-        ours = log_likelihood(model, x_BTC, observed_BTC)
+        ours = kalman_filter(model, x_BTC, observed_BTC).log_likelihood_BT.sum(1)
+        np.testing.assert_allclose(log_likelihood(model, x_BTC, observed_BTC), ours, atol=1e-8)
+        centred_BTC = np.where(observed_BTC, x_BTC - model.emission_offset, 0.0)
+        np.testing.assert_allclose(banded_log_likelihood(model, centred_BTC, observed_BTC), ours, atol=1e-8)
         precision_form = posterior(parameters_of(model), torch.tensor(x_BTC), torch.tensor(observed_BTC))
         np.testing.assert_allclose(precision_form.log_likelihood_B, ours, atol=1e-8)
         for x_TC, observed_TC, value in zip(x_BTC, observed_BTC, ours, strict=True):
             assert value == pytest.approx(dense.log_likelihood(x_TC, observed_TC), abs=1e-6)
-            assert value == pytest.approx(banded_log_likelihood(model, x_TC, observed_TC), abs=1e-6)
             peer = statsmodels_filter(model, np.where(observed_TC, x_TC, np.nan))
             assert value == pytest.approx(peer.loglike(), abs=1e-6)
 
@@ -139,6 +142,31 @@ def test_covariances_that_stand_still_change_nothing(monkeypatch):
     np.testing.assert_allclose(short.log_likelihood_BT, long.log_likelihood_BT, atol=1e-12)
     for one, other in zip(kalman_smoother(model, short), kalman_smoother(model, long), strict=True):
         np.testing.assert_allclose(one, other, atol=1e-12)
+
+
+def test_the_band_answers_only_where_it_can_be_trusted(monkeypatch):
+    model = random_system(3, 2)
+    x_BTC, observed_BTC = draw(model, 3, 80), missing(3, 80, 2)
+    centred_BTC = np.where(observed_BTC, x_BTC - model.emission_offset, 0.0)
+    monkeypatch.setattr("models.kalman_banded.HELD", 1)  # one series at a time
+    expected = kalman_filter(model, x_BTC, observed_BTC).log_likelihood_BT.sum(1)
+    np.testing.assert_allclose(banded_log_likelihood(model, centred_BTC, observed_BTC), expected, atol=1e-8)
+    for noise in (np.zeros((3, 3)), 1e-7 * np.eye(3), np.diag([1.0, 1.0, 1e-9])):
+        stiff = replace(model, transition_noise=noise)
+        assert banded_log_likelihood(stiff, centred_BTC, observed_BTC) is None
+        peer = statsmodels_filter(stiff, np.where(observed_BTC, x_BTC, np.nan)[2])
+        assert log_likelihood(stiff, x_BTC, observed_BTC)[2] == pytest.approx(peer.loglike(), rel=1e-9)
+
+
+def test_the_norm_of_an_inverse_is_estimated_from_below_and_closely():
+    from scipy.linalg.lapack import dpbtrf
+
+    rng = np.random.default_rng(0)
+    for size in (1, 2, 40):
+        band = np.stack([rng.uniform(1.0, 3.0, size), rng.uniform(-0.5, 0.5, size)])
+        dense = np.diag(band[0]) + np.diag(band[1, :-1], -1) + np.diag(band[1, :-1], 1)
+        exact = np.abs(np.linalg.inv(dense)).sum(0).max()
+        assert exact / 3 <= inverse_norm(dpbtrf(band, lower=1)[0]) <= exact * (1 + 1e-12)
 
 
 def test_series_that_miss_the_same_values_share_their_covariances():
