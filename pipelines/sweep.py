@@ -45,7 +45,7 @@ def fit_task(recipe: Recipe, family: FamilyCells, outcomes: Mapping[str, Outcome
         spec=FitSpec(name=name, options=FitOptions(), cells=tuple(listed), excluded=tuple(excluded)),
         inputs=inputs,
         label=f"fit {name}",
-        tags={"sweep": recipe.name, **({"family": family.name} if family.name else {})},
+        tags={"sweep": recipe.name} | {key: tag for key, tag in family.tags.items() if family.name},
     )
 
 

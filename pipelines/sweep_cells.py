@@ -32,6 +32,8 @@ class FamilyCells:
     name: str
     recipe: Recipe
     cells: list[SweepCell]
+    tags: Mapping[str, str]
+    """Of all its runs in MLflow."""
 
 
 @dataclass(frozen=True)
@@ -65,7 +67,7 @@ def sweep_tasks(recipe: Recipe, store: Store) -> SweepTasks:
             tags = {"sweep": recipe.name, "family": name or base.family.name}
             if name:
                 tags["mlflow.runColor"] = family_colour(index)
-            families.append(FamilyCells(name, own, _cells(own, plans, dataset, tags)))
+            families.append(FamilyCells(name, own, _cells(own, plans, dataset, tags), tags))
     return SweepTasks(dataset, families, provisional)
 
 

@@ -147,7 +147,8 @@ def test_a_fit_for_each_family_and_one_comparison(tmp_path: Path) -> None:
     assert [fit.title for fit in fits.values()] == ["fit several/transformer", "fit several/lstm"]
     assert len(fits["transformer"].inputs) == 4 and len(fits["lstm"].inputs) == 5
     assert spec_of(fits["lstm"]).excluded[0].reason == "out of memory"
-    assert fits["lstm"].tags == {"sweep": "several", "family": "lstm"}
+    assert fits["lstm"].tags["family"] == "lstm"
+    assert fits["lstm"].tags["mlflow.runColor"] == made.families[1].cells[0].train.tags["mlflow.runColor"]
     compared = compare_task(wanted, fits)
     assert dict(compared.inputs) == fits
     assert after_the_cells(wanted) >= {"fit", "compare", "report", "fit several/lstm", "compare several"}
