@@ -10,7 +10,7 @@ from __future__ import annotations
 import json
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import combinations
 from pathlib import Path
 from typing import Any
@@ -150,15 +150,15 @@ def _pair(
     reach = tested[1] if unknown else float(C[-1])
     inside = _within(C, *tested)
     distinct = any(low > 0 or high < 0 for low, high in np.percentile(gap[inside, 1:], [2.5, 97.5], axis=1).T)
-    crossings = tuple(
-        _crossing(pair if gap[at, 0] < 0 else (second, first), C, gap if gap[at, 0] < 0 else -gap, int(at), tested)
-        for at in np.flatnonzero(np.sign(gap[:-1, 0]) * np.sign(gap[1:, 0]) < 0)
-    )
-    believed = tuple(
-        crossing if distinct and crossing.compute.value <= reach else _doubted(crossing) for crossing in crossings
-    )
+    crossings = []
+    for at in np.flatnonzero(np.sign(gap[:-1, 0]) * np.sign(gap[1:, 0]) < 0):
+        names, lead = (pair, gap) if gap[at, 0] < 0 else ((second, first), -gap)
+        known = C[at + 1] <= reach * (1 + 1e-9)
+        upto = _within(C, C[0], reach if known else C[-1])
+        crossing = _crossing(names, C[upto], lead[upto], int(at), tested)
+        crossings.append(crossing if distinct and known else replace(crossing, sure=False))
     ahead, until = _leader(pair, C, gap, tested, reach)
-    verdict = OVERTAKES if any(crossing.sure for crossing in believed) else AHEAD if ahead else CANNOT_TELL
+    verdict = OVERTAKES if any(crossing.sure for crossing in crossings) else AHEAD if ahead else CANNOT_TELL
     last = gap[np.searchsorted(C, tested[1])]
     found = Overtaking(
         families=pair,
@@ -166,7 +166,7 @@ def _pair(
         sentence="",
         tested=tested,
         searched=(float(C[0]), reach),
-        crossings=believed,
+        crossings=tuple(crossings),
         ahead=ahead,
         ahead_until=until,
         difference=estimate(float(last[0]), last[1:]),
@@ -192,10 +192,6 @@ def _crossing(names: tuple[str, str], C: Floats, lead: Floats, at: int, tested: 
     share = float(there.mean())
     within = float((there & _within(places, *tested)).mean())
     return Crossing(*names, estimate(value, places), share, within, share >= SURE)
-
-
-def _doubted(crossing: Crossing) -> Crossing:
-    return Crossing(crossing.overtaker, crossing.overtaken, crossing.compute, crossing.share, crossing.inside, False)
 
 
 def _zero(C: Floats, line: Floats, at: int) -> float:
@@ -253,8 +249,7 @@ def _with_sentence(found: Overtaking, unknown: list[str], distinct: bool) -> Ove
         else:
             why = f"neither is ahead at all compute tested in {_percent(SURE)} of the draws, and the fits do not cross"
         parts = [f"cannot tell: {why}"]
-    sentence = "; ".join(parts)
-    return Overtaking(**{**vars(found), "sentence": sentence})
+    return replace(found, sentence="; ".join(parts))
 
 
 def _doubt(crossing: Crossing, found: Overtaking, unknown: list[str]) -> str:
