@@ -2,7 +2,7 @@
 
 Written out, a step is a handful of kernels without a graph, and the gradient of a weight is one matrix product over all
 steps, where autograd would make one for every step and add them up. Measured on one core with 20 series of 116 steps
-and width 600, forward and backward: 86 ms instead of 116 for the chain, 109 instead of 155 for the Elman network.
+and width 600, forward and backward: 84 ms instead of 132 for the chain, 124 instead of 174 for the Elman network.
 """
 
 from typing import Any
@@ -11,6 +11,8 @@ import torch
 from torch import Tensor, nn
 
 from models.gaussian import SMALLEST_DEVIATION
+
+aten = torch.ops.aten
 
 
 class SamplingChain(torch.autograd.Function):
@@ -33,10 +35,9 @@ class SamplingChain(torch.autograd.Function):
         z_SBL = read_TBW.new_empty(T + 1, B, L)  # the first before all steps
         z_SBL[0] = first_L
         W_LW, H_WO = W.t(), H.t()
-        half_TBW = 0.5 * read_TBW
         latents, outs, mean_TBL, raw_TBL = z_SBL.unbind(), out_TBO.unbind(), out_TBO[..., :L], out_TBO[..., L:]
         steps = zip(
-            half_TBW.unbind(),
+            read_TBW.unbind(),
             noise_TBL.unbind(),
             u_TBW.unbind(),
             both_TBW.unbind(),
@@ -48,11 +49,11 @@ class SamplingChain(torch.autograd.Function):
             latents[1:],
             strict=True,
         )
-        for half, noise, u, both, out, mean, raw, deviation, before, z in steps:
+        for read, noise, u, both, out, mean, raw, deviation, before, z in steps:
             torch.addmm(b, before, W_LW, out=u).tanh_()
-            torch.add(half, u, alpha=0.5, out=both)
+            torch.lerp(u, read, 0.5, out=both)
             torch.addmm(c, both, H_WO, out=out)
-            deviation.copy_(torch.nn.functional.softplus(raw)).add_(SMALLEST_DEVIATION)
+            aten.softplus.out(raw, out=deviation).add_(SMALLEST_DEVIATION)
             torch.addcmul(mean, deviation, noise, out=z)
         context.save_for_backward(noise_TBL, u_TBW, both_TBW, raw_TBL, z_SBL, W, H)
         return mean_TBL.contiguous(), deviation_TBL, z_SBL[1:].clone()
@@ -66,8 +67,8 @@ class SamplingChain(torch.autograd.Function):
         to_out_TBO = torch.cat((to_mean_TBL + to_z_TBL, (to_deviation_TBL + to_z_TBL * noise_TBL) * slope_TBL), -1)
         # What a latent's gradient from the step after it adds to that of raw, for each unit.
         slope_TBL = slope_TBL * noise_TBL
-        to_both_TBW, to_inside_TBW = torch.empty_like(both_TBW), torch.empty_like(u_TBW)
-        curve_TBW = 0.5 * (1 - u_TBW.square())  # of the half of tanh that both holds
+        # Both is half of tanh and half of what was read: half of its gradient goes to either.
+        to_half_TBW, to_inside_TBW = torch.empty_like(both_TBW), torch.empty_like(u_TBW)
         carry_BL = torch.zeros_like(z_SBL[0])
         means, raws = to_out_TBO[..., :L].unbind(), to_out_TBO[..., L:].unbind()
         steps = zip(
@@ -75,20 +76,20 @@ class SamplingChain(torch.autograd.Function):
             means,
             raws,
             slope_TBL.unbind(),
-            curve_TBW.unbind(),
-            to_both_TBW.unbind(),
+            u_TBW.unbind(),
+            to_half_TBW.unbind(),
             to_inside_TBW.unbind(),
             strict=True,
         )
-        for out, mean, raw, slope, curve, to_both, to_inside in reversed(list(steps)):
+        for out, mean, raw, slope, u, to_half, to_inside in reversed(list(steps)):
             mean.add_(carry_BL)
             raw.addcmul_(carry_BL, slope)
-            torch.mm(out, H, out=to_both)
-            torch.mul(to_both, curve, out=to_inside)
+            torch.addmm(to_half, out, H, beta=0, alpha=0.5, out=to_half)
+            aten.tanh_backward.grad_input(to_half, u, grad_input=to_inside)
             carry_BL = torch.mm(to_inside, W)
         flat_out, flat_inside = to_out_TBO.flatten(0, 1), to_inside_TBW.flatten(0, 1)
         return (
-            0.5 * to_both_TBW,
+            to_half_TBW,
             None,
             carry_BL.sum(0),
             flat_inside.t() @ z_SBL[:-1].flatten(0, 1),
@@ -135,12 +136,11 @@ class ElmanSteps(torch.autograd.Function):
     @staticmethod
     def backward(context: Any, *gradients: Tensor) -> tuple[Tensor | None, ...]:
         x_TBX, h_SBW, V, W = context.saved_tensors
-        curve_TBW = 1 - h_SBW[1:].square()
-        to_inside_TBW = torch.empty_like(curve_TBW)
+        to_inside_TBW = torch.empty_like(h_SBW[1:])
         carry_BW = torch.zeros_like(h_SBW[0])
-        steps = zip(gradients[0].unbind(), curve_TBW.unbind(), to_inside_TBW.unbind(), strict=True)
-        for to_h, curve, to_inside in reversed(list(steps)):
-            torch.mul(carry_BW.add_(to_h), curve, out=to_inside)
+        steps = zip(gradients[0].unbind(), h_SBW.unbind()[1:], to_inside_TBW.unbind(), strict=True)
+        for to_h, h, to_inside in reversed(list(steps)):
+            aten.tanh_backward.grad_input(carry_BW.add_(to_h), h, grad_input=to_inside)
             carry_BW = torch.mm(to_inside, W)
         flat = to_inside_TBW.flatten(0, 1)
         return (
