@@ -25,7 +25,8 @@ REMEDIES: dict[str, Any] = {
 
 
 def vae_spec(**changes: Any) -> TrainSpec:
-    return family_spec("vae", model=settings("vae") | REMEDIES | changes, validation={"every": 2, "examples": 7})
+    model = settings("vae") | REMEDIES | changes
+    return family_spec("vae", model=model, validation={"every": 2, "examples": 7}, stop_step=24)
 
 
 def run(spec: TrainSpec, work: Path, stop: int = -1, attempt: str = "x") -> TrainResult:
