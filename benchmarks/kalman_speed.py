@@ -115,8 +115,8 @@ def speed(series: int, steps: int, missing: float, repeats: int, peer: str | Non
     contestants: dict[str, Callable[[], object]] = {
         "statsmodels": lambda: [one.loglike() for one in peers],
         "statsmodels with binding": lambda: [peer_of(model, one).loglike() for one in with_gaps],
-        "filter (models/kalman.py)": lambda: log_likelihood(model, x, observed),
-        "precision form (models/kalman_precision.py)": lambda: posterior(parameters, x_BTC, observed_BTC),
+        "log_likelihood (models/kalman.py)": lambda: log_likelihood(model, x, observed),
+        "posterior (models/kalman_precision.py)": lambda: posterior(parameters, x_BTC, observed_BTC),
         "the same with gradient": lambda: log_likelihood_with_gradient(leaf, x_BTC, observed_BTC).backward(),
     }
     gaps = f", {missing:.0%} of the values missing" if missing else ""

@@ -150,7 +150,7 @@ def note(numbers: dict[str, Any]) -> str:
             ("particle", f"-log p(x), {K} particles"),
         ):
             rows.append((label, numbers[name], numbers[f"{name}_standard_error"]))
-    if "loss_in_own_units" in numbers:
+    if numbers.get("loss_in_own_units", numbers["loss"]) != numbers["loss"]:
         rows.append(("the first, of values in their own units", numbers["loss_in_own_units"], None))
     lines = ["| nats per step | value |", "|---|---:|"]
     lines += [f"| {label} | {with_error(value, error)} |" for label, value, error in rows]
@@ -173,8 +173,9 @@ def forecast_note(numbers: dict[str, Any], dataset: Any) -> str:
         shares = " | ".join(f"{numbers[f'{name}_coverage_{level}']:.3f}" for level in (50, 80, 95))
         lines.append(f"| {label} | {numbers[f'{name}_crps']:.4f} | {numbers[f'{name}_log_score']:.4f} | {shares} |")
     deviation = dataset.content["deviation"]
-    scale = f" ({deviation[0]:.6g} of its own units)" if len(deviation) == 1 else ""
-    lines += ["", f"CRPS is in deviations of a channel's train part{scale}, where the data is standardised."]
+    if any(one != 1 for one in deviation):
+        scale = f", which is {deviation[0]:.6g}" if len(deviation) == 1 else ""
+        lines += ["", f"CRPS is in units of a channel's deviation in the train part{scale}."]
     return "\n".join(lines)
 
 

@@ -219,7 +219,7 @@ def test_every_parameter_is_in_one_group_and_none_decays():
     groups = model.parameter_groups()
     grouped = [id(p) for group in groups for p in group.parameters]
     assert sorted(grouped) == sorted(id(p) for p in model.parameters())
-    assert {group.name: group.rate for group in groups} == {"matrices": 4.0, "vectors": 1.0}
+    assert {group.name: group.rate for group in groups} == {"matrices": 0.5, "vectors": 1.0}
     assert all(group.decay == 0 for group in groups)
 
 
