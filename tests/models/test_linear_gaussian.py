@@ -207,6 +207,20 @@ def test_parameters_that_make_no_model_give_a_loss_that_is_not_finite(drawn, mod
     assert not module(batch_of(*drawn)).nats.isfinite()
 
 
+@pytest.mark.gpu
+def test_a_gpu_computes_the_same(drawn, module):
+    batch = batch_of(*drawn)
+    module(batch).nats.backward()
+    expected = [p.grad.clone() for p in module.parameters()]
+    there = LinearGaussianModel(module.config).cuda()
+    there.load_state_dict(module.state_dict())
+    moved = {name: tensor.cuda() for name, tensor in batch.items()}
+    there(moved).nats.backward()
+    for parameter, gradient in zip(there.parameters(), expected, strict=True):
+        torch.testing.assert_close(parameter.grad.cpu(), gradient, rtol=1e-5, atol=1e-4)
+    assert there.forecast(moved, 3, 10).shape == (10, 5, 3, 2)
+
+
 def test_a_factor_is_packed_and_unpacked():
     factor = torch.tensor([[2.0, 0, 0], [0.3, 1.5, 0], [-1, 0.2, 0.1]], dtype=torch.float64)
     assert len(packed_of(factor)) == 6
