@@ -27,7 +27,9 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
-from models.kalman import Gains, LinearGaussian, filter_gains, kalman_filter, kalman_smoother, symmetric
+from models.kalman import LinearGaussian, kalman_filter, kalman_smoother
+from models.kalman_gains import Gains, filter_gains
+from models.kalman_model import symmetric
 
 FORMS = ("structured", "bidirectional", "causal")
 

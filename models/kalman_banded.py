@@ -7,12 +7,10 @@ band says whether digits were lost, and then there is no answer. NumPy and SciPy
 """
 
 import math
-from typing import TYPE_CHECKING
 
 import numpy as np
 
-if TYPE_CHECKING:
-    from models.kalman import LinearGaussian
+from models.kalman_model import LinearGaussian
 
 CONDITION = 1e6
 """Times a rounding of 1e-16, times the root of some ten thousand steps: 1e-8 of a nat."""
@@ -21,7 +19,7 @@ HELD = 2**24
 """Numbers of a band: 128 MiB."""
 
 
-def banded_log_likelihood(model: "LinearGaussian", x_BTC: np.ndarray, observed_BTC: np.ndarray) -> np.ndarray | None:
+def banded_log_likelihood(model: LinearGaussian, x_BTC: np.ndarray, observed_BTC: np.ndarray) -> np.ndarray | None:
     """(B,) log p(x), nats; None where a noise has no full rank or a band is too ill-conditioned to be trusted.
 
     `x` is less the emission's offset, and 0 where missing.
@@ -43,7 +41,7 @@ def banded_log_likelihood(model: "LinearGaussian", x_BTC: np.ndarray, observed_B
 
 
 def _part(
-    model: "LinearGaussian", x_BTC: np.ndarray, observed_BTC: np.ndarray, factor_Q: np.ndarray, factor_P: np.ndarray
+    model: LinearGaussian, x_BTC: np.ndarray, observed_BTC: np.ndarray, factor_Q: np.ndarray, factor_P: np.ndarray
 ) -> np.ndarray | None:
     """The same for series that are held at once."""
     from scipy.linalg.lapack import dpbtrf, dpbtrs
@@ -108,7 +106,7 @@ def inverse_norm(factor: np.ndarray) -> float:
     return found
 
 
-def _channel_sets(model: "LinearGaussian", observed_BTC: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+def _channel_sets(model: LinearGaussian, observed_BTC: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """The M different sets of channels that a step has: which one each step has, the precision of their noise with 0
     elsewhere, and the logarithm of its covariance's determinant."""
     B, T, C = observed_BTC.shape

@@ -7,7 +7,7 @@ import pytest
 import torch
 from kalman_cases import Dense, draw, missing, random_system, statsmodels_filter
 
-from models import kalman
+from models import kalman_gains
 from models.block_tridiagonal import block_cholesky
 from models.kalman import (
     LinearGaussian,
@@ -136,7 +136,7 @@ def test_covariances_that_stand_still_change_nothing(monkeypatch):
     x_BTC = draw(model, 3, 400)
     short = kalman_filter(model, x_BTC)
     assert short.gains.gain_GSDC.shape[1] < 100
-    monkeypatch.setattr(kalman, "STEADY", -1.0)
+    monkeypatch.setattr(kalman_gains, "STEADY", -1.0)
     long = kalman_filter(model, x_BTC)
     assert long.gains.gain_GSDC.shape[1] == 400
     np.testing.assert_allclose(short.log_likelihood_BT, long.log_likelihood_BT, atol=1e-12)
@@ -203,10 +203,10 @@ def test_covariances_of_blocks_side_by_side_are_those_step_by_step(monkeypatch, 
     model = replace(random_system(latents, channels), initial_covariance=initial * np.eye(latents))
     x_BTC, observed_BTC = draw(model, 3, 200), missing(3, 200, channels)
     observed_BTC[1, -1] = False
-    monkeypatch.setattr(kalman, "FEW_STEPS", 10**6)
+    monkeypatch.setattr(kalman_gains, "FEW_STEPS", 10**6)
     one_by_one = kalman_filter(model, x_BTC, observed_BTC)
-    monkeypatch.setattr(kalman, "FEW_STEPS", 1)
-    monkeypatch.setattr(kalman, "FEW_GROUPS", 0)
+    monkeypatch.setattr(kalman_gains, "FEW_STEPS", 1)
+    monkeypatch.setattr(kalman_gains, "FEW_GROUPS", 0)
     in_blocks = kalman_filter(model, x_BTC, observed_BTC)
     np.testing.assert_allclose(in_blocks.log_likelihood_BT, one_by_one.log_likelihood_BT, atol=1e-9)
     np.testing.assert_allclose(in_blocks.covariance_GTDD, one_by_one.covariance_GTDD, rtol=1e-7, atol=1e-10)
@@ -214,6 +214,7 @@ def test_covariances_of_blocks_side_by_side_are_those_step_by_step(monkeypatch, 
     smoothed, expected = (kalman_smoother(model, filtered) for filtered in (in_blocks, one_by_one))
     np.testing.assert_allclose(smoothed.mean_BTD, expected.mean_BTD, rtol=1e-6, atol=1e-8)
     np.testing.assert_allclose(smoothed.lag_GTDD, expected.lag_GTDD, rtol=1e-6, atol=1e-8)
+    np.testing.assert_allclose(smoothed.covariance_GTDD, expected.covariance_GTDD, rtol=1e-6, atol=1e-8)
 
 
 @pytest.mark.parametrize("length", [1, 2, 3, 4, 5, 8, 13])
