@@ -17,6 +17,7 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import torch
+from torch.nn.modules import linear_cross_entropy  # noqa: F401  registers the operator of models/output_loss.py
 from torch.utils.flop_counter import FlopCounterMode, sdpa_backward_flop_count, sdpa_flop_count
 
 aten = torch.ops.aten
@@ -121,6 +122,12 @@ def _dot(vector: Any, other: Any, *_: Any, **__: Any) -> int:
     return 2 * math.prod(vector)
 
 
+def _chunked_output_layer(input_NX: Any, weight_VX: Any, *arguments: Any, **_: Any) -> int:
+    """models/output_loss.py: the logits, and with them the gradients that the last arguments but one ask for."""
+    wanted = sum(arguments[-3:-1])
+    return 2 * math.prod(input_NX) * weight_VX[0] * (1 + wanted)
+
+
 FORMULAS: dict[Any, Callable[..., int]] = {
     aten._scaled_dot_product_flash_attention_for_cpu: _attention_for_cpu,
     aten._scaled_dot_product_flash_attention_for_cpu_backward: _attention_for_cpu_backward,
@@ -131,5 +138,6 @@ FORMULAS: dict[Any, Callable[..., int]] = {
     aten.mv: _mv,
     aten.addmv: _addmv,
     aten.dot: _dot,
+    torch.ops.torch_nn._linear_cross_entropy_batch_chunked: _chunked_output_layer,
 }
 """What torch's registry lacks and our families use."""

@@ -7,7 +7,6 @@ import pytest
 import torch
 import torch.nn.functional as F
 from torch.nn.attention import SDPBackend, sdpa_kernel
-from torch.nn.modules import linear_cross_entropy  # noqa: F401  registers the chunked operator
 
 from models.beam import beam_search, greedy
 from models.checkpointing import checkpoint_blocks
@@ -281,12 +280,6 @@ def test_it_learns_to_write_backwards():
 
 # Cost -------------------------------------------------------------------------------------------------------------
 
-CHUNKED = {
-    torch.ops.torch_nn._linear_cross_entropy_batch_chunked: (
-        # It makes both gradients along with the logits, if they are wanted: the two arguments before the bias's.
-        lambda x, weight, *rest, **_: 2 * math.prod(x) * weight[0] * (1 + sum(rest[-3:-1]))
-    )
-}
 ROWS, SOURCE, TARGET = 3, 11, 7
 """Lengths with their ends; nothing is padded, so that what runs is what counts."""
 
@@ -299,7 +292,7 @@ def case(request):
 
 
 def per_unit(run):
-    return count_flops(run, CHUNKED) / (ROWS * TARGET)
+    return count_flops(run) / (ROWS * TARGET)
 
 
 def test_parameters_are_exact(case):

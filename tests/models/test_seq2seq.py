@@ -1,12 +1,10 @@
 """Seq2seq against NumPy, against itself sentence by sentence, and against the FLOP counter; whether it learns."""
 
-import math
 
 import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
-from torch.nn.modules import linear_cross_entropy  # noqa: F401  registers the chunked operator
 
 from models.beam import beam_search, greedy
 from models.checkpointing import checkpoint_blocks
@@ -289,12 +287,6 @@ def test_it_learns_to_reverse_what_it_reads(hard):
 
 # Cost -------------------------------------------------------------------------------------------------------------
 
-CHUNKED = {
-    torch.ops.torch_nn._linear_cross_entropy_batch_chunked: (
-        # It makes both gradients along with the logits, if they are wanted: the two arguments before the bias's.
-        lambda x, weight, *rest, **_: 2 * math.prod(x) * weight[0] * (1 + sum(rest[-3:-1]))
-    )
-}
 ROWS, SOURCE, TARGET = 3, 11, 7
 """Lengths with their ends; nothing is padded, so that what runs is what counts."""
 
@@ -307,7 +299,7 @@ def case(request):
 
 
 def per_unit(run):
-    return count_flops(run, CHUNKED) / (ROWS * TARGET)
+    return count_flops(run) / (ROWS * TARGET)
 
 
 def test_parameters_are_exact(case):
@@ -330,7 +322,7 @@ def test_the_cost_of_ragged_pairs_is_the_sum_over_them():
     cost = seq2seq_cost(model.config, Lengths.measured(*[[len(x) + 1 for x in y] for y in (targets, sources)]))
     with torch.no_grad():
         counted = sum(
-            count_flops(lambda s=s, t=t: model(pairs([s], [t])), CHUNKED) for s, t in zip(sources, targets, strict=True)
+            count_flops(lambda s=s, t=t: model(pairs([s], [t]))) for s, t in zip(sources, targets, strict=True)
         )
     assert counted == pytest.approx(cost.forward_flops_per_unit * sum(len(target) + 1 for target in targets))
 
