@@ -6,8 +6,8 @@ PEER: an environment with joeynmt==2.3.0 and its requirements, and with ours. Bo
 number of tokens (14 on average, bucketed by length), a shared vocabulary of 5,000, embeddings and states of 256, one
 bidirectional layer of encoder (128 each way), dropout 0.3, tied embeddings, clipping at 1, fp32. JoeyNMT's recurrent
 decoder feeds its attention back, in a loop over the target. Ours is timed in both forms: luong, after one fused LSTM,
-and bahdanau, which feeds back as well. JoeyNMT's step is its model's, batch's and optimizer's, as its TrainManager calls
-them; ours is the whole of `Training.step`. Times are of one thread's CPU, so that waiting for a core is not in them.
+and bahdanau, which feeds back as well. JoeyNMT's step is its model's, batch's and optimizer's, as its TrainManager
+calls them; ours is the whole of `Training.step`. Times are of one thread's CPU, so that waiting for a core is not in them.
 """
 
 import argparse
