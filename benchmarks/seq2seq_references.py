@@ -169,7 +169,7 @@ def tasks_of(name: str) -> list[Task]:
         return [Task(name, multi30k(source, target), joint_bpe(4000), bleu, 64, 9, 1024, model)]
     if name == "scan":
         words = small_vocabularies("words", "words")
-        return [Task(name, scan, words, exact_match, 64, 5, 512, {"width": 128, "dropout": 0.1}, beam=1)]
+        return [Task(name, scan, words, exact_match, 64, 15, 512, {"width": 128, "dropout": 0.1}, beam=1)]
     model = {"width": 128, "dropout": 0.4, "label_smoothing": 0.1}
     symbols = small_vocabularies("characters", "words")
     return [

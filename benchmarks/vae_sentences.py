@@ -40,7 +40,7 @@ from tasks.train.spec import Execution, TrainSpec
 
 SEQUENCE = 48
 PLAIN = {"kl_schedule": "none"}
-REMEDIES = {"kl_schedule": "linear", "kl_rise": 0.5, "free_bits": 0.5, "word_dropout": 0.2}
+REMEDIES = {"kl_schedule": "linear", "free_bits": 0.5}
 
 
 def make_dataset(folder: Path, source: str, vocabulary: int) -> Path:
@@ -204,8 +204,8 @@ def main() -> None:
     parser.add_argument("--source", default="builtin:docstrings-packages")
     parser.add_argument("--vocabulary", type=int, default=2048)
     parser.add_argument("--width", type=int, default=96)
-    parser.add_argument("--latent", type=int, default=16)
-    parser.add_argument("--tokens", type=lambda text: int(float(text)), default=6_000_000)
+    parser.add_argument("--latent", type=int, default=8)
+    parser.add_argument("--tokens", type=lambda text: int(float(text)), default=4_000_000)
     parser.add_argument("--batch", type=int, default=512)
     parser.add_argument("--rate", type=float, default=8e-3)
     parser.add_argument("--importance", type=int, default=500)
