@@ -172,6 +172,7 @@ class StateSpace(nn.Module):
         self.transition = transition_of(config)
         self.emission = emission_of(config)
         self.kl_weight = config.kl_start
+        self.checked = config.emission == "gaussian"
         self.reset_parameters()
 
     def reset_parameters(self) -> None:
@@ -194,6 +195,8 @@ class StateSpace(nn.Module):
         are both terms, unweighted.
         """
         values = batch["values"]
+        if not self.checked:
+            self.check(values)
         rows, steps = values.shape[:2]
         noise_TBL = torch.randn(steps, rows, self.config.latents, device=values.device, dtype=values.dtype)
         return self.bound(batch, noise_TBL)
@@ -216,6 +219,22 @@ class StateSpace(nn.Module):
             lengths_B.sum(),
             {"kl": kl.detach(), "reconstruction": reconstruction.detach()},
         )
+
+    def check(self, values: Tensor) -> None:
+        """Whether the emission can say such values; once, on the first batch, for it waits for the device.
+
+        Raises:
+            ValueError: naming a value that it cannot.
+        """
+        classes = self.config.categories if self.config.emission == "categorical" else 2
+        wrong = values[(values < 0) | (values >= classes) | (values != values.round())]
+        if len(wrong):
+            hint = ", or raise model.categories" if self.config.emission == "categorical" else ""
+            raise ValueError(
+                f"model.emission: {self.config.emission} says whole numbers from 0 to {classes - 1}; the data holds "
+                f"{float(wrong[0]):g}; set data.standardise: false{hint}, or take gaussian"
+            )
+        self.checked = True
 
     def inputs(self, x_TBC: Tensor, observed_TBC: Tensor) -> Tensor:
         """What the encoder reads: values, and which of them are there."""

@@ -307,6 +307,17 @@ def test_cost_is_what_a_counter_counts(transition: str, posterior: str, cell: st
     assert counted == pytest.approx(cost.forward_flops_per_unit - markov, rel=1e-9)
 
 
+@pytest.mark.parametrize(("emission", "value"), [("bernoulli", 0.5), ("categorical", 3.0), ("categorical", -1.0)])
+def test_values_that_an_emission_cannot_say_are_named(emission: str, value: float) -> None:
+    model = made(emission=emission, categories=3)
+    batch = batch_of([4], model.config)
+    model(batch)
+    again = made(emission=emission, categories=3)
+    batch["values"][0, 2, 1] = value
+    with pytest.raises(ValueError, match=f"model.emission: {emission} says .* the data holds {value:g}; set data"):
+        again(batch)
+
+
 @pytest.mark.parametrize("posterior", POSTERIORS)
 @pytest.mark.parametrize("transition", TRANSITIONS)
 def test_activations_are_about_what_autograd_holds(transition: str, posterior: str) -> None:
