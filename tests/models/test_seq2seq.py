@@ -1,6 +1,5 @@
 """Seq2seq against NumPy, against itself sentence by sentence, and against the FLOP counter; whether it learns."""
 
-
 import numpy as np
 import pytest
 import torch
