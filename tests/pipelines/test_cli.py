@@ -146,7 +146,8 @@ def test_a_run_from_text_to_a_sample(toy: Path, tmp_path: Path) -> None:
     root = ["--root", tmp_path / "root"]
     first = called(["run", toy, *root])
     assert first.exit_code == 0, first.output
-    assert "validation loss" in first.output
+    evaluation = next((tmp_path / "root" / "artifacts" / "evaluate").glob("*/evaluation.json"))
+    assert f"  loss    {json.loads(evaluation.read_text())['headline']}" in first.output
     again = called(["run", toy, *root])
     assert again.exit_code == 0 and "Starting Ray" not in again.output
     train = next((tmp_path / "root" / "artifacts" / "train").iterdir())
