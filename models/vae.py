@@ -318,13 +318,18 @@ ENCODER, DECODER = "encoder", "decoder"
 KINDS = ("embeddings", "matrices", "vectors")
 
 
+PATIENCE = 3
+"""Validations without a new highest mutual information after which the aggressive phase is over."""
+
+
 class Aggressive(nn.Module):
     """The schedule of He et al. 2019, "Lagging inference networks and posterior collapse".
 
     In its phase the encoder takes `inner` steps, each on sentences of its own, then the decoder one; the paper's inner
-    loop runs until the ELBO stops rising, which would hang on more than the step's number. The phase ends at the first
-    validation whose mutual information is below the last one's, as in the paper; what it ended by is a buffer, and so
-    in the checkpoint.
+    loop runs until the ELBO stops rising, which would hang on more than the step's number. The phase ends when mutual
+    information on validation sentences has stopped rising: at the PATIENCE-th validation in a row without a new
+    highest. (The paper ends it at the first decrease, looking once an epoch; looking more often, what noise there is
+    while z means nothing yet would end it at once.) What it goes by is a buffer, and so in the checkpoint.
     """
 
     memory: Tensor
@@ -332,14 +337,14 @@ class Aggressive(nn.Module):
     def __init__(self, inner: int) -> None:
         super().__init__()
         self.inner = inner
-        self.register_buffer("memory", torch.tensor([1.0, -math.inf], dtype=torch.float64))
-        """Whether the phase runs, and the mutual information of the last validation."""
+        self.register_buffer("memory", torch.tensor([-math.inf, 0.0], dtype=torch.float64))
+        """The highest mutual information of a validation, and how many there were since; PATIENCE: the phase is over."""
         self.running = True
         self._next: int | None = None
 
     def at_step(self, step: int) -> frozenset[str]:
         if step != self._next:  # the first step, or the first after a checkpoint was read
-            self.running = bool(self.memory[0].item())
+            self.running = self.memory[1].item() < PATIENCE
         self._next = step + 1
         if not self.running:
             return frozenset()
@@ -347,9 +352,11 @@ class Aggressive(nn.Module):
         return frozenset(f"{left_alone} {kind}" for kind in KINDS)
 
     def at_validation(self, information: float) -> None:
-        running, before = self.memory.tolist()
-        self.running = bool(running) and information >= before
-        self.memory.copy_(torch.tensor([float(self.running), information], dtype=torch.float64))
+        highest, since = self.memory.tolist()
+        if since < PATIENCE:
+            since = 0 if information > highest else since + 1
+            self.memory.copy_(torch.tensor([max(highest, information), since], dtype=torch.float64))
+        self.running = since < PATIENCE
 
 
 def vae_cost(config: VaeConfig, lengths: Lengths) -> Cost:
