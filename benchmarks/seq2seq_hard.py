@@ -60,7 +60,7 @@ class ScoreFunction(Seq2Seq):
         if not self.training:
             return super().forward(batch)
         state = self.start(batch)
-        h_BTD, _ = self.decoder.lstm(self.embedding(batch["inputs"]), (state.hidden_LRD, state.cell_LRD))  # type: ignore[operator, union-attr]
+        h_BTD, _ = self.decoder.layers[0](self.embedding(batch["inputs"]), (state.hidden_LRD, state.cell_LRD))  # type: ignore[index, union-attr]
         memory = state.memory
         scores = torch.bmm(self.decoder.query(h_BTD), memory.keys_BSD.transpose(1, 2))  # type: ignore[operator, union-attr]
         alpha = torch.softmax(scores.masked_fill(~memory.mask_BS[:, None], -torch.inf), dim=-1)

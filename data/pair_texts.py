@@ -5,7 +5,7 @@ from typing import Literal
 
 from data.errors import DataError
 from data.pair_files import LeftOut, PairSource, read_pairs
-from data.pairs import Division
+from data.pairs import Division, HeldOut
 from data.sources import InputFile
 from data.split import content_key
 
@@ -15,7 +15,7 @@ Side = Literal["source", "target", "both"]
 def training_texts(
     files: Sequence[InputFile], source: PairSource, side: Side, division: Division, sample: int | None = None
 ) -> Iterator[str]:
-    """The texts of one side, or of both, of the pairs that the division lets train.
+    """The texts of one side, or of both, of the pairs of these files that train under this division.
 
     `sample`: about so many bytes of them; where there are more, texts are kept by a hash of their content, so that
     the sample comes from all parts of the files.
@@ -25,9 +25,12 @@ def training_texts(
         total = files[0 if side == "source" else 1].size
     keep = 1.0 if sample is None else min(1.0, sample / max(total, 1))
     taken = found = 0
+    held_out = HeldOut()
+    if division.by == "both" and division.split is None:
+        held_out = HeldOut.of(read_pairs(files, source, LeftOut()), division)
     left_out = LeftOut()
     for pair in read_pairs(files, source, left_out):
-        if division.split_of(pair) != "train":
+        if division.split_of(pair) != "train" or pair in held_out:
             continue
         found += 1
         for text in (pair.source, pair.target) if side == "both" else (getattr(pair, side),):

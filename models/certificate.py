@@ -7,7 +7,12 @@ KL(q || p(z | x)), and its smallest value over all q of a form, averaged over se
     bidirectional   prod_t q(z_t | x)           (sum_t log|L_tt| - log|L|) / 2, with variances L_tt^-1 and means m
     causal          prod_t q(z_t | x_{<=t})     that, and min E (m - mu)' L (m - mu) / 2 over causal means mu
 
-so that q(z_t | x_{<=t}) is never tight unless the future says nothing about z_t. The last minimum is a problem of
+These q have a full covariance inside a step. Where the coordinates of z_t are independent given what q sees
+(`diagonal`, which is what the encoders here do), log|L_tt| gives way to the sum of the logarithms of its diagonal, and
+`structured` misses the sum over t of what separates the two for D_t below, the precision of z_t given z_{t-1}; with one
+latent nothing changes.
+
+So q(z_t | x_{<=t}) is never tight unless the future says nothing about z_t. The last minimum is a problem of
 linear-quadratic control: with D_T = L_TT, D_t = L_tt - L_{t,t+1} D_{t+1}^-1 L_{t+1,t} and g_t = h_t - L_{t,t+1}
 D_{t+1}^-1 g_{t+1}, where L m = h,
 
@@ -42,7 +47,7 @@ class Certificate:
     negative_log_likelihood: float
     """E[-log p(x)]: no model of these series, and no bound, can stay below it on average."""
     structured: float
-    """The smallest gap of q(z_t | z_{t-1}, x_{t:T}): 0."""
+    """The smallest gap of q(z_t | z_{t-1}, x_{t:T}): 0 unless q is diagonal."""
     bidirectional: float
     """The smallest gap of q(z_t | x)."""
     causal: float
@@ -53,8 +58,12 @@ class Certificate:
         return (self.negative_log_likelihood + float(getattr(self, form))) / self.steps
 
 
-def certificate(model: LinearGaussian, steps: int, observed_TC: np.ndarray | None = None) -> Certificate:
+def certificate(
+    model: LinearGaussian, steps: int, observed_TC: np.ndarray | None = None, diagonal: bool = False
+) -> Certificate:
     """The floors for series of so many steps; `observed` says which values a series has (all without it).
+
+    `diagonal`: of q whose coordinates of one step are independent given what q sees.
 
     Raises:
         ValueError: the transition's noise or the first latent's covariance has no full rank (no density of z).
@@ -64,13 +73,21 @@ def certificate(model: LinearGaussian, steps: int, observed_TC: np.ndarray | Non
     precision_TDD, below_DD, score_TDC = precision_blocks(model, observed_TC)
     D_TDD = backward_factor(precision_TDD, below_DD)
     log_determinant = np.linalg.slogdet(D_TDD)[1].sum()
-    bidirectional = 0.5 * (np.linalg.slogdet(precision_TDD)[1].sum() - log_determinant)
+    structured = 0.5 * (_log_precision(D_TDD, diagonal) - log_determinant)
+    bidirectional = 0.5 * (_log_precision(precision_TDD, diagonal) - log_determinant)
     gains = filter_gains(model, observed_TC[None])
     counted = observed_TC.sum()
     entropy = 0.5 * (counted * (1 + np.log(2 * np.pi)) + gains.at_every_step(gains.log_determinant_GS).sum())
     U_TDD = _outlook(model, D_TDD, below_DD, score_TDC)
     causal = 0.5 * _causal_excess(U_TDD, D_TDD, below_DD, score_TDC, gains)
-    return Certificate(steps, float(entropy), 0.0, float(bidirectional), float(bidirectional + causal))
+    return Certificate(steps, float(entropy), structured, bidirectional, bidirectional + causal)
+
+
+def _log_precision(precision_TDD: np.ndarray, diagonal: bool) -> float:
+    """Of the best q(z_t) for each step: its log determinant, summed."""
+    if diagonal:
+        return float(np.log(np.diagonal(precision_TDD, axis1=1, axis2=2)).sum())
+    return float(np.linalg.slogdet(precision_TDD)[1].sum())
 
 
 def precision_blocks(model: LinearGaussian, observed_TC: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
@@ -95,7 +112,7 @@ def backward_factor(precision_TDD: np.ndarray, below_DD: np.ndarray) -> np.ndarr
     return D_TDD
 
 
-def causal_gaps(model: LinearGaussian, x_BTC: np.ndarray) -> np.ndarray:
+def causal_gaps(model: LinearGaussian, x_BTC: np.ndarray, diagonal: bool = False) -> np.ndarray:
     """(B,) the gap on these very series of the causal q that is best on average; complete series.
 
     Its mean over series that the model draws is `Certificate.causal`. An encoder's own gap on the same series is much
@@ -125,8 +142,7 @@ def causal_gaps(model: LinearGaussian, x_BTC: np.ndarray) -> np.ndarray:
         before_BD, error_BD = error_BD, m_BTD[:, t] - mu_BD
         moved_BD = error_BD + (np.linalg.solve(D_TDD[t], below_DD @ before_BD.T).T if t else 0.0)
         gap_B += 0.5 * np.einsum("bi,ij,bj->b", moved_BD, D_TDD[t], moved_BD)
-    factorised = np.linalg.slogdet(precision_TDD)[1].sum() - np.linalg.slogdet(D_TDD)[1].sum()
-    return gap_B + 0.5 * factorised
+    return gap_B + 0.5 * (_log_precision(precision_TDD, diagonal) - _log_precision(D_TDD, False))
 
 
 def _outlook(model: LinearGaussian, D_TDD: np.ndarray, below_DD: np.ndarray, score_TDC: np.ndarray) -> np.ndarray:

@@ -23,8 +23,8 @@ MANY_GROUPS = 100
 FEW_GROUPS = 8
 """Groups whose means are found one group after the other."""
 
-STEADY = 1e-14
-"""A covariance that changes by less than this share of its largest entry stands still."""
+STEADY = 1e-15
+"""A covariance stands still that changes by no more than this, each coordinate measured by its own deviation."""
 
 
 @dataclass(frozen=True)
@@ -78,7 +78,7 @@ def filter_gains(model: LinearGaussian, patterns_GTC: np.ndarray) -> Gains:
         row = _observed(P, *_without_missing(model, seen_LGNC[step], complete))
         rows.append(row)
         before, P = P, _moved(model, row[1])
-        if blocks == 1 and step >= complete_from and np.abs(P - before).max() <= STEADY * np.abs(P).max():
+        if blocks == 1 and step >= complete_from and _stands_still(before, P):
             break
     kept = (np.stack(row, axis=2) for row in zip(*rows, strict=True))
     return Gains(T, *(row.reshape(G, -1, *row.shape[3:])[:, :T] for row in kept))
@@ -129,6 +129,14 @@ def _moved(model: LinearGaussian, covariance: np.ndarray) -> np.ndarray:
     return symmetric(model.transition @ covariance @ model.transition.T.copy() + model.transition_covariance)
 
 
+def _stands_still(before: np.ndarray, after: np.ndarray) -> bool:
+    """Whether covariances no longer change, whatever the units of each coordinate: one that hardly moves beside others
+    of larger variance may still be far from where it goes."""
+    deviation = np.sqrt(np.maximum(np.diagonal(after, axis1=-2, axis2=-1), 0))
+    limit = STEADY * after.shape[-1] * deviation[..., :, None] * deviation[..., None, :]
+    return bool((np.abs(after - before) <= limit).all())
+
+
 def _turned(matrix: np.ndarray) -> np.ndarray:
     """Transposed in memory too: products of many small matrices that are not take four times as long."""
     return np.ascontiguousarray(matrix.swapaxes(-1, -2))
@@ -160,8 +168,7 @@ def future_information(gains: Gains, information_GSDD: np.ndarray, L_GSDD: np.nd
         while t >= 0:
             kept = min(t + 1, S - 1)
             N_GTDD[:, t] = _backwards(information_GSDD[:, kept], L_GSDD[:, kept], N_GTDD[:, t + 1])
-            still = np.abs(N_GTDD[:, t] - N_GTDD[:, t + 1]).max() <= STEADY * np.abs(N_GTDD[:, t]).max()
-            if t >= S and still:
+            if t >= S and _stands_still(N_GTDD[:, t + 1], N_GTDD[:, t]):
                 N_GTDD[:, S - 1 : t] = N_GTDD[:, t : t + 1]
                 t = S - 1
             t -= 1

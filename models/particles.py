@@ -94,10 +94,17 @@ def particle_filter(model: "StateSpace", batch: dict[str, Tensor], particles: in
     return Filtered(total_B, z_RL, state)
 
 
-def forecast(model: "StateSpace", batch: dict[str, Tensor], horizon: int, samples: int) -> Tensor:
-    """(samples, B, horizon, C): values of the steps behind each series, drawn from p(x_T+1.. | x_1..T)."""
-    filtered = particle_filter(model, batch, samples)
-    z_RL, state = filtered.z_RL, filtered.state
+def forecast(model: "StateSpace", batch: dict[str, Tensor], horizon: int, samples: int, particles: int = 1) -> Tensor:
+    """(samples, B, horizon, C): values of the steps behind each series, drawn from p(x_T+1.. | x_1..T).
+
+    The filter has `particles` times as many particles as samples are drawn: every one of equal distance goes on.
+    """
+    filtered = particle_filter(model, batch, samples * particles)
+    B = len(batch["steps"])
+    z_RL, *state_parts = (
+        part.unflatten(0, (samples, particles, B))[:, 0].flatten(0, 1) for part in (filtered.z_RL, *filtered.state)
+    )
+    state = tuple(state_parts)
     drawn = []
     for _ in range(horizon):
         mean_RL, deviation_RL, state = model.transition.step(z_RL, state)

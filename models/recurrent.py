@@ -123,7 +123,7 @@ class Recurrent(nn.Module):
         self.config = config
         self.logit_scale = LOGIT_GAIN[config.cell] * logit_scale(config.width)
         self.embedding = nn.Embedding(config.vocabulary, config.width)
-        # Layers apart, and dropout between them ours: cuDNN's draws from a state of its own, which no seed resets.
+        # Layers apart, and dropout between them ours: cuDNN's draws from a state of its own.
         more = {"nonlinearity": config.nonlinearity} if config.cell == "elman" else {}
         kernel = KERNELS[config.cell]
         self.layers = nn.ModuleList(kernel(config.width, config.width, **more) for _ in range(config.depth))

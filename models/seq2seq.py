@@ -125,17 +125,22 @@ class Encoder(nn.Module):
 
 
 class FusedDecoder(nn.Module):
-    """One LSTM over all targets; then, with attention, one look back for all of them."""
+    """LSTM layers over all targets; then, with attention, one look back for all of them."""
 
     def __init__(self, config: Seq2SeqConfig) -> None:
         super().__init__()
-        self.hard = config.hard
-        dropout = config.dropout if config.depth > 1 else 0.0
-        self.lstm = nn.LSTM(config.width, config.width, config.depth, batch_first=True, dropout=dropout)
+        self.hard, self.dropout = config.hard, config.dropout
+        self.layers = nn.ModuleList(nn.LSTM(config.width, config.width, batch_first=True) for _ in range(config.depth))
         self.query = nn.Linear(config.width, config.width, bias=False) if config.attention == "luong" else None
 
     def forward(self, x_BTD: Tensor, state: State) -> Decoded:
-        h_BTD, (hidden, cell) = self.lstm(x_BTD, (state.hidden_LRD, state.cell_LRD))
+        h_BTD, finals = x_BTD, []
+        for number, layer in enumerate(self.layers):
+            if self.dropout and number:
+                h_BTD = F.dropout(h_BTD, self.dropout, self.training)
+            h_BTD, final = layer(h_BTD, (state.hidden_LRD[number : number + 1], state.cell_LRD[number : number + 1]))
+            finals.append(final)
+        hidden, cell = (torch.cat(parts) for parts in zip(*finals, strict=True))
         state = State(hidden, cell, state.memory)
         if self.query is None:
             return Decoded(h_BTD, None, None, state)

@@ -259,10 +259,10 @@ class StateSpace(nn.Module):
         return particle_filter(self, batch, particles).log_likelihood_B
 
     @torch.no_grad()
-    def forecast(self, batch: dict[str, Tensor], horizon: int, samples: int) -> Tensor:
+    def forecast(self, batch: dict[str, Tensor], horizon: int, samples: int, particles: int = 1) -> Tensor:
         """(samples, B, horizon, C): values of the steps that follow each series. The first of them follows the last
-        step of the series, wherever in the batch that is."""
-        return forecast(self, batch, horizon, samples)
+        step of the series, wherever in the batch that is. `particles` of the filter for each sample."""
+        return forecast(self, batch, horizon, samples, particles)
 
     def blocks(self) -> list[nn.Module]:
         """The units of sharding and of activation checkpointing."""

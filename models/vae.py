@@ -338,7 +338,7 @@ class Aggressive(nn.Module):
         super().__init__()
         self.inner = inner
         self.register_buffer("memory", torch.tensor([-math.inf, 0.0], dtype=torch.float64))
-        """The highest mutual information of a validation, and how many there were since; PATIENCE: the phase is over."""
+        """The highest mutual information of a validation, and how many came since; PATIENCE: the phase is over."""
         self.running = True
         self._next: int | None = None
 

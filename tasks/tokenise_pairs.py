@@ -22,7 +22,7 @@ from tasks.store import MANIFEST
 from tasks.task import Context
 from tasks.tokenise import FileSpec, Frozen, Naming
 
-VERSION = 2
+VERSION = 3
 _NAMED = 1000  # skipped lines named one by one; the count is always whole
 _STATISTICS = "read.json"
 

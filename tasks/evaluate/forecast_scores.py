@@ -62,7 +62,9 @@ class SampledForecast:
         return np.abs(ordered - y_NHC).mean(0) - np.tensordot(weight_S, ordered, axes=1)
 
     def quantile(self, share: float) -> np.ndarray:
-        return np.quantile(self.draws_SNHC, share, axis=0)
+        """By Weibull's positions: a further draw of the same distribution lies below it with that very probability,
+        where NumPy's default would be too near the middle."""
+        return np.quantile(self.draws_SNHC, share, axis=0, method="weibull")
 
 
 def coverage(forecast: Forecast, y_NHC: np.ndarray, counted_NHC: NDArray[np.bool_]) -> dict[float, float]:

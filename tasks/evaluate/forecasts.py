@@ -22,6 +22,9 @@ from tasks.evaluate.forecast_scores import (
 FORECASTS = 256
 """At most so many, spread over the split."""
 DRAWS = 200
+PARTICLES_A_DRAW = 5
+"""How many stand for the present in the filter for each draw of the future: too few, and a poor encoder's forecasts
+score worse than the model's own are."""
 """Of a model whose forecasts have no closed form."""
 HELD = 2**22
 """Numbers of a step that a model's draws take at once."""
@@ -42,7 +45,7 @@ class Windows:
 
 
 def windows(dataset: Any, split: str, sequence: int, horizon: int) -> Windows | None:
-    """Up to FORECASTS of them; None where every series is too short.
+    """Up to FORECASTS of them; None where every series is too short, or nothing is known of what came.
 
     Forecasts of a series follow each other without overlap. They reach `horizon` steps, or a quarter of the longest
     series where that is less. One is given at least as many steps as it spans, or half a window: before that there is
@@ -85,6 +88,8 @@ def windows(dataset: Any, split: str, sequence: int, horizon: int) -> Windows | 
         observed_NTC[row, :length] = observed[origin - length : origin]
         future_NHC[row] = values[origin : origin + horizon]
         counted_NHC[row] = observed[origin : origin + horizon]
+    if not counted_NHC.any():
+        return None
     steps_NT = np.arange(T) < np.array(lengths)[:, None]
     batch = {"values": values_NTC, "observed": observed_NTC, "steps": steps_NT}
     return Windows(batch, future_NHC, counted_NHC, [joined[which][0] for which, _ in chosen])
@@ -99,11 +104,11 @@ def forecast(model: Any, given: Windows, seed: int) -> Forecast:
     if getattr(model, "exact", False):
         mean, deviation = model.predict(on_device(model, given.batch), horizon)
         return NormalForecast(mean.cpu().numpy(), deviation.cpu().numpy())
-    rows = max(1, HELD // (DRAWS * 4 * max(model.config.width, channels)))
+    rows = max(1, HELD // (DRAWS * PARTICLES_A_DRAW * 4 * max(model.config.width, channels)))
     drawn = []
     for at in range(0, N, rows):
         part = {name: array[at : at + rows] for name, array in given.batch.items()}
-        drawn.append(model.forecast(on_device(model, part), horizon, DRAWS))
+        drawn.append(model.forecast(on_device(model, part), horizon, DRAWS, PARTICLES_A_DRAW))
     return SampledForecast(torch.cat(drawn, dim=1).double().cpu().numpy())
 
 

@@ -307,6 +307,19 @@ def test_tokenizers_see_training_texts_only(tmp_path: Path) -> None:
         list(training_texts(files, source, "source", Division(split="test")))
 
 
+def test_tokenizers_see_no_text_of_a_pair_that_is_left_out(tmp_path: Path) -> None:
+    """By both: a pair that shares its source with one that validates does not train, and makes no vocabulary."""
+    rows = [(f"source{number // 2}", f"target{number}") for number in range(200)]
+    (tmp_path / "pairs.tsv").write_bytes(lines(rows))
+    source = PairSource((str(tmp_path / "pairs.tsv"),))
+    division = Division("both", 0.2)
+    split = {row: division.split_of(Pair("", *row)) for row in rows}
+    validating = {row[0] for row in rows if split[row] != "train"}
+    train = [row for row in rows if split[row] == "train" and row[0] not in validating]
+    assert 50 < len(train) < sum(name == "train" for name in split.values())
+    assert list(training_texts(listing(source), source, "both", division)) == [text for row in train for text in row]
+
+
 # -- generated pairs --------------------------------------------------------------------------------------------------
 
 

@@ -55,11 +55,13 @@ def test_the_floors_are_those_of_dense_algebra(latents, channels, steps, gaps):
 
 
 @pytest.mark.parametrize("form", FORMS)
-@pytest.mark.parametrize(("latents", "channels"), [(1, 1), (2, 1), (1, 2)])
-def test_optimising_q_numerically_ends_at_its_floor(form, latents, channels):
+@pytest.mark.parametrize(
+    ("latents", "channels", "diagonal"), [(1, 1, True), (2, 1, False), (2, 1, True), (1, 2, False)]
+)
+def test_optimising_q_numerically_ends_at_its_floor(form, latents, channels, diagonal):
     """Nothing but the definition: E[log q - log p(x, z)] over linear-Gaussian q of that form, by L-BFGS.
 
-    z_t = sum of weights x values + weights x z_{t-1} (structured) + noise of free covariance.
+    z_t = sum of weights x values + weights x z_{t-1} (structured) + noise of free covariance, or of independent ones.
     """
     steps = 3
     model = random_system(latents, channels, seed=3)
@@ -78,7 +80,7 @@ def test_optimising_q_numerically_ends_at_its_floor(form, latents, channels):
         "structured": of_x[None] >= of_z[:, None],
     }[form]
     chained = (of_z[None] == of_z[:, None] - 1) & (form == "structured")
-    inside = (of_z[None] == of_z[:, None]) & np.tri(Z, dtype=bool)
+    inside = np.eye(Z, dtype=bool) if diagonal else (of_z[None] == of_z[:, None]) & np.tri(Z, dtype=bool)
     masks = [torch.tensor(mask) for mask in (allowed, chained, inside)]
 
     def miss(raw):
@@ -104,14 +106,18 @@ def test_optimising_q_numerically_ends_at_its_floor(form, latents, channels):
     start = np.random.default_rng(0).normal(size=sum(int(mask.sum()) for mask in masks)) * 0.1
     options = {"maxiter": 5000, "maxfun": 20000, "ftol": 1e-15, "gtol": 1e-9}
     reached = minimize(miss, start, jac=True, method="L-BFGS-B", options=options).fun
-    assert reached == pytest.approx(getattr(certificate(model, steps), form), abs=1e-5)
+    assert reached == pytest.approx(getattr(certificate(model, steps, diagonal=diagonal), form), abs=1e-5)
 
 
 def test_the_ladder_exact_structured_bidirectional_causal():
     for seed in range(10):
         model = random_system(1 + seed % 4, 1 + seed % 3, seed=seed)
+        narrow = certificate(model, 20, diagonal=True)
+        assert 0.0 <= narrow.structured < narrow.bidirectional < narrow.causal
+        assert (narrow.structured < 1e-12) == (model.latents == 1)
         found = certificate(model, 20)
-        assert 0.0 == found.structured < found.bidirectional < found.causal
+        assert narrow.bidirectional >= found.bidirectional - 1e-12
+        assert found.structured == pytest.approx(0, abs=1e-12) and found.structured < found.bidirectional < found.causal
         floors = [found.floor(form) for form in FORMS]
         assert found.negative_log_likelihood / 20 <= floors[0] < floors[1] < floors[2]
 
@@ -123,15 +129,17 @@ def test_the_exact_likelihood_is_what_drawn_series_average():
     assert abs(nats.mean() - expected) < 4 * nats.std() / len(nats) ** 0.5
 
 
-def test_the_best_causal_q_misses_as_much_on_drawn_series_as_on_average():
+@pytest.mark.parametrize("diagonal", [False, True])
+def test_the_best_causal_q_misses_as_much_on_drawn_series_as_on_average(diagonal):
     model = random_system(2, 2)
-    gaps = causal_gaps(model, draw(model, 4000, 8))
-    found = certificate(model, 8)
+    gaps = causal_gaps(model, draw(model, 4000, 8), diagonal)
+    found = certificate(model, 8, diagonal=diagonal)
     assert abs(gaps.mean() - found.causal) < 4 * gaps.std() / len(gaps) ** 0.5
     assert gaps.min() >= found.bidirectional
     assert gaps.std() > 0.1
     # No causal means do better: moving the values of the future, and those alone, moves no mean of the past.
-    assert certificate(model, 1).causal == pytest.approx(causal_gaps(model, draw(model, 3, 1))[0], abs=1e-12)
+    alone = causal_gaps(model, draw(model, 3, 1), diagonal)[0]
+    assert certificate(model, 1, diagonal=diagonal).causal == pytest.approx(alone, abs=1e-12)
 
 
 def test_without_memory_every_form_is_tight():

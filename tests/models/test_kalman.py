@@ -131,6 +131,36 @@ def test_latents_may_move_without_noise(nile):
     np.testing.assert_allclose(smoothed.covariance_GTDD[0], expected.smoothed_state_cov.transpose(2, 0, 1), rtol=1e-6)
 
 
+def test_series_of_different_scales_together_say_what_each_says_alone():
+    """A small and slow latent beside a large and quick one has not arrived when that one has."""
+
+    def alone(a, b, d, start):
+        return LinearGaussian(*(np.array([[entry]]) for entry in (a, b, 1.0, d)), np.zeros(1), np.array([[start]]))
+
+    quick, slow = alone(0.5, 1e4, 1e4, 1e8 / 0.75), alone(0.999, 1e-4, 1e-2, 1e-2)
+    both = LinearGaussian(
+        *(
+            np.diag([float(getattr(model, name).item()) for model in (quick, slow)])
+            for name in ("transition", "transition_noise", "emission", "emission_noise")
+        ),
+        np.zeros(2),
+        np.diag([1e8 / 0.75, 1e-2]),
+    )
+    x_BTC = draw(both, 2, 500)
+    together = kalman_filter(both, x_BTC)
+    ones = [kalman_filter(model, x_BTC[..., [channel]]) for channel, model in enumerate((quick, slow))]
+    np.testing.assert_allclose(
+        together.log_likelihood_BT, sum(one.log_likelihood_BT for one in ones), rtol=1e-10, atol=1e-10
+    )
+    smoothed = kalman_smoother(both, together)
+    for channel, (model, one) in enumerate(zip((quick, slow), ones, strict=True)):
+        expected = kalman_smoother(model, one)
+        np.testing.assert_allclose(smoothed.mean_BTD[..., [channel]], expected.mean_BTD, rtol=1e-9)
+        np.testing.assert_allclose(
+            smoothed.covariance_GTDD[..., channel, channel], expected.covariance_GTDD[..., 0, 0], rtol=1e-9
+        )
+
+
 def test_covariances_that_stand_still_change_nothing(monkeypatch):
     model = random_system(4, 2)
     x_BTC = draw(model, 3, 400)

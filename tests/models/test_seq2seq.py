@@ -91,7 +91,7 @@ def numpy_nats(model, source, target):
         outputs, last = [], []
         for suffix in suffixes:
             names = [
-                f"encoder.recurrence.lstm.{kind}_l{layer}{suffix}"
+                f"encoder.recurrence.layers.{layer}.{kind}_l0{suffix}"
                 for kind in ("weight_ih", "weight_hh", "bias_ih", "bias_hh")
             ]
             w_ih, w_hh, b_ih, b_hh = (w[name] for name in names)
@@ -123,7 +123,9 @@ def numpy_nats(model, source, target):
                 weight, bias = w[f"decoder.gates.{layer}.weight"], w[f"decoder.gates.{layer}.bias"]
                 gates = weight @ np.concatenate([x, hidden[layer]]) + bias
             else:
-                prefix = [f"decoder.lstm.{kind}_l{layer}" for kind in ("weight_ih", "weight_hh", "bias_ih", "bias_hh")]
+                prefix = [
+                    f"decoder.layers.{layer}.{kind}_l0" for kind in ("weight_ih", "weight_hh", "bias_ih", "bias_hh")
+                ]
                 w_ih, w_hh, b_ih, b_hh = (w[name] for name in prefix)
                 gates = w_ih @ x + w_hh @ hidden[layer] + b_ih + b_hh
             hidden[layer], cells[layer] = cell(gates, cells[layer])
@@ -379,7 +381,10 @@ def test_every_parameter_is_in_one_group_and_only_matrices_decay(name):
 
 def test_forget_gates_start_open():
     model = Seq2Seq(config_of("bahdanau"))
-    for lstm, bias in (("encoder", model.encoder.recurrence.lstm.bias_ih_l0), ("decoder", model.decoder.gates[0].bias)):
+    for lstm, bias in (
+        ("encoder", model.encoder.recurrence.layers[0].bias_ih_l0),
+        ("decoder", model.decoder.gates[0].bias),
+    ):
         gates = bias.view(4, -1)
         assert torch.equal(gates[1], torch.ones_like(gates[1])), lstm
         assert not gates[[0, 2, 3]].any()

@@ -237,11 +237,12 @@ def test_more_samples_bring_the_estimate_up_to_the_likelihood_and_the_bound_lies
     assert exact - means[3] < 0.1 * (exact - bound)
 
 
-def test_forecasts_have_the_exact_mean_and_spread() -> None:
+@pytest.mark.parametrize("particles", [1, 3])
+def test_forecasts_have_the_exact_mean_and_spread(particles: int) -> None:
     model = wide_ar("structured")
     batch = ar_batch([7, 4], gaps=True)
     torch.manual_seed(6)
-    drawn = model.forecast(batch, 3, 20_000).numpy()
+    drawn = model.forecast(batch, 3, 20_000, particles).numpy()
     assert drawn.shape == (20_000, 2, 3, 1)
     for row, length in enumerate((7, 4)):
         seen = np.append(batch["observed"][row, :length, 0].numpy(), [False] * 3)
