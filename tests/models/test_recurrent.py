@@ -11,7 +11,7 @@ from models.checkpointing import checkpoint_blocks, chunk_length, over_time
 from models.cost import Lengths
 from models.flops import count_flops
 from models.loss import total_of
-from models.memory import held_bytes, made_bytes, peak_bytes
+from models.memory import held_bytes, peak_bytes
 from models.recurrent import GATES, Recurrent, RecurrentConfig, recurrent_cost
 from models.sampling import choose, generate
 
@@ -236,32 +236,6 @@ def test_memory_goes_with_the_piece(cell):
 
 
 # Work and cost -------------------------------------------------------------------------------------------------------
-
-
-@pytest.mark.parametrize("cell", CELLS)
-def test_backward_is_linear_in_time(cell):
-    """By counted work, of every operator: products, and bytes of every tensor that is made."""
-    model = model_of(cell, width=16, depth=1)
-    flops, made = [], []
-    for length in (64, 128):
-        loss = model(batch_of(length)).nats
-        flops.append(count_flops(lambda loss=loss: loss.backward(retain_graph=True)))
-        made.append(made_bytes(lambda loss=loss: loss.backward()))
-    assert flops[1] / flops[0] < 2.03
-    assert made[1] / made[0] < 2.03
-
-
-def test_the_count_of_bytes_sees_a_loop_that_is_quadratic():
-    """The trap that the families stay clear of: x[t] writes a tensor of zeros as large as x for every step."""
-    cell = nn.LSTMCell(16, 16)
-    made = []
-    for length in (64, 128):
-        x = torch.randn(length, B, 16, requires_grad=True)
-        h = c = torch.zeros(B, 16)
-        for t in range(length):
-            h, c = cell(x[t], (h, c))
-        made.append(made_bytes(lambda h=h: h.sum().backward()))
-    assert made[1] / made[0] > 2.5
 
 
 @pytest.mark.parametrize("tied", [True, False])
