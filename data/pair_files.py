@@ -165,14 +165,17 @@ class _Raw(NamedTuple):
     target: str
 
 
+def as_read(text: str, lowercase: bool) -> str:
+    """A side as it is trained on; what a model is asked later must go the same way."""
+    return text.strip().lower() if lowercase else text.strip()
+
+
 def _pair(file: str, where: str, source: str, target: str, lowercase: bool) -> Pair | Skipped | None:
-    source, target = source.strip(), target.strip()
+    source, target = as_read(source, lowercase), as_read(target, lowercase)
     if not source and not target:
         return None
     if not source or not target:
         return Skipped(file, f"{where}: ", f"the {'target' if source else 'source'} is empty")
-    if lowercase:
-        source, target = source.lower(), target.lower()
     return Pair(f"{file} {where}", source, target)
 
 

@@ -71,7 +71,12 @@ def write_series(
                 f"data.source: {where} leaves the {split} split empty (series: {counts}); choose data.split (time or "
                 "series) and data.validation_share so that both have some"
             )
+    if all(np.isnan(one.values).all() for one in parts["validation"]):
+        raise DataError(f"data.source: {where} has no value at all in the validation split; choose another part of it")
     mean, deviation = _statistics(parts["train"], columns, where)
+    if not (np.isfinite(mean).all() and np.isfinite(deviation).all()):
+        column = columns[int(np.argmin(np.isfinite(mean) & np.isfinite(deviation)))]
+        raise DataError(f"data.source: {where}, column {column!r}: holds values too large to standardise; rescale it")
     if not standardise:
         mean, deviation = np.zeros_like(mean), np.ones_like(deviation)
     splits: dict[str, dict[str, int]] = {}

@@ -182,12 +182,17 @@ def sample(run: str, prompt: str, tokens: int, temperature: float, top_k: int | 
 
 @main.command()
 @click.argument("run")
+@click.argument("overrides", nargs=-1, metavar="[KEY=VALUE]...")
 @ROOT
-def evaluate(run: str, root: str) -> None:
-    """Evaluate a trained model on its whole validation split: nats, perplexity, bits per byte, loss by position."""
+def evaluate(run: str, overrides: tuple[str, ...], root: str) -> None:
+    """Evaluate a trained model on the whole of a split, with its recipe's settings but for those given here.
+
+    \b
+    reducible evaluate seq2seq evaluate.split=test evaluate.beam=10
+    """
     from pipelines.inference import evaluate_run
 
-    sys.exit(evaluate_run(run, root))
+    sys.exit(evaluate_run(run, overrides, root))
 
 
 @main.command()

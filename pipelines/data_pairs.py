@@ -106,7 +106,7 @@ def pair_dataset_task(recipe: Recipe, store: Store) -> Task:
         name="dataset",
         version=tokenise_pairs.VERSION,
         run="tasks.tokenise_pairs:gather_pairs",
-        spec=PairDatasetSpec(shared=data.shared),
+        spec=PairDatasetSpec(shared=data.shared, lowercase=data.lowercase),
         inputs={**tokenizers, **{f"shard-{index:06d}": shard for index, shard in enumerate(shards)}},
         label="dataset",
         execution=PairNaming(

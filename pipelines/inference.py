@@ -1,14 +1,16 @@
 """`reducible sample` and `reducible evaluate`: what a trained model writes, and how well it predicts."""
 
 import json
+from collections.abc import Sequence
 
 import click
 
 from pipelines.engine import engine, failures
 from pipelines.find import find
+from pipelines.load import load_evaluation
 from pipelines.run import evaluation_task
+from tasks.dataset import open_dataset, require_split
 from tasks.errors import UserError
-from tasks.evaluate.spec import EvaluateSpec
 from tasks.store import Store, read_manifest
 from tasks.task import finished
 
@@ -29,15 +31,22 @@ def print_sample(
     click.echo(sample(folder, data, prompt, SampleOptions(tokens, temperature, top_k, seed)))
 
 
-def evaluate_run(run: str, root: str) -> int:
-    """Evaluates a trained model on the whole of its validation split, as a task like any other."""
+WHOLE = {"units": None, "decoded": None}
+"""Settings of `reducible evaluate` where none are given: all of the split."""
+
+
+def evaluate_run(run: str, overrides: Sequence[str], root: str) -> int:
+    """Evaluates a trained model as its pipeline did, but on the whole split, as a task like any other."""
     store = Store(root)
     folder = find(store, "train", run)
     manifest = read_manifest(folder)
     model = finished("train", manifest["identity"], manifest["label"])
     data = finished("dataset", manifest["inputs"]["data"], "dataset")
     name = manifest["label"].removeprefix("train ")
-    task = evaluation_task(model, data, name, {}, EvaluateSpec(units=None))
+    earlier = [manifest for manifest in store.manifests("evaluate") if manifest["inputs"]["model"] == model.identity]
+    spec = load_evaluation({**(earlier[-1]["spec"] if earlier else {}), **WHOLE}, overrides)
+    require_split(open_dataset(store.artifact("dataset", data.identity)), spec.split)
+    task = evaluation_task(model, data, name, {}, spec)
     with engine(store) as made:
         outcomes = made.make([task])
     for outcome in failures(outcomes):

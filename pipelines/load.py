@@ -8,11 +8,12 @@ from pathlib import Path
 from typing import Any, get_args
 
 import yaml
-from pydantic import BaseModel, ValidationError
+from pydantic import BaseModel, ConfigDict, ValidationError
 
 from pipelines.recipe import DATA_KINDS, Recipe, kind_of
 from pipelines.recipe_text import TextData
 from tasks.errors import UserError
+from tasks.evaluate.spec import EvaluateSpec
 
 PATHS = ("data.source", "data.validation", "data.test", "data.tokenizer.path", "data.source_tokenizer.path")
 """Keys that name files: a path or a list of paths."""
@@ -36,6 +37,29 @@ def load_recipe(path: Path, overrides: Sequence[str] = ()) -> Recipe:
     except ValidationError as error:
         raise UserError(f"{path}: {explain(error, Recipe, content)}") from None
     return recipe
+
+
+def load_evaluation(settings: dict[str, Any], overrides: Sequence[str]) -> EvaluateSpec:
+    """Settings of an evaluation with overrides as for a recipe, such as evaluate.split=test.
+
+    Raises:
+        UserError: field, what is wrong, what would be right.
+    """
+    content: dict[str, Any] = {"evaluate": dict(settings)}
+    for override in overrides:
+        _apply(content, override)
+    try:
+        return Evaluated.model_validate(content).evaluate
+    except ValidationError as error:
+        raise UserError(explain(error, Evaluated, content)) from None
+
+
+class Evaluated(BaseModel):
+    """A recipe of which only the evaluation counts."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    evaluate: EvaluateSpec
 
 
 def _read(path: Path, seen: tuple[Path, ...] = ()) -> dict[str, Any]:

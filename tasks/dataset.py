@@ -96,6 +96,15 @@ def described(content: dict[str, Any], split: str) -> dict[str, Any]:
     }
 
 
+def require_split(dataset: Any, split: str) -> None:
+    """Raises UserError where an evaluation asks for a split that the dataset lacks."""
+    if not dataset.content["splits"].get(split, {}).get(f"{dataset.unit}s"):
+        raise UserError(f"evaluate.split: {dataset.name} has no {split} split; {TEST_SPLIT}")
+
+
+TEST_SPLIT = "pairs have one with data.test, series with data.test_share; else take validation"
+
+
 def open_dataset(folder: Path) -> Any:
     """The dataset of whatever kind it is (`Dataset`; any more that its kind offers).
 

@@ -91,6 +91,7 @@ def _pack(folder: Path, model: Path, dataset: Path, served: Served) -> None:
             str(folder),
             python_model=str(Path(__file__).with_name(served.code)),
             artifacts={"model": str(model), **{name: str(dataset / name) for name in served.tokenizers}},
+            model_config={"lowercase": bool((read_json(dataset / "dataset.json") or {}).get("lowercase"))},
             code_paths=[str(Path(sources) / package) for package in ("models", "data")],
             signature=signature,
             pip_requirements=[f"{package}=={version(package).partition('+')[0]}" for package in needed],

@@ -25,9 +25,10 @@ class PairModel(mlflow.pyfunc.PythonModel):
 
     def predict(self, context: Any, model_input: pandas.DataFrame, params: dict[str, Any] | None = None) -> Any:
         """A frame with, for each source: output, score (what the search ranks by), nats (-log p of the output)."""
+        from data.pair_files import as_read
         from models.translation import translate
 
-        texts = [str(text) for text in model_input.iloc[:, 0]]
+        texts = [as_read(str(text), context.model_config["lowercase"]) for text in model_input.iloc[:, 0]]
         given = {"tokens": 200, "beam": 5, "length_penalty": 1.0, **(params or {})}
         found = translate(
             self.model,

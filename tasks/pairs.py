@@ -54,6 +54,11 @@ class PairDataset:
             )
         return examples
 
+    @property
+    def lowercase(self) -> bool:
+        """Whether both sides were made lower case."""
+        return bool(self.content["lowercase"])
+
     def unit_bytes(self) -> np.ndarray:
         return self.tokenizer.token_bytes()
 

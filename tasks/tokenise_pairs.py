@@ -78,9 +78,10 @@ class PairShardSpec(Frozen):
 
 
 class PairDatasetSpec(Frozen):
-    """The shards are its identity, and whether one tokenizer serves both sides."""
+    """The shards are its identity, whether one tokenizer serves both sides, and how a text is read."""
 
     shared: bool
+    lowercase: bool = False
 
 
 class PairNaming(Naming):
@@ -182,6 +183,7 @@ def gather_pairs(context: Context) -> None:
         "source_tokenizer": tokenizers["source_tokenizer"].identity,
         "tokenizer": tokenizers["tokenizer"].identity,
         "shared": context.spec.shared,
+        "lowercase": context.spec.lowercase,
         "source_vocabulary": tokenizers["source_tokenizer"].vocabulary,
         "vocabulary": tokenizers["tokenizer"].vocabulary,
         "splits": {split: {"tokens": int(pairs.lengths.sum()), **totals[split]} for split, pairs in examples.items()},

@@ -13,6 +13,7 @@ from typing import Any
 
 import numpy as np
 
+from data.pair_files import as_read
 from tasks.errors import UserError
 from tasks.evaluate.pair_pictures import LONGEST, draw_attention, labels
 from tasks.evaluate.pair_scores import score_texts
@@ -73,7 +74,7 @@ def sample(model: Any, dataset: Any, trained: dict[str, Any], prompt: str, optio
     if not prompt.strip():
         raise UserError("--prompt: this model reads a source and writes its target; give it a source text")
     tokenizer, source_tokenizer = dataset.tokenizer, dataset.source_tokenizer
-    ids = source_tokenizer.encode_batch([prompt])[0].tolist()
+    ids = source_tokenizer.encode_batch([as_read(prompt, dataset.lowercase)])[0].tolist()
     (found,) = translate(
         model, [ids], source_tokenizer.separator, tokenizer.separator, options.tokens, options.beam, LENGTH_PENALTY
     )

@@ -41,7 +41,7 @@ class Evaluation:
     """What a kind of data measured of a model."""
 
     numbers: dict[str, Any]
-    """Goes to evaluation.json; numbers among it become final/<name> in MLflow. Has `loss` (nats per target unit,
+    """Goes to evaluation.json; numbers among it become metrics in MLflow. Has `loss` (nats per target unit,
     -ELBO where that is the loss) and `units`."""
     headline: str
     """One line for the terminal and the summary, such as `2.1 nats per token, perplexity 8.2`."""

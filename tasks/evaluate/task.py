@@ -5,7 +5,7 @@ from importlib import import_module
 from pathlib import Path
 from typing import Any
 
-from tasks.dataset import open_dataset
+from tasks.dataset import open_dataset, require_split
 from tasks.errors import UserError
 from tasks.evaluate.spec import EvaluateSpec, Evaluation, SampleOptions
 from tasks.record import Record
@@ -25,6 +25,7 @@ def run(context: Context) -> None:
     """Inputs: model (a training) and data."""
     spec: EvaluateSpec = context.spec
     dataset = open_dataset(context.inputs["data"])
+    require_split(dataset, spec.split)
     result = json.loads((context.inputs["model"] / "result.json").read_text())
     if result["status"] != "finished":
         raise UserError(f"there is no model to evaluate: {result['reason']}")

@@ -9,7 +9,7 @@ from click.testing import CliRunner, Result
 
 from pipelines.cli import main
 from pipelines.engine import to_make_again
-from pipelines.load import load_recipe
+from pipelines.load import load_evaluation, load_recipe
 from pipelines.run import run_tasks
 from pipelines.sweep import sweep_tasks
 from tasks.errors import UserError
@@ -141,6 +141,23 @@ def test_submit_takes_the_address_after_the_command_too(written: list[str]) -> N
     assert "http://127.0.0.1:9: no Ray dashboard answers there" in result.output
 
 
+def test_a_test_split_that_cannot_be_is_refused_before_anything_runs(toy: Path, tmp_path: Path) -> None:
+    with pytest.raises(UserError, match="evaluate.split: these data have no test split; pairs have one with data.test"):
+        run_tasks(load_recipe(toy, ["evaluate.split=test"]), Store(tmp_path / "root"))
+
+
+def test_evaluation_takes_settings_as_a_recipe_does() -> None:
+    spec = load_evaluation({"beam": 3, "units": None}, ["evaluate.split=test", "evaluate.decoded=7"])
+    assert (spec.beam, spec.units, spec.split, spec.decoded) == (3, None, "test", 7)
+    for override, message in {
+        "evaluate.bean=3": "evaluate.bean: unknown key; did you mean beam",
+        "train.tokens=3": "train: unknown key",
+        "evaluate.beam=0": "evaluate.beam: 0 is not allowed",
+    }.items():
+        with pytest.raises(UserError, match=message):
+            load_evaluation({}, [override])
+
+
 @pytest.mark.slow
 def test_a_run_from_text_to_a_sample(toy: Path, tmp_path: Path) -> None:
     root = ["--root", tmp_path / "root"]
@@ -156,6 +173,10 @@ def test_a_run_from_text_to_a_sample(toy: Path, tmp_path: Path) -> None:
     assert fresh.exit_code == 0, fresh.output
     assert (train / "manifest.json").stat().st_mtime_ns > made
     assert called(["sample", "toy", "--tokens", "5", *root]).exit_code == 0
+    whole = called(["evaluate", "toy", *root])
+    assert whole.exit_code == 0 and "toy: " in whole.output, whole.output
+    refused = called(["evaluate", "toy", "evaluate.split=test", *root])
+    assert refused.exit_code == 2 and "evaluate.split: toy has no test split" in refused.output
 
 
 @pytest.mark.slow

@@ -148,6 +148,8 @@ def dataset(tmp_path: Path):
         def unit_bytes(self) -> np.ndarray:
             return tokenizer.token_bytes()
 
+        lowercase = False
+
     Dataset.tokenizer = tokenizer
     return Dataset()
 
@@ -205,6 +207,19 @@ def test_both_families_are_evaluated_and_sampled(family: str, dataset, tmp_path:
     text = sample(model, dataset, {"sequence": 8}, "two", SampleOptions(tokens=6, beam=3))
     scores = [float(line.split()[0]) for line in text.splitlines()[1:]]
     assert 1 <= len(scores) <= 3 and scores == sorted(scores, reverse=True)
+
+
+def test_a_sample_reads_its_source_as_training_did(dataset):
+    """Case of letters and white space around are no part of it where the data were made lower case."""
+    torch.manual_seed(0)
+    facts = {"source_vocabulary": 7, "vocabulary": 7, "shared": True, "width": 8}
+    model = Seq2Seq(Seq2SeqConfig(**facts)).eval()
+    dataset.lowercase = True
+    given, shouted = (sample(model, dataset, {"sequence": 8}, text, SampleOptions()) for text in ("two", " TWO\n"))
+    assert given == shouted
+    dataset.lowercase = False
+    assert sample(model, dataset, {"sequence": 8}, "two ", SampleOptions()) == given
+    assert sample(model, dataset, {"sequence": 8}, "TWO", SampleOptions()) != given
 
 
 def test_a_sample_needs_a_source(dataset):

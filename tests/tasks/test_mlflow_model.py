@@ -42,6 +42,7 @@ def commit_training(root: Path, name: str, loss: float, kind: str = "transformer
     if not dataset.exists():
         tokenizer.save(dataset / "tokenizer")
         tokenizer.save(dataset / "source_tokenizer")
+        (dataset / "dataset.json").write_text(json.dumps({"lowercase": True}))
     record = train_record(work_record(root, "train", name), name, "a", 0, 20, tags={"pipeline": pipeline})
     result = {"status": "finished", "step": 20, "validation_loss": loss, "flops": 1e9, "parameters": 1000, "units": 100}
     artifact = commit(
@@ -125,6 +126,7 @@ def test_the_best_training_of_a_pipeline_is_loaded_by_name(tmp_path: Path, monke
     assert run.outputs is None or not run.outputs.model_outputs
 
     sources = ["ab", "longer text"]
+    given = [f" {source.upper()}" for source in sources]  # read as the data were: lower case, white space off
     translated = best_outputs(tmp_path / "artifacts" / "train" / identity("translated") / "model", sources)
     expected = nats_per_token(tmp_path / "artifacts" / "train" / identity("good") / "model", "some text")
     # The store's own copies are gone and the code is not on the path: only what MLflow has is used.
@@ -136,7 +138,7 @@ model = mlflow.pyfunc.load_model("models:/my-notes@best")
 frame = model.predict(["some text", "αβγ"], params={{"tokens": 8}})
 again = model.predict(["some text"], params={{"tokens": 8}})
 drawn = model.predict(["some text"], params={{"tokens": 8, "temperature": 1.0, "seed": 3}})
-pairs = mlflow.pyfunc.load_model("models:/translator@best").predict({sources!r}, params={{"beam": 1, "tokens": 8}})
+pairs = mlflow.pyfunc.load_model("models:/translator@best").predict({given!r}, params={{"beam": 1, "tokens": 8}})
 print(json.dumps([pairs.to_dict("records"), frame.to_dict("records"),
     again.to_dict("records"), drawn.to_dict("records"),
     [c.type.name for c in model.metadata.get_input_schema()], [c.name for c in model.metadata.get_output_schema()]]))
