@@ -14,7 +14,7 @@ from tasks.fit.overtaking import Comparison, loss_tables
 from tasks.fit.result import Fit, Floats
 from tasks.report.figures import Figure, Panel
 from tasks.report.style import INK, MARKERS, extrapolation, finite, legend, log_axis, panel, save, short_name
-from tasks.report.words import exact, plural
+from tasks.report.words import plural
 
 
 @dataclass(frozen=True)
@@ -85,7 +85,7 @@ def draw_families(
             panels.insert(0, _reducible(scene))
         if len(scene.fitted) > 1:
             panels.append(_difference(scene))
-    given = [f"E of {member.name} = {exact(best.E.value)}" for member, best in scene.fitted]
+    given = [f"E of {member.name} = {best.E.value:.4g}" for member, best in scene.fitted]
     return Figure("families", f"{'; '.join([*given, scene.sample])}.", tuple(panels))
 
 
