@@ -83,9 +83,9 @@ def _paths(location: str, cache: Path | None) -> list[tuple[str, Path]]:
         matches = (Path(match) for match in glob.glob(str(path), recursive=True))
         found = [(match.relative_to(root).as_posix(), match) for match in matches if not match.is_dir()]
     else:
-        raise DataError(f"source: {location} does not exist; give a file, a folder, a glob or builtin:stdlib")
+        raise DataError(f"{location} does not exist; give a file, a folder, a glob or a builtin: corpus")
     if not found:
-        raise DataError(f"source: {location} holds no files")
+        raise DataError(f"{location} holds no files")
     return found
 
 

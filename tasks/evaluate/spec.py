@@ -28,8 +28,8 @@ class EvaluateSpec(BaseModel):
     """pairs: hypotheses kept in search; 1 is greedy."""
     length_penalty: float = Field(default=1.0, ge=0)
     """pairs: exponent of the length that scores are divided by (models/beam.py)."""
-    bleu_tokenize: Literal["13a", "none", "char", "intl", "zh", "ja-mecab", "ko-mecab", "flores200"] = "13a"
-    """pairs: sacreBLEU's tokenisation; none for text that is tokenised already."""
+    bleu_tokenize: Literal["13a", "none", "char", "intl", "zh"] = "13a"
+    """pairs: sacreBLEU's tokenisation, of those that need no other package; none for text that is tokenised already."""
     importance_samples: int = Field(default=100, ge=1)
     """sentences, series: K of the importance-weighted estimate of the likelihood."""
     horizon: int = Field(default=24, ge=1)

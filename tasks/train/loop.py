@@ -1,8 +1,9 @@
 """Training, from a spec and data to weights: the step, and what happens between steps.
 
 Plain torch.distributed: it runs in one process, under torchrun (tasks/train/__main__.py) and in Ray Train's workers
-(tasks/train/task.py) alike. On steps without a log row, a checkpoint or a validation the host never waits for the
-device.
+(tasks/train/task.py) alike. On steps without a log row, a checkpoint or a validation the host does not wait for the
+device, but where a family has to: seq2seq packs its sources by lengths that the host must know, and linear-gaussian
+reads which values are missing.
 """
 
 import hashlib
