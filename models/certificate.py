@@ -7,12 +7,7 @@ KL(q || p(z | x)), and its smallest value over all q of a form, averaged over se
     bidirectional   prod_t q(z_t | x)           (sum_t log|L_tt| - log|L|) / 2, with variances L_tt^-1 and means m
     causal          prod_t q(z_t | x_{<=t})     that, and min E (m - mu)' L (m - mu) / 2 over causal means mu
 
-These q have a full covariance inside a step. Where the coordinates of z_t are independent given what q sees
-(`diagonal`, which is what the encoders here do), log|L_tt| gives way to the sum of the logarithms of its diagonal, and
-`structured` misses the sum over t of what separates the two for D_t below, the precision of z_t given z_{t-1}; with one
-latent nothing changes.
-
-So q(z_t | x_{<=t}) is never tight unless the future says nothing about z_t. The last minimum is a problem of
+so that q(z_t | x_{<=t}) is never tight unless the future says nothing about z_t. The last minimum is a problem of
 linear-quadratic control: with D_T = L_TT, D_t = L_tt - L_{t,t+1} D_{t+1}^-1 L_{t+1,t} and g_t = h_t - L_{t,t+1}
 D_{t+1}^-1 g_{t+1}, where L m = h,
 
@@ -20,6 +15,11 @@ D_{t+1}^-1 g_{t+1}, where L m = h,
 
 and the best mu_t puts E[g_t | x_{<=t}] in the place of g_t. What is left is sum_t tr(D_t^-1 Cov(g_t | x_{<=t})) / 2,
 a recursion backwards in time. Names as in models/kalman.py.
+
+These q have a full covariance inside a step. Where the coordinates of z_t are independent given what q sees
+(`diagonal`, which is what the encoders here do), log|L_tt| gives way to the sum of the logarithms of its diagonal, and
+`structured` misses half the sum over t of what separates the two for D_t, the precision of z_t given z_{t-1}; with one
+latent nothing changes.
 
 The gaps are those of the true model's posterior: they bind an encoder that is trained against that model. Where p is
 learnt as well, it may move to where its own posterior is easier to approximate: for an AR(0.9) seen through noise of

@@ -1,7 +1,5 @@
 """An LSTM over sequences of different lengths, padded on the right, each of which ends at its own end."""
 
-from collections.abc import Callable
-from functools import partial
 from typing import Any
 
 import torch
@@ -36,18 +34,18 @@ class PaddedLSTM(nn.Module):
     def forward(self, x_BSX: Tensor, lengths_B: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """Outputs (B, S, D), anything at padding; final hidden and cell states (depth, B, D), D both directions."""
         S = x_BSX.shape[1]
-        x: Tensor | PackedSequence = x_BSX
-        read: Callable[..., Any] = self._whole
+        x: Any = x_BSX  # packed on a GPU
+        padding_BS1 = None
         if x_BSX.is_cuda:
             x = pack_padded_sequence(x_BSX, lengths_B.cpu(), batch_first=True, enforce_sorted=False)
         elif not bool((lengths_B == S).all()):
             padding_BS1 = (torch.arange(S) >= lengths_B[:, None])[..., None]
-            read = partial(self._shut, padding_BS1, lengths_B)
         finals = []
+        layer: Any
         for number, layer in enumerate(self.layers):
             if self.dropout and number and self.training:
                 x = dropped(x, self.dropout)
-            x, final = read(layer, x)
+            x, final = layer(x) if padding_BS1 is None else self._shut(layer, x, padding_BS1, lengths_B)
             finals.append(final)
         hidden, cell = (
             torch.stack([state.transpose(0, 1).flatten(1) for state in states]) for states in zip(*finals, strict=True)
@@ -56,12 +54,8 @@ class PaddedLSTM(nn.Module):
             x = pad_packed_sequence(x, batch_first=True, total_length=S)[0]
         return x, hidden, cell
 
-    def _whole(self, lstm: nn.LSTM, x: Tensor) -> tuple[Tensor, tuple[Tensor, Tensor]]:
-        """Without padding, or packed."""
-        return lstm(x)
-
     def _shut(
-        self, padding_BS1: Tensor, lengths_B: Tensor, lstm: nn.LSTM, x_BSX: Tensor
+        self, lstm: nn.LSTM, x_BSX: Tensor, padding_BS1: Tensor, lengths_B: Tensor
     ) -> tuple[Tensor, tuple[Tensor, Tensor]]:
         B = len(x_BSX)
         shut_G1 = x_BSX.new_tensor([-SHUT, SHUT, 0, 0]).repeat_interleave(self.hidden)[:, None]

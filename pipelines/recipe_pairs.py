@@ -92,6 +92,11 @@ class PairData(Section):
     sequence: Count = Field(default=64, description="longest source and longest target, their ends included")
 
     @property
+    def may_test(self) -> bool:
+        """Whether a dataset of this recipe can have a test split."""
+        return self.test is not None
+
+    @property
     def unit(self) -> str:
         """What a target unit is."""
         return "byte" if self.tokenizer.kind == "bytes" else "token"

@@ -55,6 +55,11 @@ class SeriesData(Section):
     stride: Count | None = Field(default=None, description="steps between the starts of training windows")
 
     @property
+    def may_test(self) -> bool:
+        """Whether a dataset of this recipe can have a test split; piano rolls say themselves whether they have one."""
+        return self.test_share > 0 or str(self.source).endswith(".json")
+
+    @property
     def unit(self) -> str:
         """What a target unit is."""
         return "step"

@@ -51,6 +51,11 @@ class TextData(Section):
     mask_documents: bool = False
 
     @property
+    def may_test(self) -> bool:
+        """Whether a dataset of this recipe can have a test split."""
+        return False
+
+    @property
     def unit(self) -> str:
         """What a target unit is."""
         return "byte" if self.tokenizer.kind == "bytes" else "token"

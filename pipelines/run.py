@@ -10,9 +10,6 @@ import click
 from pipelines.data import dataset_task, lengths_of, model_facts
 from pipelines.engine import engine, failures, make_again
 from pipelines.recipe import Recipe
-from pipelines.recipe_pairs import PairData
-from pipelines.recipe_series import SeriesData
-from pipelines.recipe_text import TextData
 from pipelines.training import Model, family_of, model_of, train_spec, training_task
 from tasks.dataset import TEST_SPLIT
 from tasks.errors import UserError
@@ -38,7 +35,7 @@ def run_tasks(recipe: Recipe, store: Store) -> RunTasks:
     kind = family_of(recipe)
     if recipe.evaluate.gradient_flow and kind.name != "recurrent":
         raise UserError(f"evaluate.gradient_flow: is for the family recurrent; leave it out with a {kind.name}")
-    if recipe.evaluate.split == "test" and not may_test(recipe.data):
+    if recipe.evaluate.split == "test" and not recipe.data.may_test:
         raise UserError(f"evaluate.split: these data have no test split; {TEST_SPLIT}")
     dataset = dataset_task(recipe, store)
     model = model_of(recipe, model_facts(recipe, store), lengths_of(recipe, store, dataset, kind.reads))
@@ -57,13 +54,6 @@ def run_tasks(recipe: Recipe, store: Store) -> RunTasks:
         tags=tags,
     )
     return RunTasks(model, dataset, train, evaluation, summary)
-
-
-def may_test(data: TextData | PairData | SeriesData) -> bool:
-    """Whether a dataset of this recipe can have a test split; a file of piano rolls says itself whether it has one."""
-    if isinstance(data, PairData):
-        return data.test is not None
-    return isinstance(data, SeriesData) and (data.test_share > 0 or str(data.source).endswith(".json"))
 
 
 def evaluation_task(train: Task, dataset: Task, name: str, tags: Mapping[str, str], spec: EvaluateSpec) -> Task:

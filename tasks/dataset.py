@@ -22,6 +22,10 @@ KINDS = {
 """Who opens a dataset whose dataset.json says that `kind`."""
 
 
+TEST_SPLIT = "pairs have one with data.test, series with data.test_share; else take validation"
+"""What to say where a test split is asked for and there is none."""
+
+
 class Dataset(Protocol):
     """What every kind of dataset offers."""
 
@@ -100,9 +104,6 @@ def require_split(dataset: Any, split: str) -> None:
     """Raises UserError where an evaluation asks for a split that the dataset lacks."""
     if not dataset.content["splits"].get(split, {}).get(f"{dataset.unit}s"):
         raise UserError(f"evaluate.split: {dataset.name} has no {split} split; {TEST_SPLIT}")
-
-
-TEST_SPLIT = "pairs have one with data.test, series with data.test_share; else take validation"
 
 
 def open_dataset(folder: Path) -> Any:

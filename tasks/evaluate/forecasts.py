@@ -22,10 +22,10 @@ from tasks.evaluate.forecast_scores import (
 FORECASTS = 256
 """At most so many, spread over the split."""
 DRAWS = 200
+"""Of a model whose forecasts have no closed form."""
 PARTICLES_A_DRAW = 5
 """How many stand for the present in the filter for each draw of the future: too few, and a poor encoder's forecasts
 score worse than the model's own are."""
-"""Of a model whose forecasts have no closed form."""
 HELD = 2**22
 """Numbers of a step that a model's draws take at once."""
 EARLIER = {"validation": ("train",), "test": ("train", "validation")}

@@ -6,63 +6,29 @@ from typing import Any
 import pytest
 import torch
 from family_cases import FACTS, family_spec, settings, training_data
+from family_trainings import assert_a_step_is_the_sum_of_its_micro_batches, assert_resumes, run
 from safetensors.torch import load_file
-from test_train_resume import assert_identical
-from training_cases import Interrupted, gradients_and_weights, interrupted_at, on_ranks
+from training_cases import gradients_and_weights, on_ranks
 
 from models.cost import Lengths
 from models.families import FAMILIES, FROM_DATA
 from models.saved import load_model
 from tasks.record import Record
-from tasks.train.loop import Training, chance, train
-from tasks.train.spec import Execution, TrainSpec
+from tasks.train.loop import Training
+from tasks.train.spec import Execution
 
 EVERY = sorted(FAMILIES)
 STRATEGIES = ("ddp", "fsdp")
 
 
-def run(spec: TrainSpec, work: Path, stop: int = -1, attempt: str = "x") -> None:
-    """stop: the step before which the training breaks off; -1: none."""
-    execution = Execution(checkpoint_every=3, log_every=1)
-    data = interrupted_at(training_data(spec), stop)
-    train(spec, execution, data=data, start=None, work=work, record=Record(work / "record", attempt))
-
-
 @pytest.mark.parametrize("name", EVERY)
 def test_interrupted_and_resumed_equals_uninterrupted(name: str, tmp_path: Path) -> None:
-    spec = family_spec(name)
-    run(spec, tmp_path / "straight")
-    with pytest.raises(Interrupted):
-        run(spec, tmp_path / "broken", stop=8, attempt="first")
-    run(spec, tmp_path / "broken", attempt="second")
-    assert_identical(tmp_path / "straight", tmp_path / "broken")
+    assert_resumes(family_spec(name), tmp_path, stop=8)
 
 
 @pytest.mark.parametrize("name", EVERY)
 def test_a_step_is_the_sum_of_its_micro_batches_over_their_units(name: str, tmp_path: Path) -> None:
-    """Oracle: each micro-batch by hand, its chance seeded by its global number, added up and divided once."""
-    spec = family_spec(name)
-    data = training_data(spec)
-    seen = gradients_and_weights(spec, Execution(), data, tmp_path, steps=1)["gradient 0"]
-
-    kind = FAMILIES[name]
-    torch.manual_seed(spec.seed)
-    model = kind.build(kind.config(**spec.model)).train()
-    if hasattr(model, "at_step"):
-        model.at_step(0, spec.stop_step)
-    micros = data.train.micro_batches(0)
-    assert len(micros) > 1
-    units = 0
-    for number, indices in enumerate(micros):
-        arrays = data.train.fetch(indices)
-        torch.manual_seed(chance(spec.seed, 0, number))
-        loss = model({key: torch.from_numpy(array) for key, array in arrays.items()})
-        assert loss.units.item() == data.train.units(arrays)
-        units += loss.units.item()
-        loss.nats.backward()
-    for parameter_name, parameter in model.named_parameters():
-        expected = torch.zeros_like(parameter) if parameter.grad is None else parameter.grad / units
-        torch.testing.assert_close(seen[parameter_name], expected, rtol=1e-4, atol=1e-6)
+    assert_a_step_is_the_sum_of_its_micro_batches(family_spec(name), tmp_path)
 
 
 @pytest.mark.parametrize("name", EVERY)

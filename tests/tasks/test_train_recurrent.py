@@ -7,14 +7,14 @@ from typing import Any
 import pytest
 import torch
 from family_cases import family_spec, settings, training_data
-from test_train_resume import assert_identical
-from training_cases import Interrupted, gradients_and_weights, interrupted_at, on_ranks
+from family_trainings import assert_resumes
+from training_cases import gradients_and_weights, on_ranks
 
 from models.recurrent import Recurrent, RecurrentConfig
 from tasks.errors import UserError
 from tasks.evaluate.gradient_flow import show_gradient_flow
 from tasks.record import Record, read_rows
-from tasks.train.loop import chance, train
+from tasks.train.loop import chance
 from tasks.train.spec import Execution, TrainSpec
 
 STRATEGIES = ("ddp", "fsdp")
@@ -23,12 +23,6 @@ STRATEGIES = ("ddp", "fsdp")
 def truncated() -> TrainSpec:
     """Sequences of 8 in pieces of 3, 3 and 2, dropout on, five micro-batches a step."""
     return family_spec("recurrent", model=settings("recurrent") | {"truncation": 3})
-
-
-def run(spec: TrainSpec, work: Path, stop: int = -1, attempt: str = "x", **execution: Any) -> None:
-    data = interrupted_at(training_data(spec), stop)
-    how = Execution(**{"checkpoint_every": 3, "log_every": 1, **execution})
-    train(spec, how, data=data, start=None, work=work, record=Record(work / "record", attempt))
 
 
 def test_a_step_is_the_sum_over_micro_batches_and_pieces_over_their_units(tmp_path: Path) -> None:
@@ -57,12 +51,7 @@ def test_a_step_is_the_sum_over_micro_batches_and_pieces_over_their_units(tmp_pa
 
 
 def test_interrupted_and_resumed_equals_uninterrupted(tmp_path: Path) -> None:
-    spec = truncated()
-    run(spec, tmp_path / "straight")
-    with pytest.raises(Interrupted):
-        run(spec, tmp_path / "broken", stop=8, attempt="first")
-    run(spec, tmp_path / "broken", attempt="second")
-    assert_identical(tmp_path / "straight", tmp_path / "broken")
+    assert_resumes(truncated(), tmp_path, stop=8)
 
 
 def test_checkpointing_inside_pieces_is_the_same_to_rounding(tmp_path: Path) -> None:
