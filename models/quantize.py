@@ -1,0 +1,170 @@
+"""Quantisation, weights in 4 or 8 bits: the mathematics of bitsandbytes' kernels in plain torch, to learn and test by.
+
+A block of weights w is kept as one constant c = max |w| and, for every weight, the number of the nearest of a few
+levels between -1 and 1, its code:
+
+    code = argmin_i |w / c - level_i|        w' = c level_code
+
+**Blocks.** One constant for a whole tensor makes one outlier everybody's problem: if a single weight among normal ones
+is 100 standard deviations large, the levels of int8 lie 100 / 127 apart, and the mean error of all weights is a quarter
+of that, 0.197. With a constant for every 64 weights only the outlier's 63 neighbours suffer: 0.0050.
+
+**Levels.** int8 spaces them evenly, best for uniform weights. nf4 (QLoRA, Dettmers et al. 2023) takes quantiles of the
+normal distribution, so that normal weights use the 16 codes more evenly: a code says 3.88 bits of its 4, with even
+levels 3.65. fp4 has the levels of a 4-bit float. `dynamic` (Dettmers 2015) is for numbers of very different sizes: in
+every power of ten evenly spaced.
+
+**Double quantisation.** A constant of 32 bits for 64 weights is half a bit for each. The constants are alike, so their
+mean is taken off and the rest quantised again: 8-bit dynamic codes in blocks of 256. That leaves 0.127 bits.
+"""
+
+from dataclasses import dataclass
+from statistics import NormalDist
+
+import torch
+from torch import Tensor
+
+BLOCK = 64
+"""Weights that share a constant; the QLoRA paper's."""
+CONSTANTS_BLOCK = 256
+"""First-level constants that share a second-level one."""
+
+
+def normal_levels() -> Tensor:
+    """The 16 levels of nf4: quantiles of N(0, 1), 7 below zero, zero itself, 8 above it, the largest scaled to 1.
+
+    Equation 4 of the paper, as bitsandbytes has it. The outermost probability cannot be 1, where the quantile is
+    infinite: it lies halfway between 1 - 1/30 and 1 - 1/32, half a step from the end of 15 and of 16 steps.
+    Probabilities and levels are rounded to fp32 where bitsandbytes rounds them, so that they agree to the bit.
+    """
+    outermost, quantile = 0.9677083, NormalDist().inv_cdf
+    above = [quantile(p) for p in torch.linspace(outermost, 0.5, 9).tolist()[:-1]]
+    below = [-quantile(p) for p in torch.linspace(outermost, 0.5, 8).tolist()[:-1]]
+    levels = torch.tensor(below + [0.0] + above[::-1])
+    return levels / levels.max()
+
+
+def float_levels() -> Tensor:
+    """The 16 levels of fp4 by bit pattern: a sign bit, two exponent bits, one fraction bit, the largest scaled to 1.
+
+    Not quite E2M1, whose numbers are 0.5, 1, 1.5, 2, 3, 4, 6: bitsandbytes numbers the exponents in an order of its
+    own, and its smallest number is 1/192 of the largest, not 1/12.
+    """
+    positive = torch.tensor([0.0, 0.0625, 8.0, 12.0, 4.0, 6.0, 2.0, 3.0]) / 12
+    return torch.cat([positive, -positive])
+
+
+def linear_levels(bits: int) -> Tensor:
+    """2^bits - 1 evenly spaced levels, k / 127 for 8 bits; the code that is left over is one more for zero."""
+    levels = torch.linspace(-1, 1, 2**bits - 1)
+    half = len(levels) // 2
+    return torch.cat([levels[:half], torch.zeros(1), levels[half:]])
+
+
+def dynamic_levels() -> Tensor:
+    """256 levels: in the i-th power of ten below 1 there are 2^(6 - i), i = 0..6, of each sign; and 0 and 1.
+
+    They are the middles of equal intervals: many digits for large numbers, few for small ones, down to 5.5e-7.
+    """
+    levels = [0.0, 1.0]
+    for i in range(7):
+        edges = torch.linspace(0.1, 1, 2**i + 1)
+        middles = 10 ** (i - 6) * (edges[:-1] + edges[1:]) / 2
+        levels += middles.tolist() + (-middles).tolist()
+    return torch.tensor(sorted(levels))
+
+
+NF4, FP4, INT4, INT8, DYNAMIC = normal_levels(), float_levels(), linear_levels(4), linear_levels(8), dynamic_levels()
+
+
+@dataclass(frozen=True)
+class Quantized:
+    """A tensor as codes into `levels` and constants, one for each block of its elements in memory order."""
+
+    codes: Tensor
+    """uint8, one for each element, flat."""
+    constants: Tensor
+    """fp32, (blocks,)."""
+    levels: Tensor
+    block: int
+    shape: torch.Size
+
+
+def quantize(x: Tensor, levels: Tensor, block: int | None = BLOCK) -> Quantized:
+    """Codes and constants of x. The last block may be shorter; None: the whole tensor is one block.
+
+    Raises ValueError where x has a number that is not finite: it would be its whole block's constant.
+    """
+    if not x.isfinite().all():
+        raise ValueError("a tensor with infinities or NaN cannot be quantised")
+    block = block or max(1, x.numel())
+    rows = torch.nn.functional.pad(x.detach().float().flatten(), (0, -x.numel() % block)).view(-1, block)
+    constants = rows.abs().amax(dim=1)
+    # Of a block of zeros the constant is 0, and 0 / 1e-38 is the 0 that it should be.
+    scaled = (rows * (1 / constants.clamp(min=1e-38))[:, None]).clamp(-1, 1).flatten()[: x.numel()]
+    # Between two levels the nearest changes at their middle; in ascending order that is a search among the middles.
+    levels = levels.to(x.device)
+    order = levels.argsort(stable=True)
+    middles = (levels[order[:-1]] + levels[order[1:]]) / 2
+    codes = order[torch.bucketize(scaled, middles)].to(torch.uint8)
+    return Quantized(codes, constants, levels, block, x.shape)
+
+
+def dequantize(quantized: Quantized, dtype: torch.dtype = torch.float32) -> Tensor:
+    """The levels times the constants, in fp32, then rounded to dtype."""
+    values = quantized.levels[quantized.codes.int()]
+    constants = quantized.constants.repeat_interleave(quantized.block)[: len(values)]
+    return (values * constants).view(quantized.shape).to(dtype)
+
+
+@dataclass(frozen=True)
+class DoubleQuantized:
+    """Constants of blocks, quantised themselves."""
+
+    mean: Tensor
+    """fp32 scalar. Constants are positive; without their mean the sign bit of their codes would be idle."""
+    rest: Quantized
+
+
+def quantize_constants(constants: Tensor) -> DoubleQuantized:
+    """Double quantisation of (blocks,) constants."""
+    mean = constants.mean()
+    return DoubleQuantized(mean, quantize(constants - mean, DYNAMIC, CONSTANTS_BLOCK))
+
+
+def dequantize_constants(double: DoubleQuantized) -> Tensor:
+    return dequantize(double.rest) + double.mean
+
+
+def bits_per_parameter(bits: int, block: int = BLOCK, double: bool = False) -> float:
+    """4 + 32 / 64 = 4.5; with double quantisation 4 + 8 / 64 + 32 / (64 x 256) = 4.127."""
+    return bits + (8 / block + 32 / (block * CONSTANTS_BLOCK) if double else 32 / block)
+
+
+def pack(codes: Tensor) -> Tensor:
+    """Two 4-bit codes in a byte, the first in the high half: (n,) to (ceil(n / 2),), uint8."""
+    if len(codes) % 2:
+        codes = torch.nn.functional.pad(codes, (0, 1))
+    return codes[::2] << 4 | codes[1::2]
+
+
+def unpack(packed: Tensor, count: int) -> Tensor:
+    """The first `count` codes."""
+    return torch.stack([packed >> 4, packed & 15], dim=1).flatten()[:count]
+
+
+def as_bf16(packed: Tensor) -> Tensor:
+    """The same bytes called bf16, so that what moves and shards bf16 weights (FSDP) takes them along.
+
+    Never to be computed with or cast: many patterns are NaN, and a cast makes all of those the same one.
+
+    Raises ValueError for an odd number of bytes.
+    """
+    if len(packed) % 2:
+        raise ValueError(f"{len(packed)} bytes are no whole number of bf16; weights must come in multiples of four")
+    return packed.view(torch.bfloat16)
+
+
+def from_bf16(stored: Tensor) -> Tensor:
+    """The bytes that as_bf16 was given."""
+    return stored.view(torch.uint8)
