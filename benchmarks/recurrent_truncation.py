@@ -42,7 +42,7 @@ def main() -> None:
             row(f"{piece}", model(piece), batch, whole, arguments.repeats)
         rebuilding = model(None)
         rebuilding.rebuilds = True
-        row("whole, `checkpointing: full`", rebuilding, batch, whole, arguments.repeats)
+        row("whole, `checkpointing: sqrt-time`", rebuilding, batch, whole, arguments.repeats)
         print()
 
 

@@ -5,7 +5,7 @@ Conventions, for every family:
   nothing. This is what torch.utils.flop_counter counts.
 - Attention counts the full square of scores, not its causal half, as torch's counter does.
 - Training is forward and backward, three times forward: model FLOPs. What is computed a second time stands apart, in
-  `attention_recompute_flops_per_unit` and `checkpointing_flops_per_unit`.
+  `attention_recompute_flops_per_unit`, `checkpointing_flops_per_unit` and `sqrt_time_flops_per_unit`.
 """
 
 from collections.abc import Sequence
@@ -52,10 +52,11 @@ class Lengths:
         )
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class Cost:
     """What one model costs; per unit means per target unit (for text: per token of a full sequence)."""
 
+    family: str
     parameters: int
     parameters_without_embeddings: int
     """Without the input table and, where it is separate, the output table."""
@@ -63,17 +64,35 @@ class Cost:
     training_flops_per_unit: float
     attention_recompute_flops_per_unit: float = 0.0
     """What fused attention computes again in backward (the scores); torch's counter adds it."""
-    checkpointing_flops_per_unit: float = 0.0
-    """What full activation checkpointing computes again in backward."""
-    activation_elements_per_unit: float = 0.0
+    checkpointing_flops_per_unit: float
+    """What full activation checkpointing (models/checkpointing.py) computes again in backward; selective nothing."""
+    sqrt_time_flops_per_unit: float | None = None
+    """The same of sqrt-time; None: no formula."""
+    activation_elements_per_unit: float
     """Numbers that autograd holds between forward and backward; eager fp32 on CPU. Fused kernels hold fewer."""
-    checkpointed_elements_per_unit: float = 0.0
-    """The same under full activation checkpointing, at its highest: while one block is rebuilt."""
+    checkpointed_elements_per_unit: float | None = None
+    """The same under full activation checkpointing, at its highest: while one block is rebuilt. None: no formula."""
+    sqrt_time_elements_per_unit: float | None = None
+    """The same under sqrt-time, while one chunk is rebuilt."""
 
     def activation_bytes(self, units: int, element: int = 4, checkpointing: str = "none") -> float:
-        """Bytes of activations of one micro-batch of that many units; `element` is the size of a number."""
-        full = checkpointing == "full"
-        elements = self.checkpointed_elements_per_unit if full else self.activation_elements_per_unit
+        """Bytes of activations of one micro-batch of that many units; `element` is the size of a number.
+
+        Raises:
+            ValueError: where there is no formula for that mode of activation checkpointing.
+        """
+        formulas = {
+            "none": self.activation_elements_per_unit,
+            "full": self.checkpointed_elements_per_unit,
+            "sqrt-time": self.sqrt_time_elements_per_unit,
+        }
+        elements = formulas.get(checkpointing)
+        if elements is None:
+            known = ", ".join(mode for mode, formula in formulas.items() if formula is not None)
+            raise ValueError(
+                f"checkpointing: the activations of a {self.family} under {checkpointing!r} have no formula "
+                f"(there is one for {known}); measure them (models/memory.py)"
+            )
         return elements * units * element
 
 

@@ -16,7 +16,9 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from models.attention import padding_mask
+from models.checkpointing import Part
 from models.cost import Cost, Lengths
+from models.effective import weight_of
 from models.loss import Loss
 from models.output_loss import output_loss
 from models.rotary import Rotary
@@ -316,7 +318,7 @@ class EncoderDecoder(nn.Module):
     @property
     def output_table(self) -> Tensor:
         """(vocabulary, D)."""
-        return self.embedding.weight if self.output is None else self.output.weight
+        return self.embedding.weight if self.output is None else weight_of(self.output)
 
     @property
     def stochastic(self) -> bool:
@@ -331,6 +333,10 @@ class EncoderDecoder(nn.Module):
     def blocks(self) -> list[nn.Module]:
         """The repeated parts: the units of sharding and of activation checkpointing."""
         return [*self.encoder, *self.decoder]
+
+    def selective_parts(self) -> list[Part]:
+        """What selective activation checkpointing rebuilds (models/checkpointing.py)."""
+        return [(block, "forward") for block in self.blocks()]
 
     def parameter_groups(self) -> list[ParameterGroup]:
         inside = [parameter for block in self.blocks() for parameter in block.parameters()]
@@ -380,6 +386,7 @@ def encoder_decoder_cost(config: EncoderDecoderConfig, lengths: Lengths) -> Cost
     target_inside = self_attention + cross_attention + inside_feed_forward + per_unit * 2 * width
     outside = (1 + per_unit) * (drop + norm) + vocabulary
     return Cost(
+        family="encoder-decoder",
         parameters=without_embeddings + tables * width,
         parameters_without_embeddings=without_embeddings,
         forward_flops_per_unit=forward,

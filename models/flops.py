@@ -18,6 +18,7 @@ from typing import Any
 
 import torch
 from torch.nn.modules import linear_cross_entropy  # noqa: F401  registers the operator of models/output_loss.py
+from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils.flop_counter import FlopCounterMode, sdpa_backward_flop_count, sdpa_flop_count
 
 aten = torch.ops.aten
@@ -45,6 +46,7 @@ class FlopCounter(FlopCounterMode):
 
     def __init__(self, formulas: Mapping[Any, Callable[..., int]] | None = None) -> None:
         super().__init__(display=False, custom_mapping={**FORMULAS, **(formulas or {})})
+        self.mod_tracker = _Everything()  # type: ignore[assignment]
 
     def _count_flops(self, func_packet: Any, out: Any, args: Any, kwargs: Any) -> Any:
         # Called once per operator that decomposes no further.
@@ -54,6 +56,35 @@ class FlopCounter(FlopCounterMode):
                 "`formulas`"
             )
         return super()._count_flops(func_packet, out, args, kwargs)
+
+
+class WholeOperators(TorchDispatchMode):
+    """Counts as FlopCounter does and takes no operator apart, so that bytes counted at the same time are those of the
+    operators that really run. torch's mode runs what an operator decomposes into."""
+
+    def __init__(self, formulas: Mapping[Any, Callable[..., int]] | None = None) -> None:
+        super().__init__()
+        self._counter = FlopCounter(formulas)
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        out = func(*args, **(kwargs or {}))
+        self._counter._count_flops(func._overloadpacket, out, args, kwargs or {})
+        return out
+
+    @property
+    def total(self) -> int:
+        return self._counter.get_total_flops()
+
+
+class _Everything:
+    """In place of torch's ModuleTracker, which tells modules apart by hooks: those keep alive what activation
+    checkpointing lets go, and bytes that are counted at the same time would be wrong."""
+
+    parents = frozenset({"Global"})
+
+    def __enter__(self) -> None: ...
+
+    def __exit__(self, *_: object) -> None: ...
 
 
 def multiplies(operator: Any) -> bool:

@@ -81,7 +81,7 @@ class LinearGaussianModel(nn.Module):
         nn.init.zeros_(self.transition)
         self.transition.diagonal().copy_(decay)
         for first in range(0, width - 1, 2):
-            angle = float(torch.rand(())) * math.pi / 4
+            angle = float(torch.rand((), device="cpu")) * math.pi / 4
             turn = torch.tensor([[math.cos(angle), -math.sin(angle)], [math.sin(angle), math.cos(angle)]])
             self.transition[first : first + 2, first : first + 2] = turn * decay[first]
         self.transition_noise.copy_(packed_of((1 - decay**2).sqrt().diag()))
@@ -211,8 +211,12 @@ def linear_gaussian_cost(config: LinearGaussianConfig, lengths: Lengths) -> Cost
     moments = inner * (invert + 4 * D**2) + 4 * D**2 + 2 * C**2 + 2 * C * D
     parameters = D**2 + C * D + 2 * triangle(D) + triangle(C) + 2 * D + C
     return Cost(
+        family="linear-gaussian",
         parameters=parameters,
         parameters_without_embeddings=parameters,
         forward_flops_per_unit=forward,
         training_flops_per_unit=forward + moments,
+        checkpointing_flops_per_unit=0.0,
+        activation_elements_per_unit=0.0,
+        checkpointed_elements_per_unit=0.0,
     )

@@ -33,25 +33,32 @@ def held_bytes(forward: Callable[[], Any], outside: Iterable[Tensor] = ()) -> in
 
 def peak_bytes(run: Callable[[], Any]) -> int:
     """The most bytes of tensors made inside `run` that were alive at once; scratch inside a kernel is not seen."""
-    with _Alive() as alive:
+    with Alive() as alive:
         run()
     return alive.peak
 
 
 def made_bytes(run: Callable[[], Any]) -> int:
     """Bytes of all tensors made inside `run`, gone or not: what a loop that is quadratic in time betrays itself by."""
-    with _Alive() as alive:
+    with Alive() as alive:
         run()
     return alive.total
 
 
-class _Alive(TorchDispatchMode):
-    """Follows every storage that an operator returns until it dies."""
+class Alive(TorchDispatchMode):
+    """Follows every storage that an operator returns until it dies. Fake tensors have storages, and sizes, too.
 
-    def __init__(self) -> None:
+    scratch: (operator, arguments) -> bytes that a kernel takes while it runs and that no tensor shows.
+    """
+
+    def __init__(self, scratch: Callable[[Any, Any], int] = lambda operator, arguments: 0) -> None:
         super().__init__()
+        self._scratch = scratch
         self.now = self.peak = self.total = 0
+        self.history: list[int] = []
+        """Bytes alive after each operator, its scratch included."""
         self._known: dict[int, weakref.ref[Any]] = {}
+        self._sizes: dict[int, int] = {}
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         result = func(*args, **(kwargs or {}))
@@ -60,8 +67,21 @@ class _Alive(TorchDispatchMode):
                 for tensor in leaf if isinstance(leaf, tuple | list) else (leaf,):
                     if isinstance(tensor, Tensor):
                         self._add(tensor.untyped_storage())
-            self.peak = max(self.peak, self.now)
+            self.history.append(self.now + self._scratch(func, args))
+            self.peak = max(self.peak, self.history[-1])
         return result
+
+    def bytes_of(self, tensors: Iterable[Tensor]) -> int:
+        """Bytes of the distinct storages of tensors that were made inside and are alive."""
+        found = {tensor.untyped_storage()._cdata for tensor in tensors} & self._known.keys()
+        return sum(self._sizes[key] for key in found)
+
+    def resized(self, tensor: Tensor) -> None:
+        """To be called where a storage got another size, as FSDP2 does to free what it gathered: no operator tells."""
+        storage = tensor.untyped_storage()
+        if storage._cdata in self._known:
+            self.now += storage.nbytes() - self._sizes[storage._cdata]
+            self._sizes[storage._cdata] = storage.nbytes()
 
     def _add(self, storage: Any) -> None:
         key, size = storage._cdata, storage.nbytes()
@@ -69,12 +89,12 @@ class _Alive(TorchDispatchMode):
             return
 
         def gone(_: Any) -> None:
-            self.now -= size
+            self.now -= self._sizes.pop(key)
             del self._known[key]
 
         self.now += size
         self.total += size
-        self._known[key] = weakref.ref(storage, gone)
+        self._known[key], self._sizes[key] = weakref.ref(storage, gone), size
 
 
 @cache

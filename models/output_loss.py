@@ -5,6 +5,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from models.loss import IGNORE, Loss
+from models.placement import device_kind
 
 CHUNK = 512
 """Targets whose logits exist at once on a CPU: with 10,000 tokens 20 MB, which caches still help with."""
@@ -23,7 +24,7 @@ def output_loss(x_BTD: Tensor, weight_VD: Tensor, targets_BT: Tensor, smoothing:
     """
     units = (targets_BT != IGNORE).sum()
     x_ND, targets_N = x_BTD.flatten(0, -2), targets_BT.flatten()
-    alone = x_ND.device.type == "cpu" and not torch.compiler.is_compiling()
+    alone = device_kind(x_ND) == "cpu" and not torch.compiler.is_compiling()
     if alone:
         real_N = targets_N != IGNORE
         x_ND, targets_N = x_ND[real_N], targets_N[real_N]

@@ -6,6 +6,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.nn.utils.rnn import PackedSequence, pack_padded_sequence, pad_packed_sequence
+from torch.utils.checkpoint import checkpoint
+
+from models.effective import weights_of
 
 SHUT = 60.0
 """sigmoid(60) is 1 to the last bit, also in double precision, and sigmoid(-60) 1e-26."""
@@ -23,7 +26,10 @@ class PaddedLSTM(nn.Module):
         """`hidden` numbers a direction; dropout between layers."""
         super().__init__()
         self.hidden, self.dropout = hidden, dropout
-        outputs = hidden * (2 if bidirectional else 1)
+        self.rebuilds = False
+        """Activation checkpointing sqrt-time: here layer by layer, for a layer that reads both ways has no chunks."""
+        self.directions = 2 if bidirectional else 1
+        outputs = hidden * self.directions
         # Layers apart, and dropout between them ours: cuDNN's draws from a state of its own, so that what activation
         # checkpointing rebuilds would not be what was there.
         self.layers = nn.ModuleList(
@@ -45,7 +51,12 @@ class PaddedLSTM(nn.Module):
         for number, layer in enumerate(self.layers):
             if self.dropout and number and self.training:
                 x = dropped(x, self.dropout)
-            x, final = layer(x) if padding_BS1 is None else self._shut(layer, x, padding_BS1, lengths_B)
+            if self.rebuilds and torch.is_grad_enabled():
+                x, final = checkpoint(
+                    self._read, layer, x, padding_BS1, lengths_B, use_reentrant=False, preserve_rng_state=False
+                )
+            else:
+                x, final = self._read(layer, x, padding_BS1, lengths_B)
             finals.append(final)
         hidden, cell = (
             torch.stack([state.transpose(0, 1).flatten(1) for state in states]) for states in zip(*finals, strict=True)
@@ -54,19 +65,24 @@ class PaddedLSTM(nn.Module):
             x = pad_packed_sequence(x, batch_first=True, total_length=S)[0]
         return x, hidden, cell
 
+    def _read(self, layer: Any, x: Any, padding_BS1: Tensor | None, lengths_B: Tensor) -> tuple[Any, Any]:
+        return layer(x) if padding_BS1 is None else self._shut(layer, x, padding_BS1, lengths_B)
+
     def _shut(
-        self, lstm: nn.LSTM, x_BSX: Tensor, padding_BS1: Tensor, lengths_B: Tensor
+        self, lstm: nn.Module, x_BSX: Tensor, padding_BS1: Tensor, lengths_B: Tensor
     ) -> tuple[Tensor, tuple[Tensor, Tensor]]:
         B = len(x_BSX)
         shut_G1 = x_BSX.new_tensor([-SHUT, SHUT, 0, 0]).repeat_interleave(self.hidden)[:, None]
-        weights: list[Tensor] = []
-        for w_ih, *others in lstm.all_weights:
-            weights += [torch.cat([w_ih, shut_G1], dim=1), *others]
-        start = x_BSX.new_zeros(len(lstm.all_weights), B, self.hidden)
+
+        def with_shut(name: str, weight: Tensor) -> Tensor:
+            return torch.cat([weight, shut_G1], dim=1) if name.startswith("weight_ih") else weight
+
+        start = x_BSX.new_zeros(self.directions, B, self.hidden)
         fed = torch.cat([x_BSX.masked_fill(padding_BS1, 0), padding_BS1.to(x_BSX)], dim=2)
-        x_BSX, hidden, cell = torch.lstm(
-            fed, (start, start), weights, True, 1, 0.0, self.training, lstm.bidirectional, True
-        )
+        with weights_of(lstm, with_shut) as weights:
+            x_BSX, hidden, cell = torch.lstm(
+                fed, (start, start), weights, True, 1, 0.0, self.training, self.directions == 2, True
+            )
         # Forward, the hidden state at padding still hangs on the output gate; the last real one stands in x.
         last_BH = x_BSX[torch.arange(B), lengths_B - 1, : self.hidden]
         return x_BSX, (torch.stack([last_BH, *hidden[1:]]), cell)

@@ -19,6 +19,7 @@ import torch
 from torch import Tensor, nn
 
 from models.chain import Elman, SamplingChain
+from models.effective import weight_of
 from models.gaussian import positive, wide
 from models.transitions import initialise, initialise_recurrent
 
@@ -103,7 +104,7 @@ class StructuredPosterior(nn.Module):
         return self.sample(self.read(x_TBX, lengths_B), noise_TBL)
 
     def sample(self, read_TBW: Tensor, noise_TBL: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        weights = (self.first, self.before.weight, self.before.bias, self.head.weight, self.head.bias)
+        weights = (self.first, weight_of(self.before), self.before.bias, weight_of(self.head), self.head.bias)
         with torch.autocast(read_TBW.device.type, enabled=False):
             mean_TBL, deviation_TBL, z_TBL = SamplingChain.apply(
                 wide(read_TBW), wide(noise_TBL), *(wide(weight) for weight in weights)

@@ -26,6 +26,7 @@ from torch import Tensor, nn
 
 from models.checkpointing import chunk_length, over_time
 from models.cost import Cost, Lengths
+from models.effective import weight_of
 from models.loss import IGNORE, Loss, cross_entropy
 from models.width import EMBEDDING_DEVIATION, ParameterGroup, logit_scale, width_groups
 
@@ -130,7 +131,7 @@ class Recurrent(nn.Module):
         self.output = None if config.tied else nn.Linear(config.width, config.vocabulary, bias=False)
         self.output_bias = nn.Parameter(torch.empty(config.vocabulary))
         self.rebuilds = False
-        """Activation checkpointing in chunks of time (models/checkpointing.py)."""
+        """Activation checkpointing sqrt-time: the model cuts its time itself, all layers and the output together."""
         self.left: dict[str, list[Tensor]] = {}
         """What the last piece of a truncated sequence left for the next."""
         self.reset_parameters()
@@ -216,7 +217,7 @@ class Recurrent(nn.Module):
         self.left = {}
 
     def predict(self, h_TBD: Tensor) -> Tensor:
-        table = self.embedding.weight if self.output is None else self.output.weight
+        table = self.embedding.weight if self.output is None else weight_of(self.output)
         return F.linear(h_TBD * self.logit_scale, table, self.output_bias)
 
     def _masks(self, rows: int) -> list[Tensor]:
@@ -239,7 +240,7 @@ class Recurrent(nn.Module):
         return self.config.dropout > 0
 
     def blocks(self) -> list[nn.Module]:
-        """The layers: the units of sharding."""
+        """The layers: the units of sharding and of full activation checkpointing."""
         return list(self.layers)
 
     def parameter_groups(self) -> list[ParameterGroup]:
@@ -273,11 +274,13 @@ def recurrent_cost(config: RecurrentConfig, lengths: Lengths) -> Cost:
     chunk = chunk_length(round(piece))
     state = (2 if config.cell == "lstm" else 1) * depth * width
     return Cost(
+        family="recurrent",
         parameters=tables + inside,
         parameters_without_embeddings=inside,
         forward_flops_per_unit=forward,
         training_flops_per_unit=3 * forward,
-        checkpointing_flops_per_unit=forward,
+        checkpointing_flops_per_unit=depth * 2 * matrices,
+        sqrt_time_flops_per_unit=forward,
         activation_elements_per_unit=held * piece / lengths.target,
-        checkpointed_elements_per_unit=(state * piece / chunk + held * chunk) / lengths.target,
+        sqrt_time_elements_per_unit=(state * piece / chunk + held * chunk) / lengths.target,
     )

@@ -14,16 +14,19 @@ What is written is drawn from softmax(E tanh(C [v_t; h_t])), without attention f
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from models.checkpointing import Part, joined, over_time
 from models.cost import Cost, Lengths
+from models.effective import matrices_of, weight_of
 from models.loss import IGNORE, Loss
 from models.output_loss import output_loss
 from models.padded_lstm import PaddedLSTM
+from models.placement import device_kind
 from models.width import EMBEDDING_DEVIATION, ParameterGroup, logit_scale, width_groups
 
 ATTENTIONS = ("none", "luong", "bahdanau")
@@ -163,32 +166,47 @@ class FeedingDecoder(nn.Module):
         )
         self.query = nn.Linear(width, width, bias=False)
         self.score = nn.Linear(width, 1, bias=False)
+        self.rebuilds = False
+        """Activation checkpointing sqrt-time: the steps are cut into chunks."""
 
     def forward(self, x_BTD: Tensor, state: State) -> Decoded:
+        with matrices_of(self.gates) as weights:
+            return self.steps(x_BTD, state, weights)
+
+    def steps(self, x_BTD: Tensor, state: State, weights: list[Tensor]) -> Decoded:
         memory, width = state.memory, x_BTD.shape[-1]
-        parameters = dict(self.gates.named_parameters())
-        weights: list[Tensor] = [parameters[f"{layer}.weight"] for layer in range(len(self.gates))]
+        biases: list[Tensor] = [gates.bias for gates in self.gates]  # type: ignore[misc]
         # What tokens bring to the gates does not wait for the state: one product for all steps.
-        tokens_BTG = F.linear(x_BTD, weights[0][:, :width], parameters["0.bias"])
-        weights[0] = weights[0][:, width:]
-        hidden, cells = list(state.hidden_LRD), list(state.cell_LRD)
-        steps = []
-        # unbind and not [:, t]: the backward of each such select would write a whole tensor of zeros.
-        for tokens_BG in tokens_BTG.unbind(1):
-            energy_BSD = torch.tanh(memory.keys_BSD + self.query(hidden[-1])[:, None])
-            alpha_BS = attention(self.score(energy_BSD).squeeze(-1), memory.mask_BS, self.hard)
-            attended_BD = torch.bmm(alpha_BS[:, None], memory.f_BSD).squeeze(1)
-            x_BD = attended_BD
-            for layer, weight in enumerate(weights):
-                start = tokens_BG if layer == 0 else parameters[f"{layer}.bias"]
-                gates_BG = torch.addmm(start, torch.cat([x_BD, hidden[layer]], dim=1), weight.t())
-                hidden[layer], cells[layer] = lstm_cell(gates_BG, cells[layer])
-                x_BD = hidden[layer]
-                if self.dropout and layer + 1 < len(weights):
-                    x_BD = F.dropout(x_BD, self.dropout, self.training)
-            steps.append((hidden[-1], attended_BD, alpha_BS))
-        h_BTD, attended_BTD, alpha_BTS = (torch.stack(parts, dim=1) for parts in zip(*steps, strict=True))
+        tokens_BTG = F.linear(x_BTD, weights[0][:, :width], biases[0])
+        weights = [weights[0][:, width:], *weights[1:]]
+
+        def advance(tokens_BTG: Tensor, states: Sequence[Sequence[Tensor]]) -> tuple[list[Tensor], Any]:
+            hidden, cells = list(states[0]), list(states[1])
+            steps = []
+            # unbind and not [:, t]: the backward of each such select would write a whole tensor of zeros.
+            for tokens_BG in tokens_BTG.unbind(1):
+                attended_BD, alpha_BS = self.look(memory, self.query(hidden[-1]))
+                x_BD = attended_BD
+                for layer, weight in enumerate(weights):
+                    start = tokens_BG if layer == 0 else biases[layer]
+                    gates_BG = torch.addmm(start, torch.cat([x_BD, hidden[layer]], dim=1), weight.t())
+                    hidden[layer], cells[layer] = lstm_cell(gates_BG, cells[layer])
+                    x_BD = hidden[layer]
+                    if self.dropout and layer + 1 < len(weights):
+                        x_BD = F.dropout(x_BD, self.dropout, self.training)
+                steps.append((hidden[-1], attended_BD, alpha_BS))
+            return [torch.stack(parts, dim=1) for parts in zip(*steps, strict=True)], (hidden, cells)
+
+        first = (state.hidden_LRD.unbind(), state.cell_LRD.unbind())
+        chunks, (hidden, cells) = over_time(advance, (tokens_BTG,), first, self.rebuilds, axis=1, draws=True)
+        h_BTD, attended_BTD, alpha_BTS = (joined(parts, axis=1) for parts in zip(*chunks, strict=True))
         return Decoded(h_BTD, attended_BTD, alpha_BTS, State(torch.stack(hidden), torch.stack(cells), memory))
+
+    def look(self, memory: Memory, query_BD: Tensor) -> tuple[Tensor, Tensor]:
+        """What is seen (B, D), and alpha (B, S): by far the most that a step holds for backward, (B, S, D) numbers."""
+        energy_BSD = torch.tanh(memory.keys_BSD + query_BD[:, None])
+        alpha_BS = attention(self.score(energy_BSD).squeeze(-1), memory.mask_BS, self.hard)
+        return torch.bmm(alpha_BS[:, None], memory.f_BSD).squeeze(1), alpha_BS
 
 
 def lstm_cell(gates_BG: Tensor, cell_BD: Tensor) -> tuple[Tensor, Tensor]:
@@ -251,7 +269,7 @@ class Seq2Seq(nn.Module):
         decoded = self.decode(batch)
         targets_BT = batch["targets"]
         h, attended = decoded.h_BTD, decoded.attended_BTD
-        if h.device.type == "cpu":
+        if device_kind(h) == "cpu":
             # The output layer is most of the work, and half of the rest comes just before it: real targets only.
             real_BT = targets_BT != IGNORE
             targets_BT, h = targets_BT[real_BT], h[real_BT]
@@ -304,15 +322,19 @@ class Seq2Seq(nn.Module):
         return self.config.dropout > 0
 
     def blocks(self) -> list[nn.Module]:
-        """The units of sharding and of activation checkpointing."""
+        """The units of sharding and of full activation checkpointing."""
         return [self.encoder, self.decoder]
+
+    def selective_parts(self) -> list[Part]:
+        """What selective activation checkpointing rebuilds: every look back by itself, where looks feed the cell."""
+        return [(self.decoder, "look")] if isinstance(self.decoder, FeedingDecoder) else []
 
     def tables(self) -> Sequence[Tensor]:
         separate = [self.source_embedding, self.output]
         return [self.embedding.weight, *(part.weight for part in separate if part is not None)]
 
     def output_table(self) -> Tensor:
-        return self.embedding.weight if self.output is None else self.output.weight
+        return self.embedding.weight if self.output is None else weight_of(self.output)
 
     def parameter_groups(self) -> list[ParameterGroup]:
         tables = self.tables()
@@ -370,6 +392,7 @@ def seq2seq_cost(config: Seq2SeqConfig, lengths: Lengths) -> Cost:
     outside = (3 * width if attends else 0) + dropped + width + (2 * width if config.label_smoothing else 0)
     inputs = sources * (width + dropped) + width + dropped
     return Cost(
+        family="seq2seq",
         parameters=inside + tables * width,
         parameters_without_embeddings=inside,
         forward_flops_per_unit=forward,

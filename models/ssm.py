@@ -265,7 +265,7 @@ class StateSpace(nn.Module):
         return forecast(self, batch, horizon, samples, particles)
 
     def blocks(self) -> list[nn.Module]:
-        """The units of sharding and of activation checkpointing."""
+        """The units of sharding and of full activation checkpointing."""
         return [self.posterior, self.transition, self.emission]
 
     def parameter_groups(self) -> list[ParameterGroup]:
@@ -327,12 +327,22 @@ def ssm_cost(config: SsmConfig, lengths: Lengths) -> Cost:
     inside = (LSTM_ELEMENTS if config.cell == "lstm" else 3) + (0 if config.posterior == "causal" else 2)
     read = inside * config.width * (2 if config.posterior == "bidirectional" else 1)
     moved = {"lstm": LSTM_ELEMENTS, "gated": 2, "linear": 0}[config.transition if config.A is None else "linear"]
+    # Rebuilding stops at the last tensor that backward needs: where the emission ends in a plain product, its result is
+    # none. With a known model there is but the posterior, and nothing is rebuilt.
+    rebuilt = 0
+    if config.A is None:
+        last = model.emission.layers[-1]
+        assert isinstance(last, nn.Linear)
+        spared = 0 if config.emission == "gaussian" else 2 * last.in_features * last.out_features
+        rebuilt = model.posterior.flops + model.transition.flops + model.emission.flops - spared
     said = config.emission_depth * (config.emission_width or config.width) + 3 * config.inputs
     return Cost(
+        family="ssm",
         parameters=parameters,
         parameters_without_embeddings=parameters,
         forward_flops_per_unit=forward,
         training_flops_per_unit=3 * forward,
+        checkpointing_flops_per_unit=rebuilt,
         activation_elements_per_unit=read
         + moved * (config.transition_width or config.width)
         + said

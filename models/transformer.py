@@ -10,6 +10,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from models.attention import document_mask
+from models.checkpointing import Part
 from models.cost import Cost, Lengths
 from models.loss import Loss, cross_entropy
 from models.rotary import Rotary, rotate
@@ -259,6 +260,10 @@ class Transformer(nn.Module):
         """The repeated parts: the units of sharding and of activation checkpointing."""
         return list(self.layers)
 
+    def selective_parts(self) -> list[Part]:
+        """What selective activation checkpointing rebuilds (models/checkpointing.py)."""
+        return [(block, "forward") for block in self.blocks()]
+
     def parameter_groups(self) -> list[ParameterGroup]:
         tables = [self.embedding.weight] + ([] if self.output is None else [self.output.weight])
         inside = [parameter for block in self.blocks() for parameter in block.parameters()]
@@ -296,6 +301,7 @@ def transformer_cost(config: TransformerConfig, lengths: Lengths) -> Cost:
     inside = 2 * norm + turned + qkv + config.heads + width + (4 if gated else 2) * hidden + 2 * drop
     outside = drop + norm + vocabulary
     return Cost(
+        family="transformer",
         parameters=depth * block + gains + vocabulary * width * (1 if config.tied else 2),
         parameters_without_embeddings=depth * block + gains,
         forward_flops_per_unit=forward,

@@ -43,6 +43,7 @@ class LstmTransition(nn.Module):
         super().__init__()
         self.first = nn.Parameter(torch.empty(latent))
         """Read by the first step, which has no latent before it."""
+        self.width = width
         self.lstm = nn.LSTM(latent, width)
         self.head = nn.Linear(width, 2 * latent)
         self.flops = 8 * width * (width + latent) + 4 * width * latent
@@ -58,7 +59,7 @@ class LstmTransition(nn.Module):
         return self._distribution(h_TBW)
 
     def start(self, rows: int) -> tuple[Tensor, Tensor, State]:
-        zeros_BW = self.first.new_zeros(rows, self.lstm.hidden_size)
+        zeros_BW = self.first.new_zeros(rows, self.width)
         return self.step(self.first.expand(rows, -1), (zeros_BW, zeros_BW))
 
     def step(self, z_BL: Tensor, state: State) -> tuple[Tensor, Tensor, State]:

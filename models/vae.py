@@ -14,6 +14,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from models.cost import Cost, Lengths
+from models.effective import weight_of
 from models.latent import Gaussian, mutual_information
 from models.loss import IGNORE, Loss
 from models.sampling import choose
@@ -243,7 +244,7 @@ class Vae(nn.Module):
     def logits(self, tokens_BT: Tensor, z_BZ: Tensor, states: list[State]) -> tuple[Tensor, list[State]]:
         """(B, T, vocabulary): the next token's unnormalised log-probabilities, and the states after the last token."""
         x_BTD, states = self.decoder(self.embedding(tokens_BT), z_BZ, states)
-        table_VD = self.embedding.weight if self.output is None else self.output.weight
+        table_VD = self.embedding.weight if self.output is None else weight_of(self.output)
         return F.linear(x_BTD * self.logit_scale, table_VD, self.output_bias), states
 
     @property
@@ -262,7 +263,7 @@ class Vae(nn.Module):
             self.schedule.at_validation(means["mutual_information"])
 
     def blocks(self) -> list[nn.Module]:
-        """The repeated parts: the units of sharding and of activation checkpointing."""
+        """The repeated parts: the units of sharding and of full activation checkpointing."""
         return [*self.encoder.layers, *self.decoder.layers]
 
     def parameter_groups(self) -> list[ParameterGroup]:
@@ -379,6 +380,7 @@ def vae_cost(config: VaeConfig, lengths: Lengths) -> Cost:
     layers = (1 + samples) * depth
     outside = width + samples * (3 * width + latent + vocabulary + drop)
     return Cost(
+        family="vae",
         parameters=inside + vocabulary * width * (1 if config.tied else 2),
         parameters_without_embeddings=inside,
         forward_flops_per_unit=forward,

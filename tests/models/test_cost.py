@@ -5,7 +5,7 @@ import torch
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
 
-from models.checkpointing import checkpoint_blocks
+from models.checkpointing import set_checkpointing
 from models.cost import Lengths, state_bytes
 from models.flops import count_flops
 from models.memory import held_bytes
@@ -71,7 +71,7 @@ def test_flops_are_exact_against_the_plain_counter_without_fused_attention(case)
 
 def test_recomputation_under_checkpointing_is_exact_and_apart(case):
     model, batch, cost = case
-    checkpoint_blocks(model)
+    set_checkpointing(model, "full")
     with sdpa_kernel(SDPBackend.MATH):
         total = counted_by_torch(lambda: model(batch).nats.backward())
     assert total - cost.training_flops_per_unit == cost.checkpointing_flops_per_unit
@@ -103,7 +103,7 @@ def test_checkpointed_activations_are_one_input_a_block_and_one_block(case):
     model, batch, cost = case
     config = model.config
     within = held(model, batch)
-    checkpoint_blocks(model)
+    set_checkpointing(model, "full")
     units = ROWS * LENGTH
     # Before backward: the outside and one input a block; the block that is rebuilt comes on top.
     inputs = 4 * units * config.width * config.depth

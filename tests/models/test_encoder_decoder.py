@@ -9,7 +9,7 @@ import torch.nn.functional as F
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from models.beam import beam_search, greedy
-from models.checkpointing import checkpoint_blocks
+from models.checkpointing import set_checkpointing
 from models.cost import Lengths
 from models.encoder_decoder import EncoderDecoder, EncoderDecoderConfig, encoder_decoder_cost
 from models.flops import count_flops
@@ -323,7 +323,7 @@ def test_the_cost_of_ragged_pairs_is_the_sum_over_them():
 
 def test_recomputation_under_checkpointing_is_exact_and_apart(case):
     model, batch, cost = case
-    checkpoint_blocks(model)
+    set_checkpointing(model, "full")
     with sdpa_kernel(SDPBackend.MATH):
         total = per_unit(lambda: model(batch).nats.backward())
     assert total - cost.training_flops_per_unit == pytest.approx(cost.checkpointing_flops_per_unit)
@@ -331,7 +331,7 @@ def test_recomputation_under_checkpointing_is_exact_and_apart(case):
 
 def test_activation_checkpointing_changes_no_gradient():
     plain, again = small(dropout=0.3), small(dropout=0.3)
-    checkpoint_blocks(again)
+    set_checkpointing(again, "full")
     batch = pairs(sentences(4), sentences(4, seed=2))
     torch.manual_seed(7)
     expected = gradients(plain, batch)
@@ -365,7 +365,7 @@ def test_activation_bytes_are_what_autograd_holds(case):
     expected = cost.activation_bytes(units, element=8) - 4 * units * model.config.vocabulary
     small = 8 * ROWS * (SOURCE + 4 * TARGET) + 8 * (SOURCE + TARGET) * model.config.stack.head_size
     assert expected <= held <= expected + small
-    checkpoint_blocks(model)
+    set_checkpointing(model, "full")
     assert held_bytes(model, batch) < held
 
 

@@ -7,7 +7,7 @@ import pytest
 import torch
 from torch import nn
 
-from models.checkpointing import checkpoint_blocks, chunk_length, over_time
+from models.checkpointing import chunk_length, over_time, set_checkpointing
 from models.cost import Lengths
 from models.flops import count_flops
 from models.loss import total_of
@@ -252,9 +252,9 @@ def test_parameters_and_flops_are_exact(cell, dropout, tied):
     # torch's loop asks for no gradient towards the zeros that a sequence starts from; oneDNN's LSTM always computes it.
     start = 0 if cell == "lstm" else 2 * B * config.depth * GATES[cell] * 16**2
     assert training == cost.training_flops_per_unit * B * T - start
-    checkpoint_blocks(model)
+    set_checkpointing(model, "sqrt-time")
     again = count_flops(lambda: model(batch).nats.backward())
-    assert again - training == cost.checkpointing_flops_per_unit * B * T
+    assert again - training == cost.sqrt_time_flops_per_unit * B * T
 
 
 def test_the_formula_is_the_one_in_the_books():
@@ -280,8 +280,8 @@ def test_the_bytes_of_pieces_and_chunks_follow_the_formula(cell):
     for truncation in (None, 36):
         config = RecurrentConfig(VOCABULARY, 32, 1, cell, truncation=truncation)
         cost, model, batch = recurrent_cost(config, Lengths.fixed(144)), Recurrent(config), batch_of(144)
-        for checkpointing in ("none", "full"):
-            model.rebuilds = checkpointing == "full"
+        for checkpointing in ("none", "sqrt-time"):
+            model.rebuilds = checkpointing == "sqrt-time"
             expected = cost.activation_bytes(B * 144, checkpointing=checkpointing) + 4 * cost.parameters
             seen = peak_bytes(lambda: gradient_in_pieces(model, batch))  # noqa: B023
             assert expected < seen < 2.2 * expected, (truncation, checkpointing)
@@ -296,7 +296,7 @@ def test_rebuilt_chunks_have_the_gradient_of_held_chunks_to_the_bit(cell, monkey
     batch, gradients = batch_of(length=23), []
     for rebuild in (True, False):
         model = model_of(cell, dropout=0.3)
-        checkpoint_blocks(model)
+        set_checkpointing(model, "sqrt-time")
         if not rebuild:
             monkeypatch.setattr("models.checkpointing.checkpoint", lambda run, *arguments, **_: run(*arguments))
         torch.manual_seed(3)

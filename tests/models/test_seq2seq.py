@@ -6,7 +6,7 @@ import torch
 import torch.nn.functional as F
 
 from models.beam import beam_search, greedy
-from models.checkpointing import checkpoint_blocks
+from models.checkpointing import set_checkpointing
 from models.cost import Lengths
 from models.flops import count_flops
 from models.seq2seq import Seq2Seq, Seq2SeqConfig, attention, seq2seq_cost
@@ -330,7 +330,7 @@ def test_the_cost_of_ragged_pairs_is_the_sum_over_them():
 
 def test_recomputation_under_checkpointing_is_exact_and_apart(case):
     model, batch, cost = case
-    checkpoint_blocks(model)
+    set_checkpointing(model, "full")
     total = per_unit(lambda: model(batch).nats.backward())
     assert total - cost.training_flops_per_unit == pytest.approx(cost.checkpointing_flops_per_unit)
 
@@ -343,7 +343,7 @@ def test_activations_are_what_autograd_holds_within_fifteen_percent():
         cost = seq2seq_cost(model.config, Lengths.fixed(length, length))
         held = held_bytes(model, batch)
         assert cost.activation_bytes(rows * length) == pytest.approx(held, rel=0.15), name
-        checkpoint_blocks(model)
+        set_checkpointing(model, "full")
         assert held_bytes(model, batch) < cost.activation_bytes(rows * length, checkpointing="full") < held
 
 

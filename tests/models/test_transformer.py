@@ -5,7 +5,7 @@ import torch
 import torch.nn.functional as F
 
 from models.attention import attention, causal_mask
-from models.checkpointing import checkpoint_blocks
+from models.checkpointing import set_checkpointing
 from models.families import family
 from models.loss import IGNORE
 from models.transformer import Transformer, TransformerConfig
@@ -112,7 +112,7 @@ def test_both_feed_forward_layers_are_their_formulas():
 @pytest.mark.parametrize("keys", [{}, {"dropout": 0.3}, {"activation": "gelu", "tied": False}])
 def test_activation_checkpointing_changes_no_gradient(keys):
     plain, again = small(**keys), small(**keys)
-    checkpoint_blocks(again)
+    set_checkpointing(again, "full")
     assert list(plain.state_dict()) == list(again.state_dict())
     torch.manual_seed(7)
     expected = gradients(plain, batch())

@@ -9,7 +9,7 @@ import torch.nn.functional as F
 from torch import Tensor
 from torch.distributions import Normal, kl_divergence
 
-from models.checkpointing import checkpoint_blocks
+from models.checkpointing import set_checkpointing
 from models.cost import Lengths
 from models.flops import count_flops
 from models.latent import Gaussian
@@ -290,7 +290,7 @@ def test_cost_is_what_the_counter_counts(keys: dict[str, Any]) -> None:
     assert training == pytest.approx(cost.training_flops_per_unit, rel=1e-12)
     with torch.no_grad():
         assert count_flops(lambda: model(batch)) / 120 == pytest.approx(cost.forward_flops_per_unit, rel=1e-12)
-    checkpoint_blocks(model)
+    set_checkpointing(model, "full")
     again = count_flops(lambda: model(batch).nats.backward()) / 120 - training
     assert again == pytest.approx(cost.checkpointing_flops_per_unit, rel=1e-9)
 
