@@ -1,0 +1,279 @@
+"""What a training step needs, on one process or on each of many: bytes by kind, FLOPs, bytes sent. Runs nothing.
+
+Everything comes from a rehearsal of the step (models/rehearsal.py) and the arithmetic of sharding
+(models/parallel_cost.py). Deep models are carried on from shallow ones, and long recurrences that loop over time in
+Python or C++ from short ones.
+"""
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass, fields, replace
+from functools import lru_cache
+from typing import Any, Literal
+
+import numpy as np
+import torch
+from torch import nn
+
+from models.checkpointing import set_checkpointing
+from models.families import FAMILIES
+from models.full_batch import full_batch
+from models.parallel_cost import ddp_sent_bytes, fsdp_peak_bytes, fsdp_sent_bytes
+from models.quantized import Blocks, Quantization, make_tables, quantize_model
+from models.rehearsal import Rehearsal, rehearse
+
+TYPES = {"fp32": None, "bf16": torch.bfloat16, "fp16": torch.float16}
+MANY_LAYERS = 12
+"""From this depth on two shallower models of the same shape are rehearsed: every further layer takes what one takes."""
+SHALLOW = (2, 3)
+SHORT = (36, 64, 100)
+"""Lengths that are rehearsed of a loop over time that would take too long; squares, for chunks of the root of time."""
+POWERS = (0.0, 0.5, 1.0)
+"""Of the length, in what a recurrence takes; a loop that looks back at a source as long as itself takes others too."""
+SHORT_LOOKING_BACK, POWERS_LOOKING_BACK = (25, 36, 64, 100), (0.0, 1.0, 1.5, 2.0)
+NARROWING = 3
+"""Chords on the way to the largest micro-batch; the first is exact where the peak is one straight line."""
+LONG_LOOP = 20_000
+"""Operators that are rehearsed in a few seconds."""
+
+
+@dataclass(frozen=True)
+class Method:
+    """What of a model is trained: all of it (full), or an adapter beside a base that is as it was or in few bits."""
+
+    kind: Literal["full", "lora", "qlora"] = "full"
+    adapter: Any = None
+    """models.adapters.Adapter; None: its defaults."""
+    quantization: Any = None
+    """models.quantized.Quantization, of qlora; None: its defaults."""
+
+
+@dataclass(frozen=True)
+class Setting:
+    """One step as it might be run."""
+
+    family: str
+    config: Any
+    sequence: int
+    micro_batch: int
+    method: Method = Method()
+    checkpointing: str = "none"
+    precision: str = "fp32"
+    strategy: Literal["none", "ddp", "fsdp"] = "none"
+    world: int = 1
+    micro_batches: int = 1
+    """That each rank runs in a step."""
+    device: Literal["cpu", "cuda"] = "cpu"
+
+    @property
+    def compute(self) -> int:
+        """Bytes of a number in matrix products."""
+        return 4 if self.precision == "fp32" else 2
+
+
+@dataclass(frozen=True)
+class MemoryPlan:
+    setting: Setting
+    parameters: int
+    trained: int
+    weights: float
+    """Bytes of one whole copy, as they are stored; likewise the next two."""
+    gradients: float
+    moments: float
+    activations: float
+    """Bytes on each rank, of one micro-batch: what forward leaves and what backward makes besides gradients."""
+    peak: float
+    """The most bytes on one rank at once."""
+    flops: float
+    """Of one micro-batch: what is really computed, twice where it is."""
+    sent: float
+    """Bytes that each rank sends in a step."""
+
+    def bits(self, bytes_: float) -> float:
+        """Bits per parameter."""
+        return 8 * bytes_ / self.parameters
+
+    @property
+    def shards(self) -> int:
+        return self.setting.world if self.setting.strategy == "fsdp" else 1
+
+
+def memory_plan(
+    family: str,
+    config: Any,
+    method: Method = Method(),  # noqa: B008  frozen
+    checkpointing: str = "none",
+    micro_batch: int = 1,
+    sequence: int = 256,
+    world: int = 1,
+    strategy: Literal["none", "ddp", "fsdp"] = "none",
+    precision: str = "fp32",
+    micro_batches: int = 1,
+    device: Literal["cpu", "cuda"] = "cpu",
+) -> MemoryPlan:
+    """What the step of these settings takes; see Setting.
+
+    Raises:
+        ValueError: unknown family, precision, checkpointing.
+        UncountedOperator: the family multiplies matrices in a way that nothing is known of.
+    """
+    return planned(
+        Setting(
+            *(family, config, sequence, micro_batch, method, checkpointing, precision, strategy, world),
+            micro_batches=micro_batches,
+            device=device,
+        )
+    )
+
+
+def planned(setting: Setting) -> MemoryPlan:
+    if setting.strategy == "fsdp" and setting.method.kind == "qlora":
+        raise ValueError("strategy fsdp: is not planned for a base in few bits; plan ddp, or method lora")
+    found = rehearsed(_of_one_process(setting))
+    trained, accumulates = found.trained, setting.micro_batches > 1
+    if setting.strategy == "fsdp" and setting.world > 1:
+        peak = fsdp_peak_bytes(found, setting.world, setting.compute, accumulates)
+        sent = fsdp_sent_bytes(found.units, setting.world, setting.compute, setting.micro_batches)
+        weights = 4.0 * found.parameters
+    else:
+        several = setting.world > 1  # DDP's buckets are there from the start
+        peak = found.accumulating_peak if accumulates or several else found.peak
+        sent = ddp_sent_bytes(trained, setting.world)
+        weights = found.weights
+    return MemoryPlan(
+        setting=setting,
+        parameters=found.parameters,
+        trained=trained,
+        weights=weights,
+        gradients=4.0 * trained,
+        moments=8.0 * trained,
+        activations=found.activations,
+        peak=peak,
+        flops=found.flops,
+        sent=sent if setting.world > 1 else 0.0,
+    )
+
+
+def _of_one_process(setting: Setting) -> Setting:
+    """What the rehearsal depends on: FSDP2 computes with weights of the type, others under autocast."""
+    strategy: Literal["none", "fsdp"] = "fsdp" if setting.strategy == "fsdp" and setting.world > 1 else "none"
+    return replace(setting, strategy=strategy, world=1, micro_batches=1)
+
+
+@lru_cache(maxsize=1024)
+def rehearsed(setting: Setting) -> Rehearsal:
+    """The rehearsal of a setting on one process, from smaller ones where the setting is large."""
+    depth = getattr(setting.config, "depth", 0)
+    if depth >= MANY_LAYERS:
+        shallow = [replace(setting, config=replace(setting.config, depth=layers)) for layers in SHALLOW]
+        found = _carried_on([rehearsed(one) for one in shallow], _powers(SHALLOW, (0, 1)), _powers([depth], (0, 1))[0])
+        return replace(found, units=_deeper(found.units, depth))
+    if setting.sequence > max(SHORT) and _operators(setting) > LONG_LOOP:
+        piece = getattr(setting.config, "truncation", None)
+        if piece is not None and 2 * piece < setting.sequence:
+            short = rehearsed(replace(setting, sequence=2 * piece))
+            return replace(short, flops=short.flops * setting.sequence / (2 * piece))
+        looks_back = hasattr(setting.config, "attention")
+        lengths, powers = (SHORT_LOOKING_BACK, POWERS_LOOKING_BACK) if looks_back else (SHORT, POWERS)
+        shorts = [rehearsed(replace(setting, sequence=length)) for length in lengths]
+        return _carried_on(shorts, _powers(lengths, powers), _powers([setting.sequence], powers)[0])
+    return _rehearse(setting)
+
+
+def _rehearse(setting: Setting) -> Rehearsal:
+    if setting.precision not in TYPES:
+        raise ValueError(f"precision {setting.precision!r} must be one of {', '.join(TYPES)}")
+    kind, numbers = FAMILIES[setting.family], TYPES[setting.precision]
+    if setting.method.kind != "full":
+        make_tables()  # for LoRA too: peft imports bitsandbytes, with its complaints
+    whole = setting.strategy == "fsdp"
+
+    def build() -> nn.Module:
+        model = kind.build(setting.config)
+        if setting.method.kind == "qlora":
+            quantize_model(model, setting.method.quantization or Quantization(), Blocks.like)
+        if setting.method.kind != "full":
+            from models.adapters import Adapter, add_adapter
+
+            add_adapter(model, setting.method.adapter or Adapter())
+        model.train()
+        set_checkpointing(model, setting.checkpointing)
+        if whole and numbers is not None:
+            computes_in(model, numbers)
+        return model
+
+    batch = full_batch(kind.reads, setting.config, setting.micro_batch, setting.sequence)
+    return rehearse(build, batch, autocast=None if whole else numbers, device=setting.device)
+
+
+def computes_in(model: nn.Module, numbers: torch.dtype) -> None:
+    """As model.to(numbers), which swaps tensors, and fake ones cannot be swapped."""
+    made: dict[nn.Parameter, nn.Parameter] = {}
+    for module in model.modules():
+        for name, parameter in module._parameters.items():
+            if parameter is not None and parameter.is_floating_point():
+                if parameter not in made:
+                    made[parameter] = nn.Parameter(parameter.detach().to(numbers), parameter.requires_grad)
+                module._parameters[name] = made[parameter]
+        if isinstance(module, nn.RNNBase):
+            module._init_flat_weights()
+
+
+@lru_cache(maxsize=64)
+def _operators_a_step(family: str, config: Any) -> tuple[int, float]:
+    """Operators of 16 steps, and of each further one: none but where a loop goes over time."""
+    few, more = (_rehearse(Setting(family, config, length, 1)).operators for length in (16, 24))
+    return few, (more - few) / 8
+
+
+def _operators(setting: Setting) -> float:
+    first, each = _operators_a_step(setting.family, setting.config)
+    return first + each * (setting.sequence - 16)
+
+
+def _powers(values: Sequence[float], powers: Sequence[float]) -> np.ndarray:
+    return np.array([[float(value) ** power for power in powers] for value in values])
+
+
+def _carried_on(known: Sequence[Rehearsal], at_known: np.ndarray, at_wanted: np.ndarray) -> Rehearsal:
+    """Every number as the combination of powers that goes through the known ones."""
+    weights = np.linalg.solve(at_known.T, at_wanted)
+    numbers: dict[str, Any] = {}
+    for field in fields(Rehearsal):
+        if field.name != "units":
+            numbers[field.name] = float(np.dot(weights, [getattr(one, field.name) for one in known]))
+    for name in ("parameters", "trained", "operators"):
+        numbers[name] = round(numbers[name])
+    return replace(known[-1], **numbers)
+
+
+def _deeper(units: Any, depth: int) -> Any:
+    """The blocks of a model of that depth, from one of SHALLOW[-1] layers a stack."""
+    times = len(units.blocks) // SHALLOW[-1] * depth
+    blocks = sorted(zip(units.blocks, units.blocks_trained, strict=True))
+    longer = [blocks[index * len(blocks) // times] for index in range(times)]
+    return replace(units, blocks=tuple(b for b, _ in longer), blocks_trained=tuple(t for _, t in longer))
+
+
+def largest_micro_batch(setting: Setting, memory: float, most: int) -> int:
+    """How many rows, at most `most`, fit into so many bytes; 0: not one. Each answer was rehearsed.
+
+    The peak is the largest of several moments, each of which grows in proportion to the rows: a convex function.
+    Between two rehearsals it lies below their chord, so that what fits by the chord fits.
+    """
+
+    def peak(rows: int) -> float:
+        return planned(replace(setting, micro_batch=rows)).peak
+
+    if peak(1) > memory:
+        return 0
+    if peak(most) <= memory:
+        return most
+    fits, too_many = 1, most
+    for _ in range(NARROWING):
+        low, high = peak(fits), peak(too_many)
+        by_chord = fits + math.floor((too_many - fits) * (memory - low) / (high - low))
+        if by_chord == fits:
+            break
+        fits = by_chord
+    return fits

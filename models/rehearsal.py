@@ -1,0 +1,273 @@
+"""A training step rehearsed: every operator of the real one, on tensors that have sizes and no contents.
+
+Under torch's FakeTensorMode a model of 70 billion parameters is built and goes through forward, backward and AdamW in
+seconds, on any machine. What is counted is what the real step does: bytes by following storages (models/memory.py),
+FLOPs by the counter (models/flops.py), which refuses an operator that it does not know.
+
+The examples of the batch are real, though. Some families look at values on the host (at lengths, at what is missing, at
+which targets are none), and what they do next follows from what they see. So operators on real tensors alone are
+computed, and a tensor loses its contents where it meets one that has none.
+"""
+
+import math
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, nullcontext
+from dataclasses import dataclass
+from typing import Any
+from unittest.mock import patch
+
+import torch
+from torch import Tensor, nn
+from torch._subclasses.fake_tensor import FakeTensor, FakeTensorMode, unset_fake_temporarily
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves
+
+from models.flops import WholeOperators
+from models.lstm_workspace import cudnn_bytes, onednn_bytes, onednn_scratch
+from models.memory import Alive
+from models.placement import rehearsed_for
+from models.quantized import Blocks
+
+aten = torch.ops.aten
+
+NO_PRODUCTS = (
+    aten.linalg_cholesky_ex,
+    aten.linalg_solve_triangular,
+    aten.cholesky_inverse,
+    aten.cholesky_solve,
+)
+"""Counted as nothing in the ledger too (models/cost.py): linear-gaussian's factorisations and triangular solves."""
+
+
+@dataclass(frozen=True)
+class Units:
+    """Parameters by what is gathered at once: the blocks, and all outside of them."""
+
+    blocks: tuple[int, ...]
+    blocks_trained: tuple[int, ...]
+    root: int
+    root_trained: int
+    table: int
+    """The largest trained matrix outside of blocks: its gradient is there before those of the blocks."""
+
+
+@dataclass(frozen=True)
+class Rehearsal:
+    """What one step of one process takes, in bytes and FLOPs."""
+
+    parameters: int
+    trained: int
+    """Of the parameters, those that have a gradient."""
+    weights: float
+    gradients: float
+    moments: float
+    held: float
+    """What forward leaves for backward, of the largest piece if the family goes by pieces."""
+    activations: float
+    """The most that is alive at once besides weights, gradients and moments: what is held, and what backward makes."""
+    peak: float
+    """The most that is alive at once, in the first micro-batch of a step: gradients come as activations go."""
+    accumulating_peak: float
+    """The same in a later one, or under DDP: all gradients are there from the start."""
+    flops: float
+    """Of one micro-batch, forward and backward, with all that is computed twice."""
+    units: Units
+    """What FSDP2 shards one after another."""
+    operators: int
+    """How long the rehearsal was."""
+
+
+def rehearse(
+    build: Callable[[], nn.Module],
+    batch: dict[str, Tensor],
+    *,
+    autocast: torch.dtype | None = None,
+    device: str = "cpu",
+) -> Rehearsal:
+    """A step of the model that `build` gives, ready for training (checkpointing set, what is frozen frozen).
+
+    batch: real tensors on the CPU, of the sizes in question. autocast: compute in that type. device: "cpu", or "cuda"
+    for the paths that models take on a GPU, which need not exist here.
+
+    Raises:
+        UncountedOperator: the step multiplies matrices in a way that has no formula.
+    """
+    alive = Alive(onednn_scratch) if device == "cpu" else Alive()
+    with torch.random.fork_rng(devices=()), rehearsed_for(device), fake_where_it_matters(device), alive:
+        with _moves_that_move_nothing():
+            model = build()
+        parameters = list(model.parameters())
+        trained = [parameter for parameter in parameters if parameter.requires_grad]
+        moments = [torch.zeros_like(parameter) for parameter in trained for _ in range(2)]
+        state = alive.bytes_of([*parameters, *model.buffers(), *moments])
+        arrived: list[tuple[int, int]] = []
+        """(operators before a gradient is where the optimizer finds it, its bytes)."""
+        for parameter in trained:
+            parameter.register_post_accumulate_grad_hook(_noting(arrived, alive))
+        began, held = len(alive.history), 0
+        with WholeOperators(dict.fromkeys((*NO_PRODUCTS, *_dequantising(model)), _nothing)) as counter:
+            for piece in pieces_of(model, batch):
+                before = alive.now
+                # Casts are cached inside autocast and go with it, as in the train step.
+                with torch.autocast("cpu", autocast) if autocast else nullcontext():
+                    loss = model(piece)
+                    held = max(held, alive.now - before)
+                    loss.nats.backward()
+                del loss
+        gradients = sum(parameter.nbytes for parameter in trained)
+        others = _without(arrived, alive.history, began)
+        return Rehearsal(
+            parameters=parameters_of(model),
+            trained=sum(parameter.numel() for parameter in trained),
+            weights=state - alive.bytes_of(moments),
+            gradients=gradients,
+            moments=alive.bytes_of(moments),
+            held=held,
+            activations=max(others) - state,
+            # Gradients that no loss reached are made as zeros for the update, when all else is gone.
+            peak=max(max(alive.history[began:]), state + gradients),
+            accumulating_peak=max(others) + gradients,
+            flops=counter.total,
+            units=units_of(model),
+            operators=len(alive.history),
+        )
+
+
+def _dequantising(model: nn.Module) -> tuple[Any, ...]:
+    """Operators of bitsandbytes that look numbers up in tables."""
+    if not any(isinstance(module, Blocks) for module in model.modules()):
+        return ()
+    library = torch.ops.bitsandbytes
+    return library.dequantize_4bit, library.dequantize_blockwise
+
+
+def _nothing(*_: Any, **__: Any) -> int:
+    return 0
+
+
+def _noting(arrived: list[tuple[int, int]], alive: Alive) -> Callable[[Tensor], None]:
+    known = set()
+
+    def note(parameter: Tensor) -> None:
+        if parameter not in known and parameter.grad is not None:  # a later piece adds to what is there
+            known.add(parameter)
+            arrived.append((len(alive.history), parameter.grad.nbytes))
+
+    return note
+
+
+def _without(arrived: list[tuple[int, int]], history: list[int], began: int) -> list[int]:
+    """Bytes alive after each operator from `began` on, without the gradients that had arrived."""
+    left, gone, others = sorted(arrived, reverse=True), 0, []
+    for at in range(began, len(history)):
+        while left and left[-1][0] <= at:
+            gone += left.pop()[1]
+        others.append(history[at] - gone)
+    return others
+
+
+def units_of(model: nn.Module) -> Units:
+    blocks = [list(block.parameters()) for block in model.blocks()]  # type: ignore[operator]
+    inside = {parameter for block in blocks for parameter in block}
+    root = [parameter for parameter in model.parameters() if parameter not in inside]
+    return Units(
+        blocks=tuple(sum(p.numel() for p in block) for block in blocks),
+        blocks_trained=tuple(sum(p.numel() for p in block if p.requires_grad) for block in blocks),
+        root=sum(p.numel() for p in root),
+        root_trained=sum(p.numel() for p in root if p.requires_grad),
+        table=max((p.numel() for p in root if p.requires_grad and p.ndim > 1), default=0),
+    )
+
+
+def parameters_of(model: nn.Module) -> int:
+    """A quantised matrix counts as what it stands for."""
+    blocks = [module for module in model.modules() if isinstance(module, Blocks)]
+    codes = {parameter for module in blocks for parameter in module.parameters()}
+    plain = sum(parameter.numel() for parameter in model.parameters() if parameter not in codes)
+    return plain + sum(math.prod(module.shape) for module in blocks)
+
+
+def pieces_of(model: nn.Module, batch: dict[str, Tensor]) -> Iterator[dict[str, Tensor]]:
+    if not hasattr(model, "pieces"):
+        yield batch
+        return
+    for piece, _ in model.pieces(batch):  # type: ignore[operator]
+        yield piece
+
+
+@contextmanager
+def fake_where_it_matters(device: str = "cpu") -> Iterator[None]:
+    """Inside, new tensors have no contents, but those that follow from real ones alone."""
+    with FakeTensorMode(allow_non_fake_inputs=True), _RealStaysReal(device):
+        yield
+
+
+@contextmanager
+def _moves_that_move_nothing() -> Iterator[None]:
+    """peft moves its layers to where they are already; module.to() would swap fake tensors, which cannot be."""
+    swap = torch.utils.swap_tensors
+
+    def swap_what_differs(old: Tensor, new: Tensor) -> None:
+        if (old.dtype, old.device) != (new.dtype, new.device):
+            swap(old, new)
+
+    with patch.object(torch.utils, "swap_tensors", swap_what_differs):
+        yield
+
+
+class _RealStaysReal(TorchDispatchMode):
+    """Stands before FakeTensorMode and computes what it need not fake, and knows a size that it does not."""
+
+    def __init__(self, device: str) -> None:
+        super().__init__()
+        self.device = device
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        kwargs = kwargs or {}
+        tensors = [leaf for leaf in tree_leaves((args, kwargs)) if isinstance(leaf, Tensor)]
+        if any(isinstance(tensor, FakeTensor) for tensor in tensors):
+            if func in _INDEXING:
+                args = (args[0], _unpacked(args[1]), *args[2:])
+            result = func(*args, **kwargs)
+            if func is aten.mkldnn_rnn_layer.default:
+                return (*result[:3], self._workspace(args))
+            return result
+        if tensors or _gives_whole_numbers(func, args, kwargs):
+            with unset_fake_temporarily():
+                return func(*args, **kwargs)
+        return func(*args, **kwargs)
+
+    def _workspace(self, args: tuple[Any, ...]) -> Tensor:
+        input_TBX, hidden, train = args[0], args[10], args[15]
+        steps, rows, inputs = input_TBX.shape
+        if not train:
+            size = 0
+        elif self.device == "cpu":
+            size = onednn_bytes(steps, rows, inputs, hidden)
+        else:
+            size = cudnn_bytes(steps, rows, hidden, input_TBX.element_size())
+        return torch.empty(size, dtype=torch.uint8)
+
+
+_INDEXING = {aten.index.Tensor, aten.index_put.default, aten.index_put_.default, aten._index_put_impl_.default}
+
+
+def _unpacked(indices: Any) -> list[Tensor | None]:
+    """As indexing takes them, a real mask of several axes in place of as many indices."""
+    found: list[Tensor | None] = []
+    for index in indices:
+        if isinstance(index, Tensor) and not isinstance(index, FakeTensor) and index.dtype == torch.bool:
+            with unset_fake_temporarily():
+                found += index.nonzero(as_tuple=True)
+        else:
+            found.append(index)
+    return found
+
+
+def _gives_whole_numbers(func: Any, args: Any, kwargs: Any) -> bool:
+    """Whether an operator without tensors makes integers, truth values or a single number: nothing large, nor slow."""
+    if kwargs.get("dtype") in (torch.bool, torch.uint8, torch.int32, torch.int64):
+        return True
+    if func._overloadpacket in (aten.arange, aten.tril_indices, aten.triu_indices):
+        return all(isinstance(argument, int) for argument in args)
+    return func._overloadpacket in (aten.rand, aten.randn, aten.scalar_tensor) and args[0] == []
