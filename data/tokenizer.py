@@ -148,6 +148,12 @@ def from_file(path: Path, separator: str | None = None) -> Tokenizer:
     return Tokenizer("file", library, token, vocabulary)
 
 
+def from_library(library: "tokenizers.Tokenizer", separator: int) -> Tokenizer:
+    """A tokenizer of the library with its own id for the end of a text."""
+    vocabulary = 1 + max(library.get_vocab(with_added_tokens=True).values())
+    return Tokenizer("file", _plain(library), separator, vocabulary)
+
+
 def _library(path: Path) -> "tokenizers.Tokenizer":
     from tokenizers import Tokenizer as Library
 
@@ -155,6 +161,10 @@ def _library(path: Path) -> "tokenizers.Tokenizer":
         library = Library.from_file(str(path))
     except Exception as error:  # the library raises plain Exception
         raise DataError(f"{path}: not a tokenizer.json ({str(error).splitlines()[0]})") from None
+    return _plain(library)
+
+
+def _plain(library: "tokenizers.Tokenizer") -> "tokenizers.Tokenizer":
     # Truncation and padding belong to a use of the tokenizer, not to a corpus; text that spells a special token
     # is text.
     library.no_truncation()

@@ -18,16 +18,9 @@ def load_llama2c(path: Path) -> Transformer:
     A negative vocabulary says that the output layer is separate. Its rotary pairs are neighbours, as ours are.
     """
     raw = path.read_bytes()
-    width, hidden, depth, heads, kv_heads, vocabulary, context = np.frombuffer(raw, "<i4", 7).tolist()
-    config = TransformerConfig(
-        vocabulary=abs(vocabulary),
-        width=width,
-        depth=depth,
-        heads=heads,
-        key_value_heads=kv_heads,
-        feed_forward=hidden,
-        tied=vocabulary > 0,
-    )
+    header = np.frombuffer(raw[:28], "<i4")
+    config = llama2c_config(header)
+    width, hidden, depth, heads, kv_heads, vocabulary, context = header.tolist()
     numbers = torch.from_numpy(np.frombuffer(raw, "<f4", offset=28).copy())
     at = 0
 
@@ -60,6 +53,22 @@ def load_llama2c(path: Path) -> Transformer:
         raise ValueError(f"{path}: {len(numbers) - at} numbers are left after the weights that its header announces")
     layers = [{name: parts[name][i] for name in LAYER_PARTS} for i in range(depth)]
     return _assemble(config, parts["embedding"], layers, parts["norm"], parts.get("output"))
+
+
+def llama2c_config(header: np.ndarray) -> TransformerConfig:
+    """Our config of the 7 int32 that such a file begins with. Raises ValueError where they cannot be that."""
+    if len(header) != 7 or min(header[:5]) < 1 or header[5] == 0 or header[6] < 1:
+        raise ValueError("does not begin with the 7 whole numbers of a llama2.c checkpoint")
+    width, hidden, depth, heads, kv_heads, vocabulary, _ = header.tolist()
+    return TransformerConfig(
+        vocabulary=abs(vocabulary),
+        width=width,
+        depth=depth,
+        heads=heads,
+        key_value_heads=kv_heads,
+        feed_forward=hidden,
+        tied=vocabulary > 0,
+    )
 
 
 def load_hugging_face(settings: Mapping[str, Any], state: Mapping[str, Tensor]) -> Transformer:

@@ -1,12 +1,15 @@
 """A trained model as a folder: config.json and model.safetensors. Nothing in it can run code."""
 
 import json
+from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
-from safetensors.torch import load_file
-from torch import nn
+from safetensors.torch import load_file, save_file
+from torch import Tensor, nn
 
 from models.families import family
+from models.foreign import first_line
 
 
 def load_model(folder: Path) -> nn.Module:
@@ -21,5 +24,12 @@ def load_model(folder: Path) -> nn.Module:
         model = kind.build(kind.config(**content["config"]))
         model.load_state_dict(load_file(folder / "model.safetensors"))
     except (OSError, KeyError, TypeError, RuntimeError) as error:
-        raise ValueError(f"{folder}: holds no model of ours ({str(error).splitlines()[0]})") from None
+        raise ValueError(f"{folder}: holds no model of ours ({first_line(error)})") from None
     return model.eval()
+
+
+def save_weights(weights: Mapping[str, Tensor], family_name: str, config: Mapping[str, Any], folder: Path) -> None:
+    """What `load_model` reads: the tensors of a whole state dict, and the configuration they belong to."""
+    folder.mkdir(parents=True, exist_ok=True)
+    save_file({name: tensor.detach().contiguous() for name, tensor in weights.items()}, folder / "model.safetensors")
+    (folder / "config.json").write_text(json.dumps({"family": family_name, "config": dict(config)}, indent=1) + "\n")
