@@ -42,9 +42,8 @@ def sample(model: Any, dataset: Any, trained: dict[str, Any], prompt: str, optio
 
 def headline(measured: dict[str, Any]) -> str:
     per_byte = measured["bits_per_byte"]
-    return (
-        f"{measured['loss']:.4f} ± {1.96 * measured['loss_standard_error']:.4f} nats per token, "
-        f"perplexity {measured['perplexity']:.3f}" + (f", {per_byte:.4f} bits per byte" if per_byte is not None else "")
+    return f"{_with_error(measured)} nats per token, perplexity {measured['perplexity']:.3f}" + (
+        f", {per_byte:.4f} bits per byte" if per_byte is not None else ""
     )
 
 
@@ -89,7 +88,7 @@ def measure(model: Any, examples: Any, unit_bytes: Any, units: int | None) -> di
     nats_S, units_S = torch.cat(sequence_nats), torch.cat(sequence_units).double()
     loss = float(nats_S.sum() / units_S.sum())
     # Ratio estimator: sequences are the independent draws, tokens inside one are not.
-    spread = float(((nats_S - loss * units_S) ** 2).sum().sqrt() / units_S.sum())
+    spread = float(((nats_S - loss * units_S) ** 2).sum().sqrt() / units_S.sum()) if len(nats_S) > 1 else None
     return {
         "loss": loss,
         "loss_standard_error": spread,
@@ -101,12 +100,18 @@ def measure(model: Any, examples: Any, unit_bytes: Any, units: int | None) -> di
     }
 
 
+def _with_error(measured: dict[str, Any]) -> str:
+    """A single sequence says nothing of how sequences differ."""
+    error = measured["loss_standard_error"]
+    return f"{measured['loss']:.4f}" + (f" ± {1.96 * error:.4f}" if error is not None else " ± unknown (one sequence)")
+
+
 def _note(evaluation: dict[str, Any], samples: list[str]) -> str:
     per_byte = evaluation["bits_per_byte"]
     lines = [
         "| measure | value |",
         "|---|---:|",
-        f"| loss, nats per token | {evaluation['loss']:.4f} ± {1.96 * evaluation['loss_standard_error']:.4f} (95 %) |",
+        f"| loss, nats per token | {_with_error(evaluation)} (95 %) |",
         f"| perplexity | {evaluation['perplexity']:.3f} |",
         f"| bits per byte | {per_byte:.4f} |" if per_byte is not None else "| bits per byte | - |",
         f"| evaluated on | {evaluation['units']:,} tokens, {evaluation['bytes']:,} bytes |",

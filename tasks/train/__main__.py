@@ -17,6 +17,7 @@ def main() -> None:
     parser.add_argument("--execution", type=Path, help="JSON file with an Execution")
     parser.add_argument("--data", type=Path, required=True, help="folder of a dataset artifact")
     parser.add_argument("--start", type=Path, help="folder of the train artifact to go on from")
+    parser.add_argument("--base", type=Path, help="folder of the artifact that a spec with a method adapts")
     parser.add_argument("--work", type=Path, required=True, help="folder for checkpoints, record and model")
     parser.add_argument("--learning-rate", type=float, help="where the spec has none")
     arguments = parser.parse_args()
@@ -29,6 +30,7 @@ def main() -> None:
             "execution": arguments.execution.read_text() if arguments.execution else "{}",
             "data": str(arguments.data.absolute()),
             "start": str(arguments.start.absolute()) if arguments.start else None,
+            "base": str(arguments.base.absolute()) if arguments.base else None,
             "work": str(arguments.work.absolute()),
             "attempt": f"pid-{os.getpid()}",
             "learning_rate": arguments.learning_rate,

@@ -7,13 +7,20 @@ import torch
 
 from tasks.errors import UserError
 
+DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
+"""What a precision computes in."""
+
 
 def refuse_slow_precision(precision: str, device: torch.device) -> None:
-    """bf16 without hardware for it is 60 times slower than fp32: nobody means that."""
+    """bf16 or fp16 without hardware for it is 60 times slower than fp32: nobody means that."""
     if precision == "bf16" and device.type == "cpu" and not torch.ops.mkldnn._is_mkldnn_bf16_supported():
         raise UserError("train.precision: this CPU has no bf16 (no AVX-512), where it is 60 times slower; use fp32")
     if precision == "bf16" and device.type == "cuda" and not torch.cuda.is_bf16_supported(including_emulation=False):
-        raise UserError(f"train.precision: {torch.cuda.get_device_name(device)} has no bf16; use fp32")
+        raise UserError(f"train.precision: {torch.cuda.get_device_name(device)} has no bf16; use fp16 or fp32")
+    if precision == "fp16" and device.type == "cpu" and not torch.ops.mkldnn._is_mkldnn_fp16_supported():
+        raise UserError(
+            "train.precision: this CPU has no fp16 (no AVX-512 FP16), where it is 60 times slower; use fp32"
+        )
 
 
 def memory(device: torch.device) -> dict[str, float]:

@@ -7,7 +7,6 @@ reads which values are missing.
 """
 
 import hashlib
-import json
 import logging
 import math
 import os
@@ -19,21 +18,22 @@ from typing import Any, NamedTuple
 
 import numpy as np
 import torch
-from safetensors.torch import save_file
 from torch import Tensor
 
-from models.checkpointing import checkpoint_blocks
+from models.checkpointing import saves_nothing, set_checkpointing
 from models.families import family
 from models.loss import Loss, total_of
+from models.saved import save_weights
 from tasks.errors import UserError
 from tasks.record import Record, read_rows
-from tasks.train import checkpoints
+from tasks.train import checkpoints, finetuning
 from tasks.train.allocator import keep_freed_memory
 from tasks.train.checkpoints import Checkpoints
-from tasks.train.device import memory, refuse_slow_precision
+from tasks.train.device import DTYPES, memory, refuse_slow_precision
 from tasks.train.examples import TrainingData, open_examples
 from tasks.train.guards import Diverged, FiniteGuard, SpikeGuard
 from tasks.train.interval import Interval
+from tasks.train.loss_scale import LossScale
 from tasks.train.optimizer import AdamW
 from tasks.train.parallel import Parallel, World, full
 from tasks.train.peak import peak_flops
@@ -67,6 +67,8 @@ class TrainResult:
     seconds: float
     units_per_second: float
     reason: str | None = None
+    base_loss: float | None = None
+    """Fine-tuning: the validation loss before the first step."""
 
 
 @dataclass
@@ -82,6 +84,8 @@ class Progress:
     """Loss of the untrained model."""
     validated: float | None = None
     """Validation loss at this very step, if it was measured there."""
+    base_loss: float | None = None
+    """Validation loss of the base that is fine-tuned, before the first step."""
 
 
 class Micro(NamedTuple):
@@ -103,18 +107,19 @@ def train(
     work: Path,
     record: Record,
     learning_rate: float | None = None,
+    base: Path | None = None,
 ) -> TrainResult:
     """Trains up to spec.stop_step, going on from the newest checkpoint in `work`, else from `start`, else from nothing.
 
     Every rank calls it. Leaves in `work`: checkpoints/, the newest of which a later training may start from, and
-    model/, unless it diverged. `learning_rate` stands in where the spec has none.
+    model/, unless it diverged. `learning_rate` stands in where the spec has none; `base` is what spec.method adapts.
 
     Raises:
         UserError, DataError: one line for the person whose spec, data or checkpoint cannot be used.
     """
     torch.set_num_threads(max(1, int(execution.cpus_per_worker)))
     keep_freed_memory()
-    training = Training(spec, execution, data, start, work, record, learning_rate)
+    training = Training(spec, execution, data, start, work, record, learning_rate, base)
     try:
         training.run()
         status, reason = training.verdict()
@@ -124,7 +129,7 @@ def train(
     finally:
         training.checkpoints.close()
     if status == "finished":
-        training.save_model(work / "model")
+        training.save_model()
         saved = training.checkpoints.newest
         if saved is None or saved.name != checkpoints.name_of(spec.stop_step):
             raise UserError(f"{work}: the last checkpoint could not be saved (see the log); free some space, run again")
@@ -143,8 +148,9 @@ class Training:
         work: Path,
         record: Record,
         learning_rate: float | None,
+        base: Path | None = None,
     ) -> None:
-        self.spec, self.execution, self.work, self.record = spec, execution, work, record
+        self.spec, self.execution, self.work, self.record, self.base = spec, execution, work, record, base
         self.began = time.perf_counter()
         self.world = World()
         rate = spec.optimizer.learning_rate or learning_rate
@@ -158,6 +164,7 @@ class Training:
         self.interval = Interval(self.world)
         self.finite = FiniteGuard(self.world.device)
         self.spikes = SpikeGuard(spec.spike_guard, self.world.device) if spec.spike_guard else None
+        self.loss_scale = LossScale(self.world.device) if spec.precision == "fp16" else None
         self.progress = Progress()
         self.validation: dict[str, float] = {}
         self.losses: dict[str, float] = {}
@@ -172,18 +179,24 @@ class Training:
             torch.use_deterministic_algorithms(spec.deterministic)
         kind = family(spec.family)
         self.config = kind.config(**spec.model)
-        self.cost = kind.cost(self.config, self.examples.lengths)
+        self.cost = finetuning.cost(kind, self.config, spec.method, self.examples.lengths)
         torch.manual_seed(spec.seed)
-        self.model = kind.build(self.config).to(device).train()
-        if execution.checkpointing == "full":
-            checkpoint_blocks(self.model)
+        if spec.method is None:
+            self.model = kind.build(self.config).to(device).train()
+        else:
+            finetuning.require_sound(spec.method, execution.strategy, spec.precision)
+            self.model = finetuning.adapted_model(spec, spec.method, self.base_folder()).to(device).train()
+        set_checkpointing(self.model, execution.checkpointing)
+        if reason := saves_nothing(kind, self.config, execution.checkpointing):
+            log.info("train.checkpointing: %s saves nothing: %s", execution.checkpointing, reason)
         if execution.compile and not getattr(self.model, "compiles", True):
             log.info("compute.compile: a %s runs as it is: torch.compile gains it nothing or redraws chance", kind.name)
         elif execution.compile:
             self.model.compile(dynamic=False)
         self.parallel = Parallel(self.model, self.world, execution.strategy, spec.precision)
-        self.optimizer = AdamW(self.model, spec.optimizer)
-        self.half = spec.precision == "bf16" and self.parallel.strategy != "fsdp"
+        groups = finetuning.groups(self.model, spec.method) if spec.method else self.model.parameter_groups()  # type: ignore[operator]
+        self.optimizer = AdamW(self.model, groups, spec.optimizer)
+        self.half = spec.precision != "fp32" and self.parallel.strategy != "fsdp"
         self.stochastic = bool(getattr(self.model, "stochastic", True))
         self.in_pieces = hasattr(self.model, "pieces")
         self.peak = peak_flops(device, spec.precision)
@@ -200,14 +213,20 @@ class Training:
         nats = self.backward(step, micros, weight, record=True)
         gradients = self.optimizer.gradients()
         norm = self.optimizer.norm(gradients)
+        scale, overflow = None, None
+        if self.loss_scale is not None:
+            scale = self.loss_scale.scale
+            norm, overflow = self.loss_scale(norm)
         self.interval.gradient(step, norm)
         skip = self.finite(norm)
+        if overflow is not None:
+            skip = torch.maximum(skip, overflow)
         if self.spikes is not None:
             # The sum over ranks x weight (world size / units of the step) / world size.
             loss = self.world.total(torch.stack(nats).sum()) * weight / self.world.size
             skip = torch.maximum(skip, self.spikes(loss, norm))
         rate = self.learning_rate * rate_at(step, self.spec.schedule, self.spec.stop_step)
-        self.optimizer.step(gradients, norm, rate, skip, frozen)
+        self.optimizer.step(gradients, norm, rate, skip, frozen, scale)
         self.optimizer.zero_grad()
 
     def fetch(self, batches: Any, indices: list[np.ndarray]) -> list[Micro]:
@@ -226,8 +245,13 @@ class Training:
         return self.world.size / self.world.total(units).clamp_(min=1)
 
     def backward(self, step: int, micros: list[Micro], weight: Tensor, record: bool = False) -> list[Tensor]:
-        """Adds up the gradients of sum of nats / units over micro-batches and ranks; returns this rank's nats."""
+        """Adds up the gradients of sum of nats / units over micro-batches and ranks; returns this rank's nats.
+
+        With a loss scale the gradients are that many times as large, the nats are not.
+        """
         nats = []
+        if self.loss_scale is not None:
+            weight = weight * self.loss_scale.scale
         for round_, micro in enumerate(micros):
             last_round = round_ == len(micros) - 1
             factor = weight if micro.real else torch.zeros_like(weight)
@@ -272,7 +296,7 @@ class Training:
             torch.cuda.manual_seed(seed)
 
     def autocast(self) -> AbstractContextManager[Any]:
-        return torch.autocast(self.world.device.type, torch.bfloat16) if self.half else nullcontext()
+        return torch.autocast(self.world.device.type, DTYPES[self.spec.precision]) if self.half else nullcontext()
 
     def to_device(self, arrays: dict[str, np.ndarray]) -> dict[str, Tensor]:
         tensors = {name: torch.from_numpy(array) for name, array in arrays.items()}
@@ -285,6 +309,8 @@ class Training:
 
     def run(self) -> None:
         spec, execution = self.spec, self.execution
+        if spec.method is not None and self.progress.step == 0:
+            self.look_at_base()
         mark = time.perf_counter()
         timed_units, timed_seconds = 0, 0.0
         for step in range(self.progress.step, spec.stop_step):
@@ -315,6 +341,13 @@ class Training:
             mark = time.perf_counter()
         self.checkpoints.finish()
 
+    def look_at_base(self) -> None:
+        """The base on the new data, before any step: what fine-tuning has to better."""
+        metrics = self.validate()
+        self.progress.base_loss = metrics["val/loss"]
+        if self.world.leads:
+            self.record.row(0, self.cost_so_far() | metrics)
+
     def look(self, done: int) -> int:
         """Waits for the device, stops a run that is no longer finite, and moves progress on; the new units."""
         new, bad_gradient = self.interval.collect()
@@ -324,7 +357,9 @@ class Training:
             raise self.diverged(bad.step, f"the loss is not finite in micro-batch {bad.micro_batch}")
         if bad_gradient is not None:
             self.progress.step = bad_gradient
-            raise self.diverged(bad_gradient, f"the gradient is not finite, from {self.culprits(bad_gradient)}")
+            smallest = "at the smallest loss scale, " if self.loss_scale is not None else ""
+            what = f"the gradient is not finite, {smallest}from {self.culprits(bad_gradient)}"
+            raise self.diverged(bad_gradient, what)
         if self.progress.first_loss is None and new:
             first = [seen for seen in new if seen.step == new[0].step]
             self.progress.first_loss = sum(s.nats for s in first) / max(1, sum(s.units for s in first))
@@ -412,13 +447,21 @@ class Training:
             metrics["speed/mfu"] = rate / (self.peak * self.world.size)
         if self.spikes is not None:
             metrics["train/skipped_steps"] = self.spikes.skipped.item()
+        if self.loss_scale is not None:
+            metrics["train/loss_scale"] = self.loss_scale.scale.item()
+            metrics["train/overflowed_steps"] = self.loss_scale.overflows.item()
         return metrics
 
     # Checkpoints and results --------------------------------------------------------------------------------------
 
+    def model_state(self) -> dict[str, Tensor]:
+        """Of the model, every tensor that training changes, by name, in place."""
+        method = self.spec.method
+        return self.model.state_dict() if method is None else finetuning.trained_state(self.model, method)
+
     def state(self) -> dict[str, Tensor]:
         """Every tensor that training changes, by name, in place."""
-        model = {f"model.{name}": tensor for name, tensor in self.model.state_dict().items()}
+        model = {f"model.{name}": tensor for name, tensor in self.model_state().items()}
         return model | {f"optimizer.{name}": tensor for name, tensor in self.optimizer.state().items()}
 
     def save(self) -> None:
@@ -430,12 +473,18 @@ class Training:
             "losses": self.losses,
             "interval": self.interval.state(),
             "spikes": self.spikes.state() if self.spikes else None,
+            "loss_scale": self.loss_scale.state() if self.loss_scale else None,
             "model": {"family": self.spec.family, "config": self.spec.model},
         }
         rows = []
         if self.world.leads:
             rows = [row for row in read_rows(self.record.folder) if row["step"] <= progress.step]
         self.checkpoints.save(progress.step, self.state(), content, rows)
+
+    def base_folder(self) -> Path:
+        if self.base is None:
+            raise UserError("method: fine-tuning needs the input `base`, an artifact with the model it begins with")
+        return self.base
 
     def restore(self, start: Path | None) -> None:
         """The newest complete checkpoint of this very training, else the state that an earlier one ended with."""
@@ -453,6 +502,8 @@ class Training:
         self.validation, self.losses = content["validation"], content["losses"]
         if self.spikes and content["spikes"]:
             self.spikes.restore(content["spikes"])
+        if self.loss_scale and content.get("loss_scale"):
+            self.loss_scale.restore(content["loss_scale"])
         if own:
             self.checkpoints.newest = path
             if self.world.leads:
@@ -492,29 +543,37 @@ class Training:
 
     def verdict(self) -> tuple[str, str | None]:
         """A run that ends clearly worse than its untrained model has diverged, though every gradient was finite."""
-        step, first = self.progress.step, self.progress.first_loss
-        for name, loss in (
-            ("training", self.losses.get("train/loss")),
-            ("validation", self.validation.get("val/loss")),
+        step = self.progress.step
+        # The base is known on the validation examples, whose text may be easier or harder than that of the training.
+        untrained = self.progress.first_loss if self.spec.method is None else None
+        before = "untrained model" if self.spec.method is None else "base"
+        for name, loss, first in (
+            ("training", self.losses.get("train/loss"), untrained),
+            (
+                "validation",
+                self.validation.get("val/loss"),
+                self.progress.base_loss if untrained is None else untrained,
+            ),
         ):
             if loss is not None and not math.isfinite(loss):
                 return "diverged", f"step {step}: the {name} loss is not finite"
             if loss is not None and first is not None and loss > first + 0.2 * abs(first):
                 return "diverged", (
-                    f"step {step}: the {name} loss is {loss:.4f}, above the untrained model's {first:.4f}; "
+                    f"step {step}: the {name} loss is {loss:.4f}, above the {before}'s {first:.4f}; "
                     "try a smaller learning rate"
                 )
         return "finished", None
 
-    def save_model(self, folder: Path) -> None:
-        """model.safetensors and config.json: the whole weights, for everything but training on."""
-        weights = {name: full(tensor).contiguous() for name, tensor in self.model.state_dict().items()}
-        if self.world.leads:
-            folder.mkdir(parents=True, exist_ok=True)
-            save_file(weights, str(folder / "model.safetensors"))
-            (folder / "config.json").write_text(
-                json.dumps({"family": self.spec.family, "config": self.spec.model}, indent=1) + "\n"
-            )
+    def save_model(self) -> None:
+        """model/ in the work folder, the whole weights, for everything but training on; adapter/ where there is one."""
+        spec = self.spec
+        weights = {name: full(tensor) for name, tensor in self.model_state().items()}
+        if not self.world.leads:
+            return
+        if spec.method is None:
+            save_weights(weights, spec.family, spec.model, self.work / "model")
+        else:
+            finetuning.leave_model(spec, spec.method, self.base_folder(), weights, self.work)
 
     def seconds(self) -> float:
         return self.resumed_seconds + time.perf_counter() - self.began
@@ -536,6 +595,7 @@ class Training:
             seconds=self.seconds(),
             units_per_second=progress.units / progress.stepping if progress.stepping else 0.0,
             reason=reason,
+            base_loss=progress.base_loss,
         )
 
 

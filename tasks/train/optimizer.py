@@ -5,6 +5,7 @@ of ten thousand parameters that costs more than the update. Here the lists are m
 the kernel's hooks for loss scaling, carry clipping and skipping, so that neither needs the host to look.
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -13,6 +14,7 @@ import torch.distributed as dist
 from torch import Tensor, nn
 from torch.distributed.tensor import DTensor
 
+from models.width import ParameterGroup
 from tasks.train.spec import OptimizerSpec
 
 
@@ -34,18 +36,18 @@ class _Group:
 
 
 class AdamW:
-    """Steps the groups that `model.parameter_groups()` gives: learning rate x rate, weight decay x decay."""
+    """Steps groups of the model's parameters, those that are trained: learning rate x rate, weight decay x decay."""
 
-    def __init__(self, model: nn.Module, spec: OptimizerSpec) -> None:
+    def __init__(self, model: nn.Module, groups: Sequence[ParameterGroup], spec: OptimizerSpec) -> None:
         self.spec = spec
-        names = {parameter: name for name, parameter in model.named_parameters()}
+        names: dict[Any, str] = {parameter: name for name, parameter in model.named_parameters()}
         device = next(model.parameters()).device
         self.one = torch.ones((), device=device)
         self.sharded = any(isinstance(parameter, DTensor) for parameter in names)
         self.moments: dict[str, Tensor] = {}
         self.groups = []
-        for group in model.parameter_groups():  # type: ignore[operator]
-            parameters = [parameter for parameter in group.parameters if parameter.requires_grad]
+        for group in groups:
+            parameters: list[Any] = [parameter for parameter in group.parameters if parameter.requires_grad]
             moments: dict[str, list[Tensor]] = {"first": [], "second": []}
             for kind, tensors in moments.items():
                 for parameter in parameters:
@@ -69,7 +71,7 @@ class AdamW:
         grouped = {parameter for group in self.groups for parameter in group.parameters}
         forgotten = [name for parameter, name in names.items() if parameter.requires_grad and parameter not in grouped]
         if forgotten:
-            raise ValueError(f"parameter_groups() leaves out {', '.join(forgotten)}")
+            raise ValueError(f"the groups leave out {', '.join(forgotten)}")
 
     def gradients(self) -> list[list[Tensor]]:
         """By group; a parameter that no loss reached has a gradient of zero."""
@@ -97,14 +99,18 @@ class AdamW:
         learning_rate: float,
         skip: Tensor,
         frozen: frozenset[str] = frozenset(),
+        loss_scale: Tensor | None = None,
     ) -> None:
         """One update; none where skip (0.0 or 1.0, on the device) is 1, and then nothing changes.
 
         Groups whose names are in `frozen` stay as they are, moments included. Gradients of a norm above the clip are
-        divided by norm / clip inside the kernel.
+        divided by norm / clip inside the kernel. With a loss scale the gradients are that many times too large, and
+        the norm is not: the kernel divides by it as well.
         """
         counted = self.one - skip
-        scale = self.one if self.spec.clip is None else (norm / self.spec.clip).clamp_(min=1.0)
+        divisor = self.one if self.spec.clip is None else (norm / self.spec.clip).clamp_(min=1.0)
+        if loss_scale is not None:
+            divisor = divisor * loss_scale
         beta1, beta2 = self.spec.betas
         for group, own in zip(self.groups, gradients, strict=True):
             if group.name in frozen:
@@ -124,7 +130,7 @@ class AdamW:
                 eps=self.spec.epsilon,
                 amsgrad=False,
                 maximize=False,
-                grad_scale=scale,
+                grad_scale=divisor,
                 found_inf=skip,
             )
 

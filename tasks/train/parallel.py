@@ -12,8 +12,10 @@ import torch
 import torch.distributed as dist
 from torch import Tensor, nn
 from torch.distributed.device_mesh import init_device_mesh
-from torch.distributed.fsdp import FSDPModule, MixedPrecisionPolicy, fully_shard
+from torch.distributed.fsdp import MixedPrecisionPolicy, fully_shard
 from torch.nn.parallel import DistributedDataParallel
+
+from tasks.train.device import DTYPES
 
 Item = TypeVar("Item")
 
@@ -86,19 +88,19 @@ class Parallel:
             self.call = DistributedDataParallel(model, device_ids=devices, gradient_as_bucket_view=True)
         elif self.strategy == "fsdp":
             mesh = init_device_mesh(world.device.type, (world.size,))
-            half = MixedPrecisionPolicy(param_dtype=torch.bfloat16, reduce_dtype=torch.float32)
-            policy = half if precision == "bf16" else MixedPrecisionPolicy()
+            half = MixedPrecisionPolicy(param_dtype=DTYPES[precision], reduce_dtype=torch.float32)
+            policy = MixedPrecisionPolicy() if precision == "fp32" else half
             for block in model.blocks():  # type: ignore[operator]
                 fully_shard(block, mesh=mesh, mp_policy=policy)
             fully_shard(model, mesh=mesh, mp_policy=policy)
 
     @contextmanager
     def reducing(self, last: bool) -> Iterator[None]:
-        """Around forward and backward of a micro-batch: gradients stay on their rank until the last one of a step."""
-        if isinstance(self.call, FSDPModule):
-            self.call.set_requires_gradient_sync(last)
-            yield
-        elif isinstance(self.call, DistributedDataParallel) and not last:
+        """Around forward and backward of a micro-batch: under DDP gradients stay on their rank until the last one.
+
+        FSDP2 reduces those of every micro-batch: to keep them would be to hold all gradients whole, on every rank.
+        """
+        if isinstance(self.call, DistributedDataParallel) and not last:
             with self.call.no_sync():
                 yield
         else:

@@ -5,32 +5,22 @@ from functools import cache
 
 import torch
 
-# Dense tensor-core peaks of the vendors' data sheets, FLOP/s: name part -> (bf16, fp32 without tf32).
-KNOWN = {
-    "H200": (989.4e12, 66.9e12),
-    "H100": (989.4e12, 66.9e12),
-    "A100": (312e12, 19.5e12),
-    "L40S": (362e12, 91.6e12),
-    "L4": (121e12, 30.3e12),
-    "A10": (125e12, 31.2e12),
-    "V100": (112e12, 15.7e12),
-    "T4": (65e12, 8.1e12),
-}
+from models.devices import named_by_driver
+from tasks.train.device import DTYPES
 
 
 def peak_flops(device: torch.device, precision: str) -> float | None:
     """FLOP/s of one device, None where nobody knows."""
     if device.type == "cuda":
-        name = torch.cuda.get_device_name(device)
-        return next((peaks[precision == "fp32"] for part, peaks in KNOWN.items() if part in name), None)
+        known = named_by_driver(torch.cuda.get_device_name(device))
+        return None if known is None else known.peaks.get(precision)
     return _measured(precision, torch.get_num_threads())
 
 
 @cache
 def _measured(precision: str, threads: int, size: int = 512) -> float:
     """The best of several matrix products with the threads that training has."""
-    dtype = torch.bfloat16 if precision == "bf16" else torch.float32
-    a, b = torch.ones(size, size, dtype=dtype), torch.ones(size, size, dtype=dtype)
+    a, b = (torch.ones(size, size, dtype=DTYPES[precision]) for _ in range(2))
     out = torch.empty_like(a)
     best = float("inf")
     for _ in range(10):

@@ -43,6 +43,21 @@ class ValidationSpec(Frozen):
     """Of full length; of ragged examples so many more that they have as many target units."""
 
 
+class MethodSpec(Frozen):
+    """How a base model is adapted: all of its weights (full), or low-rank updates of frozen ones (lora, qlora)."""
+
+    kind: Literal["full", "lora", "qlora"]
+    rank: int = Field(default=8, ge=1)
+    """r of y = x W0 + (alpha / r) x L1 L2."""
+    alpha: float = Field(default=16.0, gt=0)
+    dropout: float = Field(default=0.0, ge=0, lt=1)
+    """On what goes into L1."""
+    targets: tuple[str, ...] = ()
+    """Patterns of the names of adapted weights. Empty: the matrices of the hidden layers."""
+    merge: Literal["fp32", "bf16"] = "fp32"
+    """How the merged model is stored."""
+
+
 class TrainSpec(Frozen):
     """One stretch of training; all counts are in steps of the whole run.
 
@@ -64,11 +79,14 @@ class TrainSpec(Frozen):
     optimizer: OptimizerSpec = OptimizerSpec()
     schedule: ScheduleSpec = ScheduleSpec()
     validation: ValidationSpec = ValidationSpec()
-    precision: Literal["fp32", "bf16"] = "fp32"
+    precision: Literal["fp32", "bf16", "fp16"] = "fp32"
+    """Of matrix products and activations; weights, moments and sums of gradients are fp32. fp16 scales its loss."""
     deterministic: bool = False
     """Deterministic kernels, so that killed and resumed equals never killed on a GPU too."""
     spike_guard: float | None = Field(default=None, gt=0)
     """Skip a step whose loss or gradient norm lies this many deviations above the recent mean."""
+    method: MethodSpec | None = None
+    """Fine-tuning of the input artifact `base`. None: training from nothing."""
 
     @model_validator(mode="after")
     def _steps_agree(self) -> "TrainSpec":
@@ -91,8 +109,8 @@ class Execution(Frozen):
     strategy: Literal["none", "ddp", "fsdp"] = "none"
     """What keeps several workers' parameters equal; with more than one worker, none means ddp."""
     compile: bool = False
-    checkpointing: Literal["none", "full"] = "none"
-    """Activation checkpointing: full keeps the blocks' inputs and computes the rest again in backward."""
+    checkpointing: Literal["none", "full", "selective", "sqrt-time"] = "none"
+    """Activation checkpointing: what is held for backward (models/checkpointing.py); the rest is computed again."""
     checkpoint_every: int | None = Field(default=None, ge=1)
     """Steps between checkpoints. None: one at the end."""
     keep_last: int = Field(default=2, ge=1)

@@ -15,6 +15,7 @@ from tasks.record import Record, copy_record
 from tasks.task import Context
 from tasks.train.allocator import ENVIRONMENT
 from tasks.train.checkpoints import complete
+from tasks.train.finetuning import note_on
 from tasks.train.loop import STATE, TrainResult, train
 from tasks.train.spec import Execution, TrainSpec
 
@@ -23,7 +24,7 @@ RESTARTS = 3
 
 
 def run(context: Context) -> None:
-    """Inputs: data, and where the spec asks for them start (an earlier training) and search (a learning rate)."""
+    """Inputs: data, and where the spec asks for them start (an earlier training), search (a learning rate) and base."""
     spec: TrainSpec = context.spec
     execution: Execution = context.execution
     learning_rate = found_learning_rate(context)
@@ -34,12 +35,14 @@ def run(context: Context) -> None:
         "execution": execution.model_dump_json(),
         "data": str(context.inputs["data"]),
         "start": str(context.inputs["start"]) if "start" in context.inputs else None,
+        "base": str(context.inputs["base"]) if "base" in context.inputs else None,
         "work": str(context.work),
         "attempt": context.attempt,
         "learning_rate": learning_rate,
     }
     result = TrainResult(**(train_here(job) if execution.workers == 1 else train_on_workers(job, execution)))
-    record.note(summary(result, open_dataset(context.inputs["data"]).unit))
+    adapter = note_on(spec.method, context.work) if spec.method else ""
+    record.note(summary(result, open_dataset(context.inputs["data"]).unit) + adapter)
     leave(result, context.work, context.staging)
 
 
@@ -56,6 +59,7 @@ def train_here(job: dict[str, Any]) -> dict[str, Any]:
         # Begun again by Ray Train it is still the same attempt of the task; no two processes append to one file.
         record=Record(work / "record", f"{job['attempt']}-{os.getpid()}"),
         learning_rate=job["learning_rate"],
+        base=Path(job["base"]) if job["base"] else None,
     )
     return asdict(result)
 
@@ -137,6 +141,7 @@ def summary(result: TrainResult, unit: str = "token") -> str:
     return (
         f"{head}. Validation loss {loss}"
         + (f", {bits:.4f} bits per byte" if bits is not None else "")
+        + (f", {result.base_loss:.4f} before fine-tuning" if result.base_loss is not None else "")
         + f".\n\n| parameters | without embeddings | training {unit}s | FLOPs | learning rate | {unit}s/s |\n"
         f"|---:|---:|---:|---:|---:|---:|\n"
         f"| {result.parameters:,} | {result.parameters_without_embeddings:,} | {result.units:,} | {result.flops:.3g} "
@@ -149,7 +154,9 @@ def leave(result: TrainResult, work: Path, staging: Path) -> None:
     (staging / "result.json").write_text(json.dumps(asdict(result), indent=1) + "\n")
     copy_record(work / "record", staging / "record")
     if result.status == "finished":
-        shutil.copytree(work / "model", staging / "model")
+        for left in ("model", "adapter"):
+            if (work / left).is_dir():
+                shutil.copytree(work / left, staging / left)
         # Copied, not moved: should the commit fail, the next attempt still finds its last checkpoint.
         shutil.copytree(complete(work / "checkpoints")[-1], staging / STATE, copy_function=_link_or_copy)
 

@@ -9,6 +9,7 @@ import torch
 from safetensors.torch import load_file
 from training_cases import (
     CASES,
+    FIRST_SCALE,
     Interrupted,
     examples_of,
     gradients_and_weights,
@@ -20,6 +21,7 @@ from training_cases import (
 
 from models.transformer import Transformer, TransformerConfig
 from tasks.record import Record, read_rows
+from tasks.train import loss_scale
 from tasks.train.loop import TrainResult, train
 from tasks.train.spec import Execution
 
@@ -88,6 +90,26 @@ def test_the_gradient_is_that_of_the_sum_over_the_count(out: Path, strategy: str
         assert parameter.grad is not None
         difference = (seen[name] - parameter.grad).abs().max() / parameter.grad.abs().max()
         assert difference < 1e-5, (name, difference)
+
+
+@pytest.mark.parametrize("strategy", ["ddp", "fsdp"])
+def test_ranks_skip_the_same_steps_in_fp16_and_train_as_one(
+    out: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, strategy: str
+) -> None:
+    """FSDP2 keeps the residual stream in fp16 too: it agrees with one process to fp16, DDP to fp32's rounding."""
+    monkeypatch.setattr(torch.ops.mkldnn, "_is_mkldnn_fp16_supported", lambda: True)
+    monkeypatch.setattr(loss_scale, "FIRST", FIRST_SCALE)
+    spec = small_spec(precision="fp16")
+    record = Record(tmp_path / "record", "x")
+    train(spec, Execution(log_every=1), data=ragged_examples(spec), start=None, work=tmp_path, record=record)
+    ours, alone = (
+        [row["metrics"] for row in read_rows(work / "record")] for work in (out / f"fp16-{strategy}", tmp_path)
+    )
+    skipped, expected = ([row["train/overflowed_steps"] for row in rows] for rows in (ours, alone))
+    assert skipped == expected and 0 < expected[-1] < 10
+    for one, other in zip(ours, alone, strict=True):
+        assert one["train/loss"] == pytest.approx(other["train/loss"], rel=1e-4 if strategy == "ddp" else 0.01)
+        assert one["train/gradient_norm"] == pytest.approx(other["train/gradient_norm"], rel=0.1)
 
 
 class Joined:

@@ -58,7 +58,7 @@ def test_checkpointing_inside_pieces_is_the_same_to_rounding(tmp_path: Path) -> 
     spec = truncated()
     plain, again = (
         gradients_and_weights(spec, Execution(checkpointing=mode), training_data(spec), tmp_path / mode, steps=2)
-        for mode in ("none", "full")
+        for mode in ("none", "sqrt-time")
     )
     for what, tensors in plain.items():
         for name, tensor in tensors.items():
@@ -66,7 +66,7 @@ def test_checkpointing_inside_pieces_is_the_same_to_rounding(tmp_path: Path) -> 
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("checkpointing", ["none", "full"])
+@pytest.mark.parametrize("checkpointing", ["none", "full", "sqrt-time"])
 def test_two_ranks_step_as_one_does(tmp_path: Path, checkpointing: str) -> None:
     on_ranks("test_train_recurrent.py", 2, str(tmp_path), checkpointing)
     spec = truncated()

@@ -77,7 +77,7 @@ def test_steps_are_those_of_torchs_adamw_with_clipping() -> None:
     ours, theirs = Transformer(config), Transformer(config)
     theirs.load_state_dict(ours.state_dict())
     spec = OptimizerSpec(weight_decay=0.1, clip=0.7)
-    optimizer = AdamW(ours, spec)
+    optimizer = AdamW(ours, ours.parameter_groups(), spec)
     peer = torch.optim.AdamW(
         [{"params": g.parameters, "weight_decay": 0.1 * g.decay, "rate": g.rate} for g in theirs.parameter_groups()],
         betas=spec.betas,
@@ -115,7 +115,7 @@ def test_decay_acts_on_matrices_only(tmp_path: Path) -> None:
 
 def test_a_skipped_update_changes_nothing() -> None:
     model = Transformer(TransformerConfig(vocabulary=11, width=16, depth=1, heads=2))
-    optimizer = AdamW(model, OptimizerSpec())
+    optimizer = AdamW(model, model.parameter_groups(), OptimizerSpec())
     for parameter in model.parameters():
         parameter.grad = torch.full_like(parameter, math.nan)
     before = {name: tensor.clone() for name, tensor in {**model.state_dict(), **optimizer.state()}.items()}
@@ -322,9 +322,13 @@ def test_a_run_that_ends_above_its_start_has_diverged(tmp_path: Path) -> None:
     assert result.reason is not None and "untrained model" in result.reason
 
 
-def test_no_step_looks_at_a_value_of_the_device(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("precision", ["fp32", "fp16"])
+def test_no_step_looks_at_a_value_of_the_device(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, precision: str
+) -> None:
     """On a CPU nothing waits, so what would wait on a GPU is forbidden by name; -m gpu asks CUDA itself."""
-    one = training(small_spec(spike_guard=6.0), tmp_path)
+    monkeypatch.setattr(torch.ops.mkldnn, "_is_mkldnn_fp16_supported", lambda: True)
+    one = training(small_spec(spike_guard=6.0, precision=precision), tmp_path)
     one.step(0)
     for name in ("item", "tolist", "numpy", "cpu", "__bool__", "__float__", "__int__", "nonzero"):
 
@@ -339,8 +343,9 @@ def test_no_step_looks_at_a_value_of_the_device(tmp_path: Path, monkeypatch: pyt
 
 
 @pytest.mark.gpu
-def test_no_step_waits_for_the_gpu(tmp_path: Path) -> None:
-    one = training(small_spec(spike_guard=6.0), tmp_path)
+@pytest.mark.parametrize("precision", ["fp32", "fp16"])
+def test_no_step_waits_for_the_gpu(tmp_path: Path, precision: str) -> None:
+    one = training(small_spec(spike_guard=6.0, precision=precision), tmp_path)
     one.step(0)
     torch.cuda.set_sync_debug_mode("error")
     try:

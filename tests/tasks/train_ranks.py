@@ -7,6 +7,7 @@ import torch
 import torch.distributed as dist
 from training_cases import (
     CASES,
+    FIRST_SCALE,
     Interrupted,
     examples_of,
     gradients_and_weights,
@@ -16,6 +17,7 @@ from training_cases import (
 )
 
 from tasks.record import Record
+from tasks.train import loss_scale
 from tasks.train.loop import train
 from tasks.train.spec import Execution
 
@@ -30,6 +32,14 @@ def main(out: Path) -> None:
             seen = gradients_and_weights(spec, execution, examples_of(case, spec), out / f"work-{strategy}-{case}")
             if leads:
                 torch.save(seen, out / f"{strategy}-{case}.pt")
+
+        # fp16, from a scale that overflows at first; the same on any CPU.
+        torch.ops.mkldnn._is_mkldnn_fp16_supported = lambda: True
+        loss_scale.FIRST = FIRST_SCALE
+        spec = small_spec(precision="fp16")
+        work = out / f"fp16-{strategy}"
+        execution = Execution(workers=2, strategy=strategy, log_every=1)
+        train(spec, execution, data=ragged_examples(spec), start=None, work=work, record=Record(work / "record", "h"))
 
     # One training that begins in one process (the test ran that part), goes on under DDP, then under FSDP2.
     spec = small_spec()

@@ -67,6 +67,8 @@ def ragged_examples(spec: TrainSpec, validation: int = 7) -> TrainingData:
     )
 
 
+FIRST_SCALE = 2.0**22
+"""A loss scale from which the small model's gradients overflow in fp16 for a few steps."""
 CASES = ("ragged", "silent")
 """silent: every second micro-batch, all that rank 1 of 2 gets, has no target at all."""
 
@@ -117,16 +119,21 @@ def interrupted_at(examples: TrainingData, step: int, log: Path | None = None) -
 
 
 def gradients_and_weights(
-    spec: TrainSpec, execution: Execution, examples: TrainingData, work: Path, steps: int = 4
+    spec: TrainSpec,
+    execution: Execution,
+    examples: TrainingData,
+    work: Path,
+    steps: int = 4,
+    base: Path | None = None,
 ) -> dict[str, dict[str, torch.Tensor]]:
     """Runs a few steps: the whole gradient of each, as it was before clipping, and the weights after the last."""
-    training = Training(spec, execution, examples, None, work, Record(work / "record", "x"), None)
+    training = Training(spec, execution, examples, None, work, Record(work / "record", "x"), None, base)
     seen: dict[str, dict[str, torch.Tensor]] = {}
     for step in range(steps):
         update = training.optimizer.step
 
         def keep(*arguments: Any, step: int = step, update: Any = update) -> None:
-            gradients = {name: full(p.grad).clone() for name, p in training.model.named_parameters()}
+            gradients = {name: full(p.grad).clone() for name, p in training.model.named_parameters() if p.requires_grad}
             seen[f"gradient {step}"] = gradients
             update(*arguments)
 

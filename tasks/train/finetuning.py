@@ -1,0 +1,142 @@
+"""Fine-tuning inside a training: the model that a method makes of a base, what of it is trained, what is left behind.
+
+Adapters are imported where they are needed: peft takes seconds, which no other training should wait for.
+"""
+
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor, nn
+
+from models.cost import Cost, Lengths
+from models.families import Family, family
+from models.saved import load_model, save_weights
+from models.width import ParameterGroup
+from tasks.errors import UserError
+from tasks.quantise import FILE
+from tasks.store import verify
+from tasks.train.spec import MethodSpec, TrainSpec
+
+if TYPE_CHECKING:
+    from models.adapters import Adapter
+
+
+def require_sound(method: MethodSpec, strategy: str, precision: str) -> None:
+    """Raises UserError: FSDP2 would gather codes and constants of 4-bit blocks as 16-bit numbers, and round them."""
+    if method.kind == "qlora" and strategy == "fsdp" and precision != "fp32":
+        raise UserError(
+            f"compute.strategy: fsdp with precision {precision} would round a quantised base; use ddp, precision fp32, "
+            "or method lora"
+        )
+
+
+def adapted_model(spec: TrainSpec, method: MethodSpec, base: Path) -> nn.Module:
+    """The base with all of its weights to be trained (full), or frozen under an adapter (lora, qlora).
+
+    Raises UserError where the base's files are not what was saved, or a pattern of targets fits nothing.
+    """
+    verify(base)
+    try:
+        if method.kind == "qlora":
+            from models.quantized import load_quantized
+
+            kind = family(spec.family)
+            with torch.device("meta"):
+                model = kind.build(kind.config(**spec.model))
+            load_quantized(model, base / FILE)
+        else:
+            model = load_model(base / "model")
+        if method.kind != "full":
+            from models.adapters import add_adapter
+
+            add_adapter(model, adapter_of(method))
+    except ValueError as error:
+        raise _in_recipe(error) from None
+    return model
+
+
+def _in_recipe(error: ValueError) -> UserError:
+    """The adapter's keys stand in the recipe's section finetune."""
+    message = str(error).replace("adapter.", "finetune.")
+    return UserError(message if message.startswith("finetune.") else f"finetune: {message}")
+
+
+def adapter_of(method: MethodSpec) -> "Adapter":
+    from models.adapters import Adapter
+
+    return Adapter(method.rank, method.alpha, method.dropout, method.targets)
+
+
+def cost(kind: Family, config: Any, method: MethodSpec | None, lengths: Lengths) -> Cost:
+    """The ledger's entry for training by the method; None: from nothing, which costs as much as full."""
+    if method is None or method.kind == "full":
+        return kind.cost(config, lengths)
+    from models.adapted_cost import adapted_cost
+
+    try:
+        return adapted_cost(kind, config, adapter_of(method), lengths)
+    except ValueError as error:
+        raise _in_recipe(error) from None
+
+
+def groups(model: nn.Module, method: MethodSpec) -> list[ParameterGroup]:
+    """What the optimizer steps. The width rule is for weights drawn by it: here every rate is the recipe's."""
+    if method.kind != "full":
+        from models.adapters import adapter_groups
+
+        return adapter_groups(model)
+    own: list[ParameterGroup] = model.parameter_groups()  # type: ignore[operator]
+    return [group._replace(rate=1.0, decay=1.0 if group.decay else 0.0) for group in own]
+
+
+def trained_state(model: nn.Module, method: MethodSpec) -> dict[str, Tensor]:
+    """What a checkpoint holds of the model, in place: nothing of a frozen base."""
+    if method.kind == "full":
+        return model.state_dict()
+    from models.adapters import trainable_state
+
+    # What a model keeps for a schedule of its own (vae) is its buffer; those of layers are constants.
+    return trainable_state(model) | dict(model.named_buffers(recurse=False))
+
+
+def leave_model(spec: TrainSpec, method: MethodSpec, base: Path, state: Mapping[str, Tensor], work: Path) -> None:
+    """model/, and for an adapter adapter/ in peft's format and what of it survives the merge.
+
+    Made on the CPU from the base as it was saved, so that it is the same however training was spread.
+    """
+    if method.kind == "full":
+        save_weights(state, spec.family, spec.model, work / "model")
+        return
+    from models.adapters import save_adapter
+    from models.merging import merged
+
+    model = adapted_model(spec, method, base)
+    with torch.no_grad():
+        for name, tensor in trained_state(model, method).items():
+            tensor.copy_(state[name])
+    save_adapter(model, work / "adapter")
+    weights, matrices = merged(model, stored=method.merge)
+    save_weights(weights, spec.family, spec.model, work / "model")
+    report = [{**vars(m), "survival": {kind: s._asdict() for kind, s in m.survival.items()}} for m in matrices]
+    (work / "adapter" / "merge.json").write_text(json.dumps(report, indent=1) + "\n")
+
+
+def note_on(method: MethodSpec, work: Path) -> str:
+    """What the run's page says of an adapter: its size, and how much of it survives being stored."""
+    if not (work / "adapter" / "merge.json").is_file():
+        return ""
+    matrices = json.loads((work / "adapter" / "merge.json").read_text())
+    formats = matrices[0]["survival"]
+    share = {name: sum(m["survival"][name]["share"] for m in matrices) / len(matrices) for name in formats}
+    noise = {name: sum(m["survival"][name]["noise"] for m in matrices) / len(matrices) for name in formats}
+    return (
+        f"\n{method.kind}, rank {method.rank}, beside {len(matrices)} matrices; the update is "
+        f"{sum(m['relative_size'] for m in matrices) / len(matrices):.2%} of its matrix. Stored, "
+        f"the sum keeps so much of it, and adds so much noise (means over the matrices):\n\n"
+        f"| | {' | '.join(formats)} |\n|---|{'---:|' * len(formats)}\n"
+        f"| kept | {' | '.join(f'{share[name]:.1%}' for name in formats)} |\n"
+        f"| noise | {' | '.join(f'{noise[name]:.1%}' for name in formats)} |\n"
+    )
