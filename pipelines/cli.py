@@ -65,6 +65,7 @@ def main() -> None:
       reducible run recipes/transformer.yaml            tokenise -> train -> evaluate
       reducible sweep recipes/demo.yaml                 many runs -> law -> report
       reducible predict demo --compute 1e15             what to train with a budget, and the loss to expect
+      reducible finetune RUN --data notes/              adapt a trained model to new data with LoRA
       reducible ui                                      MLflow, ready to browse
 
     Every task is done once: run a command again and it goes on where it stopped. Any field of a recipe can be
@@ -116,12 +117,37 @@ def sweep(recipe: Path, overrides: tuple[str, ...], root: str, fresh: tuple[str,
 @ROOT
 @FRESH
 @click.option("--settings", is_flag=True, help="Also print the recipe with every default filled in.")
-def plan(recipe: Path, overrides: tuple[str, ...], root: str, fresh: tuple[str, ...], settings: bool) -> None:
-    """Say what would run, and why, with FLOPs, bytes and time. Runs nothing."""
+@click.option("--gpus", type=click.IntRange(min=1), help="On so many GPUs, instead of the recipe's workers.")
+@click.option("--gpu", help="Which: h200, h100 (default), a100-80, a100-40, l40s, l4, a10, v100, v100-pcie, t4.")
+@click.option("--sequence", type=click.IntRange(min=1), help="Target units an example, instead of the recipe's.")
+@click.option("--memory", help="That one rank may take, such as 80GB; default the GPU's. What would fit is listed.")
+@click.option("--mfu", type=click.FloatRange(0, 1, min_open=True), help="Share of matrix speed reached; default 0.4.")
+@click.option("--memory-report", is_flag=True, help="FLOPs, time, what is sent and inference, without asking for more.")
+def plan(
+    recipe: Path,
+    overrides: tuple[str, ...],
+    root: str,
+    fresh: tuple[str, ...],
+    settings: bool,
+    gpus: int | None,
+    gpu: str | None,
+    sequence: int | None,
+    memory: str | None,
+    mfu: float | None,
+    memory_report: bool,
+) -> None:
+    """Say what would run, and why, with FLOPs, bytes and time. Runs nothing.
+
+    \b
+    reducible plan recipes/transformer.yaml
+    reducible plan recipes/transformer.yaml --gpus 64 --gpu h100 --sequence 4096 model.width=4096 model.depth=32
+    """
     from pipelines.load import load_recipe
     from pipelines.plan import print_plan
+    from pipelines.plan_memory import Asked
 
-    print_plan(load_recipe(recipe, overrides), root, fresh, settings)
+    asked = Asked(gpus, gpu, sequence, memory, mfu, memory_report)
+    print_plan(load_recipe(recipe, overrides), root, fresh, settings, asked)
 
 
 @main.command()
@@ -157,6 +183,48 @@ def predict(sweep: str, compute: str | None, loss: float | None, family: str | N
     from pipelines.predict import print_prediction
 
     print_prediction(sweep, compute, loss, as_json, root, family)
+
+
+@main.command()
+@click.argument("base")
+@click.argument("overrides", nargs=-1, metavar="[KEY=VALUE]...")
+@click.option("--data", help="The new data: text (a file, folder or glob), pairs (.tsv) or series, as the base reads.")
+@click.option(
+    "--method",
+    type=click.Choice(["full", "lora", "qlora"]),
+    help="All weights, a low-rank update of frozen ones (default), or that on a 4-bit base.",
+)
+@click.option(
+    "--recipe", type=click.Path(path_type=Path, dir_okay=False), help="The rest of the settings; default: defaults."
+)
+@click.option("--name", help="What to call it; default BASE-METHOD.")
+@ROOT
+@FRESH
+def finetune(
+    base: str,
+    overrides: tuple[str, ...],
+    data: str | None,
+    method: str | None,
+    recipe: Path | None,
+    name: str | None,
+    root: str,
+    fresh: tuple[str, ...],
+) -> None:
+    """Adapt a model to new data.
+
+    BASE is a run's name, or a checkpoint from elsewhere: a llama2.c .bin, a .gguf, a folder of safetensors.
+
+    \b
+    reducible finetune demo-run --data notes/
+    reducible finetune translator --method full --data pairs.tsv train.tokens=2M
+    reducible finetune SmolLM2-135M.gguf --method qlora --data notes/ finetune.rank=2 data.documents=paragraph
+    """
+    from pipelines.base import data_kind
+    from pipelines.load import finetuning_recipe
+    from pipelines.run import run_recipe
+
+    kind = data_kind(base, root)
+    sys.exit(run_recipe(finetuning_recipe(base, kind, data, method, recipe, name, overrides), root, fresh))
 
 
 @main.command()

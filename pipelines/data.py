@@ -1,5 +1,6 @@
 """The tasks that turn a recipe's data section into a dataset, and what its models must know of it beforehand."""
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Literal
 
@@ -41,17 +42,20 @@ def model_facts(recipe: Recipe, store: Store) -> dict[str, Any]:
     return {"vocabulary": vocabulary_of(data)}
 
 
-def dataset_task(recipe: Recipe, store: Store) -> Task:
-    """The task that makes the dataset; inputs are listed and hashed now (hashes are remembered under the root)."""
+def dataset_task(recipe: Recipe, store: Store, tokenizers: Mapping[str, Task] | None = None) -> Task:
+    """The task that makes the dataset; inputs are listed and hashed now (hashes are remembered under the root).
+
+    `tokenizers`: those of a base model, instead of what the recipe says.
+    """
     if isinstance(recipe.data, PairData):
         from pipelines.data_pairs import pair_dataset_task
 
-        return pair_dataset_task(recipe, store)
+        return pair_dataset_task(recipe, store, tokenizers)
     if isinstance(recipe.data, SeriesData):
         from pipelines.data_series import series_dataset_task
 
         return series_dataset_task(recipe, store)
-    return text_dataset_task(recipe, recipe.data, store)
+    return text_dataset_task(recipe, recipe.data, store, tokenizers)
 
 
 def lengths_of(recipe: Recipe, store: Store, dataset: Task, reads: str) -> Lengths:
@@ -77,11 +81,13 @@ def vocabulary_of(data: TextData) -> int:
     return tokenizer.vocabulary
 
 
-def text_dataset_task(recipe: Recipe, data: TextData, store: Store) -> Task:
+def text_dataset_task(
+    recipe: Recipe, data: TextData, store: Store, tokenizers: Mapping[str, Task] | None = None
+) -> Task:
     source = source_of(data)
     files = listing(source, store.root / "hashes")
     share = data.validation_share if data.validation is None else 0.0
-    tokenizer = _tokenizer_task(data, source, files, share)
+    tokenizer = tokenizers["tokenizer"] if tokenizers else _tokenizer_task(data, source, files, share)
 
     held_out: dict[str, Task] = {}
     validating: list[Task] = []

@@ -76,13 +76,13 @@ def pair_facts(data: PairData, store: Store) -> dict[str, Any]:
     return {"source_vocabulary": source, "vocabulary": target, "shared": data.shared}
 
 
-def pair_dataset_task(recipe: Recipe, store: Store) -> Task:
+def pair_dataset_task(recipe: Recipe, store: Store, tokenizers: Mapping[str, Task] | None = None) -> Task:
     """Lists and hashes the inputs (hashes are remembered under the root) and returns the task that needs them all."""
     data = recipe.data
     assert isinstance(data, PairData)
     training = _training(data, store)
     by = _split_by(data)
-    tokenizers = {
+    tokenizers = tokenizers or {
         "tokenizer": _tokenizer_task(data, "target", training),
         "source_tokenizer": _tokenizer_task(data, "source", training),
     }

@@ -61,7 +61,7 @@ def to_make_again(names: Sequence[str], targets: Sequence[Task], made: Container
     Raises:
         UserError: a name that no task of this pipeline has, with those there are.
     """
-    tasks = in_order(list(targets))
+    tasks = [task for task in in_order(list(targets)) if task.run]  # a base that is there cannot be made here
     for name in names:
         if not any(name in (task.name, task.title) for task in tasks):
             raise UserError(

@@ -8,6 +8,10 @@ from tasks.errors import UserError
 from tasks.store import MANIFEST, Store
 
 
+class NotFound(UserError):
+    """No artifact has that name."""
+
+
 def find(store: Store, kind: str, wanted: str) -> Path:
     """The newest artifact of a task name ("train", "fit") that `wanted` names.
 
@@ -27,7 +31,7 @@ def find(store: Store, kind: str, wanted: str) -> Path:
         there = (
             f"did you mean {' or '.join(repr(name) for name in near)}?" if near else f"nothing of kind {kind} is there"
         )
-        raise UserError(f"{wanted}: no {kind} of that name under {store.root}; {there}")
+        raise NotFound(f"{wanted}: no {kind} of that name under {store.root}; {there}")
     return store.artifact(kind, named[0]["identity"])
 
 

@@ -18,6 +18,9 @@ from tasks.evaluate.spec import EvaluateSpec
 PATHS = ("data.source", "data.validation", "data.test", "data.tokenizer.path", "data.source_tokenizer.path")
 """Keys that name files: a path or a list of paths."""
 
+HOLDS_MODEL = ("config.json", "manifest.json")
+"""Of these files a folder that can be a base has one: a checkpoint from elsewhere, an artifact of ours."""
+
 
 def load_recipe(path: Path, overrides: Sequence[str] = ()) -> Recipe:
     """The checked recipe; its name defaults to the file's.
@@ -27,15 +30,54 @@ def load_recipe(path: Path, overrides: Sequence[str] = ()) -> Recipe:
     Raises:
         UserError: file, field, what is wrong, what would be right.
     """
-    content = _read(path)
+    return _checked(_read(path), path.stem, overrides, f"{path}: ")
+
+
+def finetuning_recipe(
+    base: str,
+    reads: str,
+    data: str | None,
+    method: str | None,
+    path: Path | None,
+    name: str | None,
+    overrides: Sequence[str],
+) -> Recipe:
+    """The recipe of `reducible finetune`: a file, if there is one, under what the command line says.
+
+    `reads`: the kind of data that the base takes.
+
+    Raises:
+        UserError: as load_recipe.
+    """
+    content = _read(path) if path else {}
+    section = {**_section(content, "finetune", path), "base": _base(base, Path())}
+    if method:
+        section["method"] = method
+    content["finetune"] = section
+    if data is not None:
+        content["data"] = {"kind": reads, **_section(content, "data", path), "source": _absolute(data, Path())}
+    if name is not None:
+        content["name"] = name
+    default = f"{Path(base).stem}-{section.get('method', 'lora')}"
+    return _checked(content, path.stem if path else default, overrides, f"{path}: " if path else "")
+
+
+def _section(content: Mapping[str, Any], name: str, path: Path | None) -> Mapping[str, Any]:
+    section = content.get(name) or {}
+    if not isinstance(section, Mapping):
+        raise UserError(f"{path}: {name}: {section!r} is not allowed; a section holds `key: value` lines")
+    return section
+
+
+def _checked(content: dict[str, Any], name: str, overrides: Sequence[str], where: str) -> Recipe:
     for override in overrides:
         _apply(content, override)
     content = {key: value for key, value in content.items() if value is not None}  # a section left empty
-    content.setdefault("name", re.sub(r"[^\w. -]", "-", path.stem).lstrip(".- ") or "recipe")
+    content.setdefault("name", re.sub(r"[^\w. -]", "-", name).lstrip(".- ") or "recipe")
     try:
         recipe = Recipe.model_validate(content)
     except ValidationError as error:
-        raise UserError(f"{path}: {explain(error, Recipe, content)}") from None
+        raise UserError(f"{where}{explain(error, Recipe, content)}") from None
     return recipe
 
 
@@ -92,7 +134,10 @@ def _read(path: Path, seen: tuple[Path, ...] = ()) -> dict[str, Any]:
 
 
 def _absolute_paths(content: dict[str, Any], folder: Path) -> None:
-    """Sources and tokenizers named relative to the recipe's folder."""
+    """Sources, tokenizers and a base named relative to the recipe's folder."""
+    finetune = content.get("finetune")
+    if isinstance(finetune, dict) and "base" in finetune:
+        finetune["base"] = _base(finetune["base"], folder)
     data = content.get("data")
     if not isinstance(data, dict):
         return
@@ -112,6 +157,18 @@ def _absolute(value: Any, folder: Path) -> Any:
     if not isinstance(value, str) or not value or value.startswith("builtin:"):
         return value
     return str((folder / Path(value).expanduser()).absolute())
+
+
+def _base(value: Any, folder: Path) -> Any:
+    """The base of a fine-tuning: a path where there is one, else the name of a run.
+
+    A folder of data often has the name of the run on it: without a slash it is a path only if it holds a model.
+    """
+    if not isinstance(value, str):
+        return value
+    path = folder / Path(value).expanduser()
+    named = path.is_dir() and "/" not in value and not any((path / file).is_file() for file in HOLDS_MODEL)
+    return _absolute(value, folder) if path.exists() and not named else value
 
 
 def _merged(base: dict[str, Any], over: Mapping[str, Any]) -> dict[str, Any]:
@@ -140,6 +197,8 @@ def _apply(content: dict[str, Any], override: str) -> None:
         if not isinstance(inner, dict):
             raise UserError(f"{override}: {key} holds a value, no section with a {keys[-1]} in it")
         section = inner
+    if dotted == "finetune.base":
+        value = _base(value, Path())
     section[keys[-1]] = _absolute(value, Path()) if dotted in PATHS else value
 
 

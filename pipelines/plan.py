@@ -2,7 +2,7 @@
 
 from collections.abc import Iterator, Sequence
 from itertools import groupby
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 import yaml
@@ -17,10 +17,13 @@ from tasks.record import flatten
 from tasks.store import Store
 from tasks.task import Task, description, in_order
 
+if TYPE_CHECKING:
+    from pipelines.plan_memory import Asked
+
 SHARE_OF_PEAK = 0.4  # of the machine's matrix speed: what small models reach on a CPU, larger ones on a GPU
 
 
-def print_plan(recipe: Recipe, root: str, fresh: Sequence[str], settings: bool) -> None:
+def print_plan(recipe: Recipe, root: str, fresh: Sequence[str], settings: bool, asked: "Asked | None" = None) -> None:
     store = Store(root)
     provisional = False
     if recipe.sweep is not None:
@@ -47,7 +50,12 @@ def print_plan(recipe: Recipe, root: str, fresh: Sequence[str], settings: bool) 
         click.echo(f"  then      {several} and report, over the cells that finish")
     if provisional:
         click.echo("  the cells are a guess: what a unit costs is known when the dataset is there")
-    _print_cost(recipe, [task for task in in_order(targets) if task.name == "train"], waiting)
+    training = [task for task in in_order(targets) if task.name == "train" and task.run]
+    _print_cost(recipe, training, waiting, here=asked is None or asked.device is None)
+    if training:
+        from pipelines.plan_memory import Asked, print_memory
+
+        print_memory(recipe, training, asked or Asked())
 
 
 def state_of(store: Store, task: Task, waits: bool, again: str = "") -> tuple[str, str]:
@@ -96,13 +104,13 @@ def _change(key: str, before: Any, now: Any) -> str:
     return f"{key} ({before} -> {now})"
 
 
-def _print_cost(recipe: Recipe, training: list[Task], waiting: set[str]) -> None:
+def _print_cost(recipe: Recipe, training: list[Task], waiting: set[str], here: bool) -> None:
     total = sum(task.weight for task in training)
     left = sum(task.weight for task in training if task.identity in waiting)
     click.echo(f"\n{len(training)} trainings, {total:.4g} FLOPs; to do {left:.4g} FLOPs")
     for line in _model_lines(recipe, training):
         click.echo(f"  {line}")
-    if left:
+    if left and here:
         import torch
 
         from tasks.train.peak import peak_flops
@@ -116,6 +124,7 @@ def _print_cost(recipe: Recipe, training: list[Task], waiting: set[str]) -> None
 
 def _model_lines(recipe: Recipe, training: list[Task]) -> Iterator[str]:
     """One line for each size: parameters, and the bytes of weights, gradients and AdamW's moments in fp32."""
+    from models.checkpointing import saves_nothing
     from models.cost import Lengths, state_bytes
     from models.families import family
 
@@ -131,12 +140,15 @@ def _model_lines(recipe: Recipe, training: list[Task]) -> Iterator[str]:
         cost = kind.cost(config, Lengths.fixed(spec.sequence, spec.sequence if kind.reads == "pairs" else 0))
         per_unit = task.weight / ((spec.stop_step - spec.start_step) * spec.batch)  # with the data's own lengths
         whose = f"{task.tags['family']} " if several else ""
+        adapter = spec.method is not None and spec.method.kind != "full"  # then the table of memory says what is held
+        held = "" if adapter else f", {_bytes(state_bytes(cost.parameters).total)} for weights, gradients and AdamW"
         yield (
             f"{whose}width {spec.model.get('width', '-'):>5}: N {cost.parameters:>13,} "
             f"({cost.parameters_without_embeddings:,} without embeddings), "
-            f"{per_unit:.4g} FLOPs a {recipe.data.unit}, "
-            f"{_bytes(state_bytes(cost.parameters).total)} for weights, gradients and AdamW"
+            f"{per_unit:.4g} FLOPs a {recipe.data.unit}{held}"
         )
+        if reason := saves_nothing(kind, config, recipe.train.checkpointing):
+            yield f"  train.checkpointing: {recipe.train.checkpointing} saves nothing: {reason}"
 
 
 def _at_once(recipe: Recipe) -> float:

@@ -5,6 +5,7 @@ from typing import Annotated, Any, Literal
 from pydantic import ConfigDict, Discriminator, Field, Tag, model_validator
 
 from pipelines.fields import Count, Number, Section, Share
+from pipelines.recipe_finetune import Finetune, with_defaults
 from pipelines.recipe_pairs import PairData
 from pipelines.recipe_series import SeriesData
 from pipelines.recipe_text import TextData
@@ -61,8 +62,8 @@ class Train(Section):
     optimizer: Optimizer = Optimizer()
     schedule: Schedule = Schedule()
     validation: Validation = Validation()
-    precision: Literal["fp32", "bf16"] = "fp32"
-    checkpointing: Literal["none", "full"] = "none"
+    precision: Literal["fp32", "bf16", "fp16"] = "fp32"
+    checkpointing: Literal["none", "full", "selective", "sqrt-time"] = "none"
     seed: int = Field(default=0, ge=0)
     deterministic: bool = False
     spike_guard: Annotated[Number, Field(gt=0)] | None = None
@@ -191,7 +192,21 @@ class Recipe(Section):
     compute: Compute = Compute()
     evaluate: EvaluateSpec = EvaluateSpec()
     sweep: Sweep | None = None
+    finetune: Finetune | None = None
     mlflow: str | None = Field(default=None, description="tracking URI; default a database under --root")
+
+    @model_validator(mode="before")
+    @classmethod
+    def _finetuning_defaults(cls, content: Any) -> Any:
+        return with_defaults(content)
+
+    @model_validator(mode="after")
+    def _finetuning_has_its_model(self) -> "Recipe":
+        if self.finetune is not None and self.model:
+            raise ValueError("finetune: the base is the model; leave out the section model")
+        if self.finetune is not None and self.sweep is not None:
+            raise ValueError("finetune: one fine-tuning at a time; leave out sweep")
+        return self
 
     @model_validator(mode="after")
     def _branches_cool_down(self) -> "Recipe":

@@ -4,11 +4,15 @@ import json
 import shlex
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
 
 import click
 
 from pipelines.data import dataset_task, lengths_of, model_facts
 from pipelines.engine import engine, failures, make_again
+from pipelines.finetune import Start
+from pipelines.finetune import start_of as from_base
 from pipelines.recipe import Recipe
 from pipelines.training import Model, family_of, model_of, train_spec, training_task
 from tasks.dataset import TEST_SPLIT
@@ -29,20 +33,20 @@ class RunTasks:
     train: Task
     evaluate: Task
     summary: Task
+    provisional: bool
+    """Whether how long to train is a guess, because the dataset is not there yet."""
 
 
 def run_tasks(recipe: Recipe, store: Store) -> RunTasks:
-    kind = family_of(recipe)
-    if recipe.evaluate.gradient_flow and kind.name != "recurrent":
-        raise UserError(f"evaluate.gradient_flow: is for the family recurrent; leave it out with a {kind.name}")
     if recipe.evaluate.split == "test" and not recipe.data.may_test:
         raise UserError(f"evaluate.split: these data have no test split; {TEST_SPLIT}")
-    dataset = dataset_task(recipe, store)
-    model = model_of(recipe, model_facts(recipe, store), lengths_of(recipe, store, dataset, kind.reads))
+    start = from_nothing(recipe, store) if recipe.finetune is None else from_base(recipe, store)
+    recipe, model, dataset = start.recipe, start.model, start.dataset
+    if recipe.evaluate.gradient_flow and model.family.name != "recurrent":
+        raise UserError(f"evaluate.gradient_flow: is for the family recurrent; leave it out with a {model.family.name}")
     tags = {"pipeline": recipe.name}
-    tokens = recipe.train.tokens or TOKENS_PER_PARAMETER * model.cost.parameters
-    spec = train_spec(recipe, model, tokens=tokens)
-    train = training_task(recipe, model, spec, {"data": dataset}, f"train {recipe.name}", tags)
+    spec = train_spec(recipe, model, tokens=start.tokens)
+    train = training_task(recipe, model, spec, {"data": dataset, **start.inputs}, f"train {recipe.name}", tags)
     evaluation = evaluation_task(train, dataset, recipe.name, tags, recipe.evaluate)
     summary = Task(
         name="summary",
@@ -53,7 +57,15 @@ def run_tasks(recipe: Recipe, store: Store) -> RunTasks:
         label=f"summary {recipe.name}",
         tags=tags,
     )
-    return RunTasks(model, dataset, train, evaluation, summary)
+    return RunTasks(model, dataset, train, evaluation, summary, start.provisional)
+
+
+def from_nothing(recipe: Recipe, store: Store) -> Start:
+    kind = family_of(recipe)
+    dataset = dataset_task(recipe, store)
+    model = model_of(recipe, model_facts(recipe, store), lengths_of(recipe, store, dataset, kind.reads))
+    tokens = recipe.train.tokens or TOKENS_PER_PARAMETER * model.cost.parameters
+    return Start(recipe, model, dataset, {}, tokens, False)
 
 
 def evaluation_task(train: Task, dataset: Task, name: str, tags: Mapping[str, str], spec: EvaluateSpec) -> Task:
@@ -74,7 +86,12 @@ def run_recipe(recipe: Recipe, root: str, fresh: Sequence[str] = ()) -> int:
     tasks = run_tasks(recipe, store)
     make_again(fresh, [tasks.summary], store)
     with engine(store, recipe.mlflow) as made:
-        outcomes = made.make([tasks.summary])
+        outcomes = {}
+        if tasks.provisional:
+            outcomes = made.make([tasks.dataset])
+            tasks = run_tasks(recipe, store) if not failures(outcomes) else tasks
+        if not failures(outcomes):
+            outcomes = made.make([tasks.summary])
     failed = failures(outcomes)
     if failed:
         for outcome in failed:
@@ -90,9 +107,22 @@ def run_recipe(recipe: Recipe, root: str, fresh: Sequence[str] = ()) -> int:
     click.echo(
         f"\n{recipe.name}: {result['parameters']:,} parameters, {result['units']:,} {evaluation['unit']}s, "
         f"{result['flops']:.3g} FLOPs\n"
-        f"  loss    {evaluation['headline']}\n"
-        f"  model   {folder / 'model'}\n"
+        f"  loss    {evaluation['headline']}\n{_compared(result, evaluation['unit'])}"
+        f"{_left(folder)}"
         f'  write   reducible sample {shlex.quote(recipe.name)}{at} --prompt "..."\n'
         f"  browse  reducible ui{at}"
     )
     return 0
+
+
+def _compared(result: dict[str, Any], unit: str) -> str:
+    """Fine-tuning: what it changed, on the same examples."""
+    if result.get("base_loss") is None:
+        return ""
+    before, after = result["base_loss"], result["validation_loss"]
+    return f"  change  from {before:.4f} (the base) to {after:.4f} nats per {unit} on the validation examples\n"
+
+
+def _left(folder: Path) -> str:
+    """The folders that a person may want to use elsewhere."""
+    return "".join(f"  {name:7} {folder / name}\n" for name in ("model", "adapter") if (folder / name).is_dir())

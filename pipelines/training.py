@@ -54,9 +54,13 @@ def family_of(recipe: Recipe, section: Mapping[str, Any] | None = None) -> Famil
             f"model.family: {kind.name} reads {kind.reads}, which data.kind {recipe.data.kind} does not give; "
             f"it needs data.kind: {needed}"
         )
+    require_maskable(recipe, kind)
+    return kind
+
+
+def require_maskable(recipe: Recipe, kind: Family) -> None:
     if isinstance(recipe.data, TextData) and recipe.data.mask_documents and not kind.masks_documents:
         raise UserError(f"data.mask_documents: a model of family {kind.name} has no attention to mask; set it to false")
-    return kind
 
 
 def model_of(
@@ -175,6 +179,7 @@ def train_spec(
         precision=train.precision,
         deterministic=train.deterministic,
         spike_guard=train.spike_guard,
+        method=recipe.finetune.spec if recipe.finetune else None,
     )
 
 

@@ -106,6 +106,16 @@ def test_plan_of_a_sweep_takes_fresh_fit(toy: Path, tmp_path: Path) -> None:
     assert called(["plan", toy, "--fresh", "fit", "--root", tmp_path / "root"]).exit_code == 0
 
 
+def test_plan_says_where_a_mode_of_checkpointing_saves_nothing(toy: Path, tmp_path: Path) -> None:
+    def planned(*overrides: str) -> str:
+        return called(["plan", toy, *overrides, "--root", tmp_path / "root"]).output
+
+    line = "train.checkpointing: sqrt-time saves nothing: a transformer of this kind has no recurrence"
+    assert line in planned("train.checkpointing=sqrt-time")
+    assert "saves nothing" not in planned("train.checkpointing=selective") + planned("train.checkpointing=none")
+    assert "saves nothing" not in planned("model.family=recurrent", "train.checkpointing=sqrt-time")
+
+
 def test_a_longer_branch_adds_one_segment_and_one_branch_for_each_size(toy: Path, tmp_path: Path) -> None:
     toy.write_text(TRUNK)
     store = Store(tmp_path / "root")
@@ -192,3 +202,30 @@ def test_a_sweep_whose_cells_search_their_rates_at_once(toy: Path, tmp_path: Pat
     assert {json.loads(path.read_text())["learning_rate"] for path in results} <= {1e-3, 1e-2}
     again = called(["sweep", toy, *root])
     assert again.exit_code == 0 and "Starting Ray" not in again.output
+
+
+def test_plan_of_gpus_that_are_not_there_says_what_would_fit(toy: Path, tmp_path: Path) -> None:
+    def planned(*options: str) -> Result:
+        return called(["plan", toy, *options, "--root", tmp_path / "root"])
+
+    plain = planned().output
+    assert "memory of a training step" in plain and "inference" not in plain
+    found = planned("--gpus", "8", "--gpu", "a10", "--sequence", "64", "--memory", "600kB").output
+    for words in (
+        "on each rank",
+        "8 x a10",
+        "FSDP2",
+        "sent a step",
+        "do not fit into 600 kB",
+        "key-value cache",
+        "h T^2",
+    ):
+        assert words in found
+    assert not list((tmp_path / "root" / "artifacts").iterdir())
+    for options, words in (
+        (("--gpu", "h101"), "gpu 'h101': nothing is known of it; did you mean h100"),
+        (("--memory", "much"), "--memory: 'much' must be a size such as 80GB"),
+        (("--gpu", "t4", "train.precision=bf16"), "train.precision: t4 has no bf16"),
+    ):
+        refused = planned(*options)
+        assert refused.exit_code == 2 and words in refused.output

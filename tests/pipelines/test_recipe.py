@@ -62,7 +62,7 @@ def test_a_suffix_multiplies(number: int) -> None:
         ("zzz=1", "zzz: unknown key; allowed here: name, data"),
         ("train.tokens=lots", "train.tokens: 'lots' is not allowed; it must be a count such as 32768"),
         ("data.tokenizer.kind=word", "data.tokenizer.kind: 'word' is not allowed; it must be 'bytes', 'bpe' or 'file'"),
-        ("train.precision=fp64", "train.precision: 'fp64' is not allowed; it must be 'fp32' or 'bf16'"),
+        ("train.precision=fp64", "train.precision: 'fp64' is not allowed; it must be 'fp32', 'bf16' or 'fp16'"),
         ("train.schedule.warmup=1.5", "train.schedule.warmup: 1.5 is not allowed; it must be less than 1"),
         ("data.tokenizer.kind=file", "data.tokenizer: path names a tokenizer.json"),
         ("train", "train: an override reads key=value"),

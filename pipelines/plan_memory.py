@@ -1,0 +1,270 @@
+"""What `reducible plan` says about memory: bytes by kind and rank, FLOPs and time, what is sent, and what would fit."""
+
+import re
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
+from typing import Any, Literal
+
+import click
+
+from models.cost import Lengths
+from models.devices import Gpu, gpu
+from models.memory_plan import MemoryPlan, Method, Setting, largest_micro_batch, planned
+from pipelines.recipe import Recipe
+from pipelines.recipe_finetune import Finetune
+from tasks.errors import UserError
+from tasks.task import Task
+
+UNITS = {"kB": 1e3, "MB": 1e6, "GB": 1e9, "TB": 1e12, "KiB": 2**10, "MiB": 2**20, "GiB": 2**30, "TiB": 2**40}
+MFU_OF_GPUS = 0.4
+MOST_UNITS = 1 << 22
+"""Target units of the largest micro-batch that is looked for."""
+ADVICE = 8
+"""Ways to fit that are printed."""
+
+
+@dataclass(frozen=True)
+class Asked:
+    """The options of `plan` that ask for more than the recipe's own machine; all None: nothing was asked."""
+
+    gpus: int | None = None
+    gpu: str | None = None
+    sequence: int | None = None
+    memory: str | None = None
+    mfu: float | None = None
+    report: bool = False
+
+    @property
+    def anything(self) -> bool:
+        return self.report or any(v is not None for v in (self.gpus, self.gpu, self.sequence, self.memory, self.mfu))
+
+    @property
+    def device(self) -> Gpu | None:
+        try:
+            return None if self.gpu is None and self.gpus is None else gpu(self.gpu or "h100")
+        except ValueError as error:
+            raise UserError(f"--{error}") from None
+
+    @property
+    def bytes(self) -> float | None:
+        """That one rank may take: --memory, else the device's."""
+        if self.memory is None:
+            return None if self.device is None else self.device.memory
+        match = re.fullmatch(r"\s*([0-9.]+)\s*([kMGT]i?B|KiB)\s*", self.memory)
+        if match is None:
+            raise UserError(f"--memory: {self.memory!r} must be a size such as 80GB or 24GiB")
+        return float(match[1]) * UNITS[match[2]]
+
+
+def print_memory(recipe: Recipe, training: Sequence[Task], asked: Asked) -> None:
+    """Of the largest of the trainings: the others take less."""
+    spec: Any
+    largest = max(training, key=_parameters)
+    spec = largest.spec
+    setting, rows = setting_of(recipe, spec, asked)
+    plan = planned(setting)
+    click.echo("\nmemory of a training step" + (f" of {largest.title}" if len(training) > 1 else ""))
+    for line in table(plan, rows):
+        click.echo(f"  {line}")
+    if not asked.anything:
+        return
+    for section in (_work, _fits, _inference, _attention):
+        for line in section(recipe, spec, plan, rows, asked):
+            click.echo(f"  {line}" if line else "")
+
+
+def setting_of(recipe: Recipe, spec: Any, asked: Asked) -> tuple[Setting, int]:
+    """The recipe's step on the devices that were asked for, and the examples of each rank in a step."""
+    from models.families import family
+
+    kind, device = family(spec.family), asked.device
+    world, sequence = asked.gpus or recipe.compute.workers, asked.sequence or spec.sequence
+    if device is not None and spec.precision not in device.peaks:
+        raise UserError(f"train.precision: {asked.gpu} has no {spec.precision}; it has {', '.join(device.peaks)}")
+    rows = max(1, -(-spec.batch // sequence // world))
+    micro_batch = min(rows, max(1, spec.micro_batch * spec.sequence // sequence))
+    strategy: Literal["none", "ddp", "fsdp"] = recipe.compute.strategy
+    if world == 1:
+        strategy = "none"
+    elif strategy == "none":
+        strategy = "ddp"
+    method = method_of(spec, recipe.finetune)
+    if strategy == "fsdp" and method.kind == "qlora":
+        click.echo("\nmemory of a quantised base under fsdp is not planned; what follows is for ddp")
+        strategy = "ddp"
+    setting = Setting(
+        *(kind.name, kind.config(**spec.model), sequence, micro_batch, method),
+        checkpointing=recipe.train.checkpointing,
+        precision=spec.precision,
+        strategy=strategy,
+        world=world,
+        micro_batches=-(-rows // micro_batch),
+        device="cpu" if device is None else "cuda",
+    )
+    return setting, rows
+
+
+def method_of(spec: Any, section: Finetune | None) -> Method:
+    """Of the training's spec; how its base is quantised stands in the recipe alone."""
+    found = getattr(spec, "method", None)
+    if found is None or found.kind == "full":
+        return Method()
+    from models.adapters import Adapter
+
+    adapter = Adapter(found.rank, found.alpha, found.dropout, found.targets)
+    if found.kind == "lora" or section is None:
+        return Method(found.kind, adapter)
+    from models.quantized import Quantization
+
+    return Method(found.kind, adapter, Quantization(section.quantisation, section.double))
+
+
+def table(plan: MemoryPlan, rows: int) -> Iterator[str]:
+    setting = plan.setting
+    passes = f", {setting.micro_batches} a step" if setting.micro_batches > 1 else ""
+    ranks = f", {setting.strategy} on {setting.world} ranks" if setting.world > 1 else ""
+    yield (
+        f"micro-batch {setting.micro_batch} x {setting.sequence}{passes}, {setting.precision}, "
+        f"checkpointing {setting.checkpointing}{ranks}"
+    )
+    several = setting.world > 1
+    yield f"{'':17} {'bits per parameter':>18} {'bytes':>10}" + (f" {'on each rank':>13}" if several else "")
+    sharded = 1 / plan.shards
+    for name, whole, share in (
+        ("weights", plan.weights, sharded),
+        ("gradients", plan.gradients, sharded),
+        ("AdamW's moments", plan.moments, sharded),
+        ("activations", plan.activations, 1.0),
+    ):
+        each = f" {written(whole * share):>13}" if several else ""
+        yield f"{name:17} {plan.bits(whole):>18.3g} {written(whole):>10}{each}"
+    yield f"{'peak':17} {'':>18} " + (f"{'':>10} {written(plan.peak):>13}" if several else f"{written(plan.peak):>10}")
+
+
+def _work(recipe: Recipe, spec: Any, plan: MemoryPlan, rows: int, asked: Asked) -> Iterator[str]:
+    setting, device = plan.setting, asked.device
+    cost = _cost(spec, setting.sequence)
+    step = cost.training_flops_per_unit * rows * setting.world * setting.sequence
+    steps = (spec.stop_step - spec.start_step) * spec.batch / (rows * setting.world * setting.sequence)
+    if setting.method.kind != "full":
+        step = plan.flops * rows * setting.world / setting.micro_batch
+        yield f"FLOPs             {step:.4g} a step, {step * steps:.4g} in all (counted)"
+    else:
+        yield f"FLOPs             {step:.4g} a step, {step * steps:.4g} in all"
+    really = plan.flops * rows * setting.world / setting.micro_batch
+    yield f"really computed   {really / step:.3g} times that: attention's scores and what is checkpointed come twice"
+    peak, mfu = _peak(recipe, setting, device), asked.mfu or MFU_OF_GPUS
+    if peak is not None:
+        seconds = step / (mfu * peak * setting.world)
+        again = planned(replace(setting, checkpointing="none"))
+        more = plan.flops / again.flops
+        longer = f", of which checkpointing is {seconds * (more - 1):.3g} s" if more > 1.001 else ""
+        where = f"{setting.world} x {asked.gpu or 'h100'}" if device else "this machine"
+        yield (
+            f"time              {seconds * more:.3g} s a step, {duration(seconds * more * steps)} in all on {where} "
+            f"at {mfu:.0%} of {peak:.3g} FLOP/s{longer}"
+        )
+    if setting.world > 1:
+        for strategy, title in (("ddp", "DDP"), ("fsdp", "FSDP2")):
+            if strategy == "fsdp" and setting.method.kind == "qlora":
+                continue
+            other = planned(replace(setting, strategy=strategy))  # type: ignore[arg-type]
+            yield f"{title:17} peak {written(other.peak)} and {written(other.sent)} sent a step, each rank"
+
+
+def _fits(recipe: Recipe, spec: Any, plan: MemoryPlan, rows: int, asked: Asked) -> Iterator[str]:
+    memory = asked.bytes
+    if memory is None:
+        return
+    setting = plan.setting
+    most = largest_micro_batch(setting, memory, max(1, MOST_UNITS // setting.sequence))
+    if most:
+        yield f"largest           micro-batch {most} fits into {written(memory)}"
+    else:
+        one = planned(replace(setting, micro_batch=1)).peak
+        yield f"too large         one example takes {written(one)}, there are {written(memory)}"
+    if plan.peak <= memory:
+        return
+    from models.fitting import ways_to_fit
+
+    ways = ways_to_fit(setting, memory, rows)
+    yield f"{written(plan.peak)} do not fit into {written(memory)}. What would, fastest first:"
+    if not ways:
+        yield "  nothing that is known here, on up to 1024 devices"
+        return
+    yield f"  {'time x':>6} {'peak':>9} {'sent':>9}  change"
+    for way in ways[:ADVICE]:
+        changes = "; ".join(way.changes)
+        yield f"  {way.time:>6.2f} {written(way.plan.peak):>9} {written(way.plan.sent):>9}  {changes}"
+
+
+def _inference(recipe: Recipe, spec: Any, plan: MemoryPlan, rows: int, asked: Asked) -> Iterator[str]:
+    from models.inference_cost import remembered, weight_bytes
+
+    parameters = _cost(spec, plan.setting.sequence).parameters
+    weights = ", ".join(f"{name} {written(count)}" for name, count in weight_bytes(parameters).items())
+    yield ""
+    yield f"inference         weights: {weights}"
+    kept = remembered(spec.family, plan.setting.config, 2)
+    each = f"{written(kept.per_token)} a token, " if kept.per_token else ""
+    yield f"                  {kept.what} in 16 bits: {each}{written(kept.bytes(plan.setting.sequence))} a sequence"
+
+
+def _attention(recipe: Recipe, spec: Any, plan: MemoryPlan, rows: int, asked: Asked) -> Iterator[str]:
+    from models.attention_cost import AttentionCost
+
+    setting, config = plan.setting, plan.setting.config
+    if not hasattr(config, "heads"):
+        return
+    T, d, h = setting.sequence, config.width, config.heads
+    shared = getattr(config, "kv_heads", h)
+    cost = AttentionCost(T, d, h, shared)
+    one = AttentionCost(T, d, 1, 1)
+    yield ""
+    yield f"attention         a layer and sequence, T = {T}, d = {d}, h = {h} heads"
+    formula = "8 T d^2" if shared == h else f"4 T d^2 (1 + {shared}/{h})"
+    projections, products = f"{formula} = {cost.projections:.4g}", f"4 T^2 d = {cost.products:.4g}"
+    written_down, alone = (written(some.score_bytes(setting.compute)) for some in (cost, one))
+    yield f"                  time    projections {projections}, products {products} FLOPs"
+    yield (
+        f"                  memory  scores h T^2: {written_down} if written down, with one head {alone} at the same "
+        f"FLOPs; flash holds {written(cost.fused_bytes(setting.compute))}"
+    )
+
+
+def _cost(spec: Any, sequence: int) -> Any:
+    from models.families import family
+
+    kind = family(spec.family)
+    return kind.cost(kind.config(**spec.model), Lengths.fixed(sequence, sequence if kind.reads == "pairs" else 0))
+
+
+def _parameters(task: Task) -> int:
+    spec: Any = task.spec
+    return int(_cost(spec, spec.sequence).parameters)
+
+
+def _peak(recipe: Recipe, setting: Setting, device: Gpu | None) -> float | None:
+    if device is not None:
+        return device.peaks[setting.precision]
+    import torch
+
+    from tasks.train.peak import peak_flops
+
+    return peak_flops(torch.device("cpu"), setting.precision)
+
+
+def duration(seconds: float) -> str:
+    if seconds < 120:
+        return f"{seconds:.3g} s"
+    if seconds < 7200:
+        return f"{seconds / 60:.0f} min"
+    return f"{seconds / 3600:.1f} h" if seconds < 7 * 86400 else f"{seconds / 86400:.0f} days"
+
+
+def written(count: float) -> str:
+    for unit in ("B", "kB", "MB", "GB"):
+        if count < 999.5:
+            return f"{count:.3g} {unit}"
+        count /= 1000
+    return f"{count:.3g} TB"
