@@ -24,7 +24,7 @@ def output_loss(x_BTD: Tensor, weight_VD: Tensor, targets_BT: Tensor, smoothing:
     """
     units = (targets_BT != IGNORE).sum()
     x_ND, targets_N = x_BTD.flatten(0, -2), targets_BT.flatten()
-    alone = device_kind(x_ND) == "cpu" and not torch.compiler.is_compiling()
+    alone = not torch.compiler.is_compiling() and device_kind(x_ND) == "cpu"
     if alone:
         real_N = targets_N != IGNORE
         x_ND, targets_N = x_ND[real_N], targets_N[real_N]

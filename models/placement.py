@@ -10,7 +10,7 @@ _rehearsed: ContextVar[str | None] = ContextVar("rehearsed", default=None)
 
 
 def device_kind(tensor: Tensor) -> str:
-    """ "cpu" or "cuda": the tensor's own device, or the one that a rehearsal speaks for (models/rehearsal.py)."""
+    """Of "cpu" and "cuda" the tensor's own device, or the one that a rehearsal speaks for (models/rehearsal.py)."""
     return _rehearsed.get() or tensor.device.type
 
 
