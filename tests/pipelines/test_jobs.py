@@ -283,8 +283,8 @@ def test_ctrl_c_ends_a_session_and_all_its_processes() -> None:
     children = psutil.Process(command.pid).children(recursive=True)
     assert children
     os.killpg(command.pid, signal.SIGINT)  # as a terminal does it
-    assert command.wait(30) == -signal.SIGINT
-    assert not psutil.wait_procs(children, timeout=10)[1]
+    assert command.wait(60) == -signal.SIGINT
+    assert not psutil.wait_procs(children, timeout=30)[1]
 
 
 RECIPE = """
