@@ -1,10 +1,10 @@
 """Seq2seq on data with published numbers: Multi30k, SCAN, grapheme-to-phoneme. Each task on one core.
 
-    PYTHONPATH=. python benchmarks/seq2seq_references.py multi30k-en-de --work /tmp/seq2seq
-    PYTHONPATH=. python benchmarks/seq2seq_references.py multi30k-de-en --work /tmp/seq2seq
-    PYTHONPATH=. python benchmarks/seq2seq_references.py multi30k-de-en-none --work /tmp/seq2seq
-    PYTHONPATH=. python benchmarks/seq2seq_references.py scan --work /tmp/seq2seq
-    PYTHONPATH=. python benchmarks/seq2seq_references.py g2p --work /tmp/seq2seq        # eight languages
+    PYTHONPATH=. python benchmarks/seq2seq_references.py multi30k-en-de --work WORK
+    PYTHONPATH=. python benchmarks/seq2seq_references.py multi30k-de-en --work WORK
+    PYTHONPATH=. python benchmarks/seq2seq_references.py multi30k-de-en-none --work WORK
+    PYTHONPATH=. python benchmarks/seq2seq_references.py scan --work WORK
+    PYTHONPATH=. python benchmarks/seq2seq_references.py g2p --work WORK        # eight languages
 
 A training that was killed goes on when the same command runs again. Everything that is chosen (epochs, dropout, length
 penalty) was chosen on validation pairs; test pairs are scored once a command.

@@ -1,7 +1,7 @@
 """Multi30k en-de, test 2016: BLEU of transformer-tiny against time on one core, beside the published 41.02.
 
-    PYTHONPATH=. python benchmarks/translation_transformer.py train --updates 2000 --work /tmp/tiny
-    PYTHONPATH=. python benchmarks/translation_transformer.py bleu --work /tmp/tiny --average 1 5
+    PYTHONPATH=. python benchmarks/translation_transformer.py train --updates 2000 --work WORK
+    PYTHONPATH=. python benchmarks/translation_transformer.py bleu --work WORK --average 1 5
 
 The published recipe: 4 + 4 layers, width 128, feed-forward 256, 4 heads, dropout .3, joint BPE of 10,000 merges, shared
 embeddings, 8,000 updates of 4,096 tokens, average of the last 10 checkpoints, beam 5, tokenised lowercase BLEU.
