@@ -38,8 +38,7 @@ def ways_to_fit(setting: Setting, memory: float, rows: int) -> list[Way]:
         for method in methods
         for mode in modes
         for strategy in strategies
-        if not (strategy == "fsdp" and method.kind == "qlora")
-        and (
+        if (
             way := _way(
                 setting, replace(setting, method=method, checkpointing=mode, strategy=strategy), memory, rows, first
             )

@@ -70,6 +70,11 @@ class Setting:
         """Bytes of a number in matrix products."""
         return 4 if self.precision == "fp32" else 2
 
+    @property
+    def gathers_half(self) -> bool:
+        """Whether FSDP2 gathers weights in the precision, and autocast has nothing to do: not those in few bits."""
+        return self.strategy == "fsdp" and self.precision != "fp32" and self.method.kind != "qlora"
+
 
 @dataclass(frozen=True)
 class MemoryPlan:
@@ -127,14 +132,13 @@ def memory_plan(
 
 
 def planned(setting: Setting) -> MemoryPlan:
-    if setting.strategy == "fsdp" and setting.method.kind == "qlora":
-        raise ValueError("strategy fsdp: is not planned for a base in few bits; plan ddp, or method lora")
     found = rehearsed(_of_one_process(setting))
     trained, accumulates = found.trained, setting.micro_batches > 1
     if setting.strategy == "fsdp" and setting.world > 1:
-        peak = fsdp_peak_bytes(found, setting.world, setting.compute, accumulates)
-        sent = fsdp_sent_bytes(found.units, setting.world, setting.compute, setting.micro_batches)
-        weights = 4.0 * found.parameters
+        gathered = setting.compute if setting.gathers_half else 4
+        peak = fsdp_peak_bytes(found, setting.world, gathered, accumulates)
+        sent = fsdp_sent_bytes(found.units, setting.world, setting.micro_batches)
+        weights = 4 / gathered * found.units.gathered
     else:
         several = setting.world > 1  # DDP's buckets are there from the start
         peak = found.accumulating_peak if accumulates or several else found.peak
@@ -156,7 +160,7 @@ def planned(setting: Setting) -> MemoryPlan:
 
 def _of_one_process(setting: Setting) -> Setting:
     """What the rehearsal depends on: FSDP2 computes with weights of the type, others under autocast."""
-    strategy: Literal["none", "fsdp"] = "fsdp" if setting.strategy == "fsdp" and setting.world > 1 else "none"
+    strategy: Literal["none", "fsdp"] = "fsdp" if setting.gathers_half and setting.world > 1 else "none"
     return replace(setting, strategy=strategy, world=1, micro_batches=1)
 
 
@@ -183,27 +187,31 @@ def rehearsed(setting: Setting) -> Rehearsal:
 def _rehearse(setting: Setting) -> Rehearsal:
     if setting.precision not in TYPES:
         raise ValueError(f"precision {setting.precision!r} must be one of {', '.join(TYPES)}")
-    kind, numbers = FAMILIES[setting.family], TYPES[setting.precision]
     if setting.method.kind != "full":
         make_tables()  # for LoRA too: peft imports bitsandbytes, with its complaints
-    whole = setting.strategy == "fsdp"
+    numbers = TYPES[setting.precision]
 
     def build() -> nn.Module:
-        model = kind.build(setting.config)
-        if setting.method.kind == "qlora":
-            quantize_model(model, setting.method.quantization or Quantization(), Blocks.like)
-        if setting.method.kind != "full":
-            from models.adapters import Adapter, add_adapter
-
-            add_adapter(model, setting.method.adapter or Adapter())
-        model.train()
-        set_checkpointing(model, setting.checkpointing)
-        if whole and numbers is not None:
+        model = prepared(setting)
+        if setting.gathers_half and numbers is not None:
             computes_in(model, numbers)
         return model
 
-    batch = full_batch(kind.reads, setting.config, setting.micro_batch, setting.sequence)
-    return rehearse(build, batch, autocast=None if whole else numbers, device=setting.device)
+    batch = full_batch(FAMILIES[setting.family].reads, setting.config, setting.micro_batch, setting.sequence)
+    return rehearse(build, batch, autocast=None if setting.gathers_half else numbers, device=setting.device)
+
+
+def prepared(setting: Setting) -> nn.Module:
+    """A model as its training begins, with anything for numbers."""
+    model = FAMILIES[setting.family].build(setting.config)
+    if setting.method.kind == "qlora":
+        quantize_model(model, setting.method.quantization or Quantization(), Blocks.like)
+    if setting.method.kind != "full":
+        from models.adapters import Adapter, add_adapter
+
+        add_adapter(model, setting.method.adapter or Adapter())
+    set_checkpointing(model.train(), setting.checkpointing)
+    return model
 
 
 def computes_in(model: nn.Module, numbers: torch.dtype) -> None:

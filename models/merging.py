@@ -27,8 +27,8 @@ class Survival(NamedTuple):
 @dataclass(frozen=True)
 class MergedMatrix:
     name: str
-    relative_size: float
-    """|d| / |W0|, Frobenius norms."""
+    relative_size: float | None
+    """|d| / |W0|, Frobenius norms; None where W0 is 0."""
     survival: dict[str, Survival]
     """By the format that the sum may be stored in: fp32, bf16, fp16, nf4, fp4, int8."""
 
@@ -104,8 +104,7 @@ def _updates(model: nn.Module, name: str) -> dict[str, Tensor]:
 
 
 def _report(name: str, weight: Tensor, update: Tensor) -> MergedMatrix:
-    size = update.norm()
-    relative = float(size / weight.norm()) if weight.any() else float("inf")
+    relative = float(update.norm() / weight.norm()) if weight.any() else None
     return MergedMatrix(name, relative, {kind: survival(weight, update, kind) for kind in STORED})
 
 

@@ -193,6 +193,10 @@ def quantized(model: nn.Module) -> dict[str, Blocks]:
     }
 
 
+def blocks_of(model: nn.Module) -> list[Blocks]:
+    return [module for module in model.modules() if isinstance(module, Blocks)]
+
+
 def plain_name(name: str) -> str:
     """Of a matrix or parameter, without what adapters and quantisation put around it."""
     return ".".join(part for part in name.split(".") if part not in ("base_layer", "matrices"))

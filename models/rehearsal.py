@@ -26,7 +26,7 @@ from models.flops import WholeOperators
 from models.lstm_workspace import cudnn_bytes, onednn_bytes, onednn_scratch
 from models.memory import Alive
 from models.placement import rehearsed_for
-from models.quantized import Blocks
+from models.quantized import blocks_of
 
 aten = torch.ops.aten
 
@@ -41,14 +41,19 @@ NO_PRODUCTS = (
 
 @dataclass(frozen=True)
 class Units:
-    """Parameters by what is gathered at once: the blocks, and all outside of them."""
+    """What is gathered at once, in bytes as it is gathered: the blocks, and all outside of them."""
 
     blocks: tuple[int, ...]
     blocks_trained: tuple[int, ...]
+    """Numbers of each that have a gradient."""
     root: int
     root_trained: int
     table: int
-    """The largest trained matrix outside of blocks: its gradient is there before those of the blocks."""
+    """Numbers of the largest trained matrix outside of blocks: its gradient is there before those of the blocks."""
+
+    @property
+    def gathered(self) -> int:
+        return sum(self.blocks) + self.root
 
 
 @dataclass(frozen=True)
@@ -94,7 +99,7 @@ def rehearse(
     """
     alive = Alive(onednn_scratch) if device == "cpu" else Alive()
     with torch.random.fork_rng(devices=()), rehearsed_for(device), fake_where_it_matters(device), alive:
-        with _moves_that_move_nothing():
+        with moves_that_move_nothing():
             model = build()
         parameters = list(model.parameters())
         trained = [parameter for parameter in parameters if parameter.requires_grad]
@@ -135,7 +140,7 @@ def rehearse(
 
 def _dequantising(model: nn.Module) -> tuple[Any, ...]:
     """Operators of bitsandbytes that look numbers up in tables."""
-    if not any(isinstance(module, Blocks) for module in model.modules()):
+    if not blocks_of(model):
         return ()
     library = torch.ops.bitsandbytes
     return library.dequantize_4bit, library.dequantize_blockwise
@@ -171,9 +176,9 @@ def units_of(model: nn.Module) -> Units:
     inside = {parameter for block in blocks for parameter in block}
     root = [parameter for parameter in model.parameters() if parameter not in inside]
     return Units(
-        blocks=tuple(sum(p.numel() for p in block) for block in blocks),
+        blocks=tuple(sum(p.nbytes for p in block) for block in blocks),
         blocks_trained=tuple(sum(p.numel() for p in block if p.requires_grad) for block in blocks),
-        root=sum(p.numel() for p in root),
+        root=sum(p.nbytes for p in root),
         root_trained=sum(p.numel() for p in root if p.requires_grad),
         table=max((p.numel() for p in root if p.requires_grad and p.ndim > 1), default=0),
     )
@@ -181,7 +186,7 @@ def units_of(model: nn.Module) -> Units:
 
 def parameters_of(model: nn.Module) -> int:
     """A quantised matrix counts as what it stands for."""
-    blocks = [module for module in model.modules() if isinstance(module, Blocks)]
+    blocks = blocks_of(model)
     codes = {parameter for module in blocks for parameter in module.parameters()}
     plain = sum(parameter.numel() for parameter in model.parameters() if parameter not in codes)
     return plain + sum(math.prod(module.shape) for module in blocks)
@@ -203,7 +208,7 @@ def fake_where_it_matters(device: str = "cpu") -> Iterator[None]:
 
 
 @contextmanager
-def _moves_that_move_nothing() -> Iterator[None]:
+def moves_that_move_nothing() -> Iterator[None]:
     """peft moves its layers to where they are already; module.to() would swap fake tensors, which cannot be."""
     swap = torch.utils.swap_tensors
 

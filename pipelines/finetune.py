@@ -16,7 +16,7 @@ from tasks.errors import UserError
 from tasks.quantise import QuantiseSpec
 from tasks.store import Store
 from tasks.task import Task
-from tasks.train.finetuning import cost, require_sound
+from tasks.train.finetuning import cost
 
 SEQUENCES = 8  # of a step, where the recipe says nothing: the new data are few, and the base already knows most
 UNITS_UNKNOWN = 1_000_000  # stands for the training units until the dataset is there
@@ -41,7 +41,6 @@ def start_of(recipe: Recipe, store: Store) -> Start:
     """Raises UserError where the base cannot be read, or the recipe asks for what the base decides."""
     section = recipe.finetune
     assert section is not None
-    require_sound(section.spec, recipe.compute.strategy, recipe.train.precision)
     base = base_of(section.base, store)
     recipe = _as_the_base_reads(recipe, base, store)
     dataset = dataset_task(recipe, store, base.tokenizers)

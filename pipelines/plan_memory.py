@@ -89,9 +89,6 @@ def setting_of(recipe: Recipe, spec: Any, asked: Asked) -> tuple[Setting, int]:
     elif strategy == "none":
         strategy = "ddp"
     method = method_of(spec, recipe.finetune)
-    if strategy == "fsdp" and method.kind == "qlora":
-        click.echo("\nmemory of a quantised base under fsdp is not planned; what follows is for ddp")
-        strategy = "ddp"
     setting = Setting(
         *(kind.name, kind.config(**spec.model), sequence, micro_batch, method),
         checkpointing=recipe.train.checkpointing,
@@ -166,8 +163,6 @@ def _work(recipe: Recipe, spec: Any, plan: MemoryPlan, rows: int, asked: Asked) 
         )
     if setting.world > 1:
         for strategy, title in (("ddp", "DDP"), ("fsdp", "FSDP2")):
-            if strategy == "fsdp" and setting.method.kind == "qlora":
-                continue
             other = planned(replace(setting, strategy=strategy))  # type: ignore[arg-type]
             yield f"{title:17} peak {written(other.peak)} and {written(other.sent)} sent a step, each rank"
 

@@ -5,8 +5,8 @@ from pathlib import Path
 
 import click
 
-from pipelines.fields import parse_count
 from pipelines.find import find
+from tasks.count import parse_count
 from tasks.errors import UserError
 from tasks.fit.predict import predict
 from tasks.fit.result import Fit

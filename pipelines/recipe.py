@@ -4,11 +4,12 @@ from typing import Annotated, Any, Literal
 
 from pydantic import ConfigDict, Discriminator, Field, Tag, model_validator
 
-from pipelines.fields import Count, Number, Section, Share
+from pipelines.fields import Number, Section, Share
 from pipelines.recipe_finetune import Finetune, with_defaults
 from pipelines.recipe_pairs import PairData
 from pipelines.recipe_series import SeriesData
 from pipelines.recipe_text import TextData
+from tasks.count import Count
 from tasks.evaluate.spec import EvaluateSpec
 
 DATA_KINDS: dict[str, type[Section]] = {"text": TextData, "pairs": PairData, "series": SeriesData}

@@ -4,7 +4,8 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BeforeValidator, Field, model_validator
 
-from pipelines.fields import Count, Number, Section
+from pipelines.fields import Number, Section
+from tasks.count import Count
 
 
 def _files(value: Any) -> Any:

@@ -4,7 +4,8 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BeforeValidator, Field, model_validator
 
-from pipelines.fields import Count, Number, Section, parse_number
+from pipelines.fields import Number, Section, parse_number
+from tasks.count import Count
 
 
 def _rows(value: Any) -> Any:

@@ -4,7 +4,8 @@ from typing import Annotated, Literal
 
 from pydantic import Field, model_validator
 
-from pipelines.fields import Count, Number, Section
+from pipelines.fields import Number, Section
+from tasks.count import Count
 
 
 class Tokenizer(Section):

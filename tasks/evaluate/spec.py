@@ -5,6 +5,8 @@ from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
+from tasks.count import Count
+
 VERSION = 2  # of the task; a change of what it computes raises it
 
 
@@ -14,7 +16,7 @@ class EvaluateSpec(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
 
     split: Literal["validation", "test"] = "validation"
-    units: int | None = Field(default=4_000_000, ge=1)
+    units: Count | None = 4_000_000
     """Target units to evaluate at most, spread over the split. None: all."""
     samples: int = Field(default=3, ge=0)
     """Samples, examples or forecasts shown."""
@@ -22,7 +24,7 @@ class EvaluateSpec(BaseModel):
     seed: int = Field(default=0, ge=0)
     gradient_flow: bool = False
     """text, recurrent: measure how far back in time gradients reach (models/gradient_flow.py)."""
-    decoded: int | None = Field(default=1000, ge=1)
+    decoded: Count | None = 1000
     """pairs: sentences translated by search for BLEU and its like. None: all."""
     beam: int = Field(default=5, ge=1)
     """pairs: hypotheses kept in search; 1 is greedy."""

@@ -4,6 +4,7 @@ Adapters are imported where they are needed: peft takes seconds, which no other 
 """
 
 import json
+import math
 from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -22,15 +23,6 @@ from tasks.train.spec import MethodSpec, TrainSpec
 
 if TYPE_CHECKING:
     from models.adapters import Adapter
-
-
-def require_sound(method: MethodSpec, strategy: str, precision: str) -> None:
-    """Raises UserError: FSDP2 would gather codes and constants of 4-bit blocks as 16-bit numbers, and round them."""
-    if method.kind == "qlora" and strategy == "fsdp" and precision != "fp32":
-        raise UserError(
-            f"compute.strategy: fsdp with precision {precision} would round a quantised base; use ddp, precision fp32, "
-            "or method lora"
-        )
 
 
 def adapted_model(spec: TrainSpec, method: MethodSpec, base: Path) -> nn.Module:
@@ -132,9 +124,10 @@ def note_on(method: MethodSpec, work: Path) -> str:
     formats = matrices[0]["survival"]
     share = {name: sum(m["survival"][name]["share"] for m in matrices) / len(matrices) for name in formats}
     noise = {name: sum(m["survival"][name]["noise"] for m in matrices) / len(matrices) for name in formats}
+    sizes = [m["relative_size"] for m in matrices if m["relative_size"] is not None] or [math.nan]
     return (
         f"\n{method.kind}, rank {method.rank}, beside {len(matrices)} matrices; the update is "
-        f"{sum(m['relative_size'] for m in matrices) / len(matrices):.2%} of its matrix. Stored, "
+        f"{sum(sizes) / len(sizes):.2%} of its matrix. Stored, "
         f"the sum keeps so much of it, and adds so much noise (means over the matrices):\n\n"
         f"| | {' | '.join(formats)} |\n|---|{'---:|' * len(formats)}\n"
         f"| kept | {' | '.join(f'{share[name]:.1%}' for name in formats)} |\n"

@@ -184,7 +184,6 @@ class Training:
         if spec.method is None:
             self.model = kind.build(self.config).to(device).train()
         else:
-            finetuning.require_sound(spec.method, execution.strategy, spec.precision)
             self.model = finetuning.adapted_model(spec, spec.method, self.base_folder()).to(device).train()
         set_checkpointing(self.model, execution.checkpointing)
         if reason := saves_nothing(kind, self.config, execution.checkpointing):
@@ -196,7 +195,7 @@ class Training:
         self.parallel = Parallel(self.model, self.world, execution.strategy, spec.precision)
         groups = finetuning.groups(self.model, spec.method) if spec.method else self.model.parameter_groups()  # type: ignore[operator]
         self.optimizer = AdamW(self.model, groups, spec.optimizer)
-        self.half = spec.precision != "fp32" and self.parallel.strategy != "fsdp"
+        self.half = spec.precision != "fp32" and not self.parallel.gathers_half
         self.stochastic = bool(getattr(self.model, "stochastic", True))
         self.in_pieces = hasattr(self.model, "pieces")
         self.peak = peak_flops(device, spec.precision)

@@ -15,6 +15,7 @@ from torch.distributed.device_mesh import init_device_mesh
 from torch.distributed.fsdp import MixedPrecisionPolicy, fully_shard
 from torch.nn.parallel import DistributedDataParallel
 
+from models.quantized import blocks_of
 from tasks.train.device import DTYPES
 
 Item = TypeVar("Item")
@@ -83,13 +84,16 @@ class Parallel:
         if self.strategy == "fsdp" and not world.joined:
             # One process has nothing to shard; a mesh of one needs a process group that a plain run does not have.
             self.strategy = "none"
+        # Of a base in few bits FSDP2 gathers what is stored: as 16-bit numbers its codes and constants would be others.
+        self.gathers_half = self.strategy == "fsdp" and precision != "fp32" and not blocks_of(model)
+        """Whether weights arrive in the precision; otherwise autocast makes them so."""
         if self.strategy == "ddp":
             devices = [world.device] if world.device.type == "cuda" else None
             self.call = DistributedDataParallel(model, device_ids=devices, gradient_as_bucket_view=True)
         elif self.strategy == "fsdp":
             mesh = init_device_mesh(world.device.type, (world.size,))
             half = MixedPrecisionPolicy(param_dtype=DTYPES[precision], reduce_dtype=torch.float32)
-            policy = MixedPrecisionPolicy() if precision == "fp32" else half
+            policy = half if self.gathers_half else MixedPrecisionPolicy()
             for block in model.blocks():  # type: ignore[operator]
                 fully_shard(block, mesh=mesh, mp_policy=policy)
             fully_shard(model, mesh=mesh, mp_policy=policy)

@@ -1,5 +1,8 @@
 """Bytes on each rank and over the wire: against FSDP2 itself on a fake process group, and against published numbers."""
 
+from contextlib import nullcontext
+from dataclasses import replace
+
 import pytest
 import torch
 import torch.distributed as dist
@@ -18,9 +21,9 @@ from models.families import FAMILIES
 from models.full_batch import full_batch
 from models.inference_cost import remembered, weight_bytes
 from models.memory import Alive
-from models.memory_plan import Setting, memory_plan, planned, rehearsed
+from models.memory_plan import Method, Setting, memory_plan, planned, prepared, rehearsed
 from models.parallel_cost import ddp_sent_bytes, fsdp_sent_bytes
-from models.rehearsal import fake_where_it_matters, units_of
+from models.rehearsal import fake_where_it_matters, moves_that_move_nothing, units_of
 
 TRANSFORMER = FAMILIES["transformer"]
 SMALL = TRANSFORMER.config(vocabulary=2048, width=256, depth=4, heads=4, tied=False)
@@ -64,9 +67,12 @@ def sharded(model: nn.Module, ranks: int, half: bool) -> nn.Module:
 @pytest.mark.parametrize("micro_batches", [1, 2])
 @pytest.mark.parametrize("rows", [1, 16])
 @pytest.mark.parametrize("precision", ["fp32", "bf16"])
-def test_a_rank_of_fsdp2_takes_and_sends_what_the_plan_says(ranks, micro_batches, rows, precision, monkeypatch) -> None:
-    setting = Setting("transformer", SMALL, 64, rows, precision=precision, strategy="fsdp", world=ranks)
-    setting = Setting(**{**setting.__dict__, "micro_batches": micro_batches})
+@pytest.mark.parametrize("method", [Method(), Method("lora"), Method("qlora")], ids=lambda method: method.kind)
+def test_a_rank_of_fsdp2_takes_and_sends_what_the_plan_says(
+    ranks, micro_batches, rows, precision, method, monkeypatch
+) -> None:
+    setting = Setting("transformer", SMALL, 64, rows, method, precision=precision, strategy="fsdp", world=ranks)
+    setting = replace(setting, micro_batches=micro_batches)
     batch, plan = full_batch("text", SMALL, rows, 64), planned(setting)
     init_device_mesh("cpu", (ranks,))  # reads values: not among fakes
     with fake_where_it_matters(), Alive() as alive, Sent() as sent:
@@ -77,16 +83,26 @@ def test_a_rank_of_fsdp2_takes_and_sends_what_the_plan_says(ranks, micro_batches
         ):
             resize = getattr(module, name)
             monkeypatch.setattr(module, name, lambda tensor, resize=resize: (resize(tensor), alive.resized(tensor)))
-        model = sharded(TRANSFORMER.build(SMALL).train(), ranks, precision == "bf16")
-        moments = [torch.zeros_like(parameter._local_tensor) for parameter in model.parameters() for _ in range(2)]
+        with moves_that_move_nothing():
+            model = prepared(setting)
+        model = sharded(model, ranks, setting.gathers_half)
+        trained = [parameter for parameter in model.parameters() if parameter.requires_grad]
+        moments = [torch.zeros_like(parameter._local_tensor) for parameter in trained for _ in range(2)]
         alive.peak = alive.now
         for _ in range(micro_batches):
-            loss = model(batch)
-            loss.nats.backward()
+            half = precision != "fp32" and not setting.gathers_half
+            with torch.autocast("cpu", torch.bfloat16) if half else nullcontext():
+                loss = model(batch)
+                loss.nats.backward()
             del loss
     assert moments
-    # Exact where activations rule; up to a tenth too careful where weights on their way do.
-    assert alive.peak * (1 - 1e-3) <= plan.peak <= alive.peak * (1.001 if rows == 16 else 1.11)
+    # Exact where activations rule; up to a tenth too careful where weights on their way do. Gradients of an adapter's
+    # block may be there when activations are most, and are not planned.
+    assert (
+        alive.peak * (1 - (1e-3 if method.kind == "full" else 0.02))
+        <= plan.peak
+        <= alive.peak * (1.001 if rows == 16 else 1.11)
+    )
     assert plan.sent == pytest.approx(sent.bytes * (ranks - 1) / ranks, rel=0.01)
 
 
@@ -97,7 +113,7 @@ def test_shards_of_models_that_no_machine_here_can_hold(ranks, config) -> None:
     with torch.device("meta"):
         whole = TRANSFORMER.build(config)
     units = units_of(whole)
-    parameters = sum(units.blocks) + units.root
+    parameters = sum(units.blocks_trained) + units.root_trained
     model = sharded(whole, ranks, half=True)
     shard = sum(parameter._local_tensor.nbytes for parameter in model.parameters())
     # Rank 0 has a row more of what the ranks do not divide: 32 of 32,000 embeddings on 1,024 ranks, not 31.25.
@@ -106,11 +122,11 @@ def test_shards_of_models_that_no_machine_here_can_hold(ranks, config) -> None:
 
 def test_what_is_sent_follows_the_rings() -> None:
     units = rehearsed(Setting("transformer", SMALL, 16, 1)).units
-    parameters = sum(units.blocks) + units.root
+    parameters = sum(units.blocks_trained) + units.root_trained
     assert ddp_sent_bytes(parameters, 2) == 4 * parameters
-    assert ddp_sent_bytes(parameters, 1) == fsdp_sent_bytes(units, 1, 4, 3) == 0
-    once, twice = (fsdp_sent_bytes(units, 2, 2, count) for count in (1, 2))
-    assert once == (2 * (2 * sum(units.blocks) + units.root) + 4 * parameters) / 2
+    assert ddp_sent_bytes(parameters, 1) == fsdp_sent_bytes(units, 1, 3) == 0
+    once, twice = (fsdp_sent_bytes(units, 2, count) for count in (1, 2))
+    assert once == (4 * (2 * sum(units.blocks_trained) + units.root_trained) + 4 * parameters) / 2
     assert twice == 2 * once
 
 

@@ -158,6 +158,7 @@ def test_a_test_split_that_cannot_be_is_refused_before_anything_runs(toy: Path, 
 
 def test_evaluation_takes_settings_as_a_recipe_does() -> None:
     spec = load_evaluation({"beam": 3, "units": None}, ["evaluate.split=test", "evaluate.decoded=7"])
+    assert load_evaluation({}, ["evaluate.units=20k"]).units == 20_000
     assert (spec.beam, spec.units, spec.split, spec.decoded) == (3, None, "test", 7)
     for override, message in {
         "evaluate.bean=3": "evaluate.bean: unknown key; did you mean beam",

@@ -7,10 +7,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from models.cost import Lengths
-from pipelines.fields import parse_count
 from pipelines.load import load_recipe
 from pipelines.recipe import Recipe
 from pipelines.training import batch_units, family_of, model_of, train_spec
+from tasks.count import parse_count
 from tasks.errors import UserError
 
 MINIMAL = "data: {source: builtin:stdlib}\n"

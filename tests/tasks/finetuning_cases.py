@@ -14,6 +14,8 @@ from tasks.quantise import FILE
 from tasks.store import write_manifest
 from tasks.train.spec import MethodSpec, TrainSpec
 
+HALF = torch.ops.mkldnn._is_mkldnn_bf16_supported()
+"""Whether this CPU computes in bf16."""
 METHODS: dict[str, dict[str, Any]] = {
     "full": {"kind": "full"},
     "lora": {"kind": "lora", "rank": 2, "alpha": 4.0, "dropout": 0.1},

@@ -1,0 +1,23 @@
+"""Counts as people write them: 50M for 50000000."""
+
+import re
+from typing import Annotated, Any
+
+from pydantic import BeforeValidator, Field
+
+SUFFIXES = {"k": 1e3, "M": 1e6, "G": 1e9, "T": 1e12}
+
+
+def parse_count(value: Any) -> Any:
+    """50M -> 50000000. Suffixes k, M, G, T; YAML hands 1e12 over as text, so that is read too."""
+    if isinstance(value, str):
+        match = re.fullmatch(r"\s*([0-9.]+(?:[eE][+-]?\d+)?)\s*([kMGT]?)\s*", value)
+        if not match:
+            raise ValueError("a count such as 32768, 32k, 50M, 1.5G or 2T")
+        value = float(match[1]) * SUFFIXES.get(match[2], 1.0)
+    if isinstance(value, float) and value.is_integer():
+        return int(value)
+    return value
+
+
+Count = Annotated[int, BeforeValidator(parse_count), Field(ge=1)]
