@@ -140,8 +140,10 @@ def planned(setting: Setting) -> MemoryPlan:
         sent = fsdp_sent_bytes(found.units, setting.world, setting.micro_batches)
         weights = 4 / gathered * found.units.gathered
     else:
-        several = setting.world > 1  # DDP's buckets are there from the start
-        peak = found.accumulating_peak if accumulates or several else found.peak
+        peak = found.accumulating_peak if accumulates else found.peak
+        if setting.world > 1:
+            # DDP's buckets are there from the start, and are made anew after the first backward.
+            peak = max(found.accumulating_peak, found.weights + found.moments + 2 * found.gradients)
         sent = ddp_sent_bytes(trained, setting.world)
         weights = found.weights
     return MemoryPlan(

@@ -194,7 +194,8 @@ class Training:
             self.model.compile(dynamic=False)
         self.parallel = Parallel(self.model, self.world, execution.strategy, spec.precision)
         groups = finetuning.groups(self.model, spec.method) if spec.method else self.model.parameter_groups()  # type: ignore[operator]
-        self.optimizer = AdamW(self.model, groups, spec.optimizer)
+        # DDP's gradients are its buckets.
+        self.optimizer = AdamW(self.model, groups, spec.optimizer, zeroes=self.parallel.strategy == "ddp")
         self.half = spec.precision != "fp32" and not self.parallel.gathers_half
         self.stochastic = bool(getattr(self.model, "stochastic", True))
         self.in_pieces = hasattr(self.model, "pieces")

@@ -38,8 +38,11 @@ class _Group:
 class AdamW:
     """Steps groups of the model's parameters, those that are trained: learning rate x rate, weight decay x decay."""
 
-    def __init__(self, model: nn.Module, groups: Sequence[ParameterGroup], spec: OptimizerSpec) -> None:
-        self.spec = spec
+    def __init__(
+        self, model: nn.Module, groups: Sequence[ParameterGroup], spec: OptimizerSpec, zeroes: bool = False
+    ) -> None:
+        """zeroes: gradients, which are all there, are not dropped after a step but set to 0 where they are."""
+        self.spec, self.zeroes = spec, zeroes
         names: dict[Any, str] = {parameter: name for name, parameter in model.named_parameters()}
         device = next(model.parameters()).device
         self.one = torch.ones((), device=device)
@@ -135,9 +138,12 @@ class AdamW:
             )
 
     def zero_grad(self) -> None:
-        for group in self.groups:
-            for parameter in group.parameters:
-                parameter.grad = None
+        parameters = [parameter for group in self.groups for parameter in group.parameters]
+        if self.zeroes:
+            torch._foreach_zero_([parameter.grad for parameter in parameters if parameter.grad is not None])
+            return
+        for parameter in parameters:
+            parameter.grad = None
 
     def state(self) -> dict[str, Tensor]:
         """What a checkpoint holds, by parameter name, not copied: loading writes into it."""

@@ -73,6 +73,23 @@ class World:
         return [(i, items[i], True) if i < len(items) else (0, items[0], False) for i in rounds]
 
 
+class _OrNothing(nn.Module):
+    """The model; of no batch the loss is 0, and so are all gradients.
+
+    After one such backward DDP's buckets are the gradients themselves, if they are set to 0 in place from then on.
+    Otherwise those that accumulate before the ranks first meet lie beside the buckets: 4 bytes for each parameter.
+    """
+
+    def __init__(self, model: nn.Module) -> None:
+        super().__init__()
+        self.model = model
+
+    def forward(self, batch: dict[str, Tensor] | None) -> Any:
+        if batch is None:
+            return sum(0 * parameter.sum() for parameter in self.model.parameters() if parameter.requires_grad)
+        return self.model(batch)
+
+
 class Parallel:
     """The model as training calls it, and when its gradients are reduced."""
 
@@ -89,7 +106,8 @@ class Parallel:
         """Whether weights arrive in the precision; otherwise autocast makes them so."""
         if self.strategy == "ddp":
             devices = [world.device] if world.device.type == "cuda" else None
-            self.call = DistributedDataParallel(model, device_ids=devices, gradient_as_bucket_view=True)
+            self.call = DistributedDataParallel(_OrNothing(model), device_ids=devices, gradient_as_bucket_view=True)
+            self.call(None).backward()
         elif self.strategy == "fsdp":
             mesh = init_device_mesh(world.device.type, (world.size,))
             half = MixedPrecisionPolicy(param_dtype=DTYPES[precision], reduce_dtype=torch.float32)
