@@ -6,6 +6,7 @@ Python or C++ from short ones.
 """
 
 import math
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, fields, replace
 from functools import lru_cache
@@ -20,17 +21,17 @@ from models.families import FAMILIES
 from models.full_batch import full_batch
 from models.parallel_cost import ddp_sent_bytes, fsdp_peak_bytes, fsdp_sent_bytes
 from models.quantized import Blocks, Quantization, make_tables, quantize_model
-from models.rehearsal import Rehearsal, rehearse
+from models.rehearsal import Rehearsal, Units, rehearse
 
 TYPES = {"fp32": None, "bf16": torch.bfloat16, "fp16": torch.float16}
 MANY_LAYERS = 12
 """From this depth on two shallower models of the same shape are rehearsed: every further layer takes what one takes."""
 SHALLOW = (2, 3)
-SHORT = (36, 64, 100)
+SHORT = (64, 100, 144)
 """Lengths that are rehearsed of a loop over time that would take too long; squares, for chunks of the root of time."""
-POWERS = (0.0, 0.5, 1.0)
-"""Of the length, in what a recurrence takes; a loop that looks back at a source as long as itself takes others too."""
-SHORT_LOOKING_BACK, POWERS_LOOKING_BACK = (25, 36, 64, 100), (0.0, 1.0, 1.5, 2.0)
+POWERS, POWERS_LOOKING_BACK, POWERS_OF_CHUNKS = (0.0, 0.5, 1.0), (0.0, 1.0, 2.0), (0.0, 1.0, 1.5)
+"""Of the length, in what a recurrence takes; in what one does that looks back at a source as long as itself, and in the
+bytes of that one's chunks."""
 NARROWING = 3
 """Chords on the way to the largest micro-batch; the first is exact where the peak is one straight line."""
 LONG_LOOP = 20_000
@@ -171,18 +172,22 @@ def rehearsed(setting: Setting) -> Rehearsal:
     """The rehearsal of a setting on one process, from smaller ones where the setting is large."""
     depth = getattr(setting.config, "depth", 0)
     if depth >= MANY_LAYERS:
-        shallow = [replace(setting, config=replace(setting.config, depth=layers)) for layers in SHALLOW]
-        found = _carried_on([rehearsed(one) for one in shallow], _powers(SHALLOW, (0, 1)), _powers([depth], (0, 1))[0])
-        return replace(found, units=_deeper(found.units, depth))
+        one, other = (rehearsed(replace(setting, config=replace(setting.config, depth=layers))) for layers in SHALLOW)
+        found = _carried_on([one, other], _powers(SHALLOW, (0, 1)), _powers([depth], (0, 1))[0])
+        return replace(found, units=_deeper(one.units, other.units, depth))
     if setting.sequence > max(SHORT) and _operators(setting) > LONG_LOOP:
         piece = getattr(setting.config, "truncation", None)
         if piece is not None and 2 * piece < setting.sequence:
             short = rehearsed(replace(setting, sequence=2 * piece))
             return replace(short, flops=short.flops * setting.sequence / (2 * piece))
-        looks_back = hasattr(setting.config, "attention")
-        lengths, powers = (SHORT_LOOKING_BACK, POWERS_LOOKING_BACK) if looks_back else (SHORT, POWERS)
-        shorts = [rehearsed(replace(setting, sequence=length)) for length in lengths]
-        return _carried_on(shorts, _powers(lengths, powers), _powers([setting.sequence], powers)[0])
+        shorts = [rehearsed(replace(setting, sequence=length)) for length in SHORT]
+        powers = POWERS_LOOKING_BACK if hasattr(setting.config, "attention") else POWERS
+        found = _carried_on(shorts, _powers(SHORT, powers), _powers([setting.sequence], powers)[0])
+        if powers == POWERS_LOOKING_BACK and setting.checkpointing == "sqrt-time":
+            powers = POWERS_OF_CHUNKS
+            held = _carried_on(shorts, _powers(SHORT, powers), _powers([setting.sequence], powers)[0])
+            return replace(held, flops=found.flops)
+        return found
     return _rehearse(setting)
 
 
@@ -191,6 +196,7 @@ def _rehearse(setting: Setting) -> Rehearsal:
         raise ValueError(f"precision {setting.precision!r} must be one of {', '.join(TYPES)}")
     if setting.method.kind != "full":
         make_tables()  # for LoRA too: peft imports bitsandbytes, with its complaints
+    batch = full_batch(FAMILIES[setting.family].reads, setting.config, setting.micro_batch, setting.sequence)
     numbers = TYPES[setting.precision]
 
     def build() -> nn.Module:
@@ -199,7 +205,6 @@ def _rehearse(setting: Setting) -> Rehearsal:
             computes_in(model, numbers)
         return model
 
-    batch = full_batch(FAMILIES[setting.family].reads, setting.config, setting.micro_batch, setting.sequence)
     return rehearse(build, batch, autocast=None if setting.gathers_half else numbers, device=setting.device)
 
 
@@ -251,18 +256,25 @@ def _carried_on(known: Sequence[Rehearsal], at_known: np.ndarray, at_wanted: np.
     numbers: dict[str, Any] = {}
     for field in fields(Rehearsal):
         if field.name != "units":
-            numbers[field.name] = float(np.dot(weights, [getattr(one, field.name) for one in known]))
-    for name in ("parameters", "trained", "operators"):
-        numbers[name] = round(numbers[name])
+            numbers[field.name] = round(float(np.dot(weights, [getattr(one, field.name) for one in known])))
     return replace(known[-1], **numbers)
 
 
-def _deeper(units: Any, depth: int) -> Any:
-    """The blocks of a model of that depth, from one of SHALLOW[-1] layers a stack."""
-    times = len(units.blocks) // SHALLOW[-1] * depth
-    blocks = sorted(zip(units.blocks, units.blocks_trained, strict=True))
-    longer = [blocks[index * len(blocks) // times] for index in range(times)]
-    return replace(units, blocks=tuple(b for b, _ in longer), blocks_trained=tuple(t for _, t in longer))
+def _deeper(one: Units, other: Units, depth: int) -> Units:
+    """Of a model of that depth, from those of SHALLOW: a layer adds blocks, or adds to each of as many, or outside."""
+    first, second = (sorted(zip(units.blocks, units.blocks_trained, strict=True)) for units in (one, other))
+    more = depth - SHALLOW[1]
+    if len(first) == len(second):
+        blocks = [(b + more * (b - a), c + more * (c - d)) for (a, d), (b, c) in zip(first, second, strict=True)]
+    else:
+        blocks = second + more * list((Counter(second) - Counter(first)).elements())
+    return Units(
+        blocks=tuple(gathered for gathered, _ in blocks),
+        blocks_trained=tuple(trained for _, trained in blocks),
+        root=other.root + more * (other.root - one.root),
+        root_trained=other.root_trained + more * (other.root_trained - one.root_trained),
+        table=other.table,
+    )
 
 
 def largest_micro_batch(setting: Setting, memory: float, most: int) -> int:
