@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 import click
 import yaml
 
+from pipelines.amounts import duration, written
 from pipelines.engine import to_make_again
 from pipelines.recipe import Recipe
 from pipelines.run import run_tasks
@@ -41,9 +42,9 @@ def print_plan(recipe: Recipe, root: str, fresh: Sequence[str], settings: bool, 
         (task, *state_of(store, task, task.identity in waiting, again.get(task.identity, "")))
         for task in in_order(targets)
     ]
-    for (name, state, why), group in groupby(lines, key=lambda line: (line[0].name, *line[1:])):
+    for (_, state, why), group in groupby(lines, key=lambda line: (line[0].name, *line[1:])):
         tasks = [line[0] for line in group]
-        title = tasks[0].title if len(tasks) == 1 else f"{tasks[0].title} ... {tasks[-1].title} ({len(tasks)} {name})"
+        title = tasks[0].title if len(tasks) == 1 else f"{tasks[0].title} ... {tasks[-1].title} ({len(tasks)} tasks)"
         click.echo(f"  {state:9} {title}  {click.style(why, dim=True)}")
     if recipe.sweep is not None:
         several = "a fit for each family, what overtakes what" if recipe.sweep.families else "fit"
@@ -107,7 +108,9 @@ def _change(key: str, before: Any, now: Any) -> str:
 def _print_cost(recipe: Recipe, training: list[Task], waiting: set[str], here: bool) -> None:
     total = sum(task.weight for task in training)
     left = sum(task.weight for task in training if task.identity in waiting)
-    click.echo(f"\n{len(training)} trainings, {total:.4g} FLOPs; to do {left:.4g} FLOPs")
+    click.echo(
+        f"\n{len(training)} training{'s' if len(training) > 1 else ''}, {total:.4g} FLOPs; to do {left:.4g} FLOPs"
+    )
     for line in _model_lines(recipe, training):
         click.echo(f"  {line}")
     if left and here:
@@ -119,7 +122,7 @@ def _print_cost(recipe: Recipe, training: list[Task], waiting: set[str], here: b
         peak = peak_flops(device, recipe.train.precision)
         if peak is not None:
             seconds = left / (SHARE_OF_PEAK * peak * _at_once(recipe))
-            click.echo(f"  about {_duration(seconds)} on this machine, at {SHARE_OF_PEAK:.0%} of its matrix speed")
+            click.echo(f"  about {duration(seconds)} on this machine, at {SHARE_OF_PEAK:.0%} of its matrix speed")
 
 
 def _model_lines(recipe: Recipe, training: list[Task]) -> Iterator[str]:
@@ -141,7 +144,7 @@ def _model_lines(recipe: Recipe, training: list[Task]) -> Iterator[str]:
         per_unit = task.weight / ((spec.stop_step - spec.start_step) * spec.batch)  # with the data's own lengths
         whose = f"{task.tags['family']} " if several else ""
         adapter = spec.method is not None and spec.method.kind != "full"  # then the table of memory says what is held
-        held = "" if adapter else f", {_bytes(state_bytes(cost.parameters).total)} for weights, gradients and AdamW"
+        held = "" if adapter else f", {written(state_bytes(cost.parameters).total)} for weights, gradients and AdamW"
         yield (
             f"{whose}width {spec.model.get('width', '-'):>5}: N {cost.parameters:>13,} "
             f"({cost.parameters_without_embeddings:,} without embeddings), "
@@ -157,17 +160,3 @@ def _at_once(recipe: Recipe) -> float:
     if recipe.sweep is None:
         return recipe.compute.workers * recipe.compute.cpus_per_worker
     return float(os.cpu_count() or 1)
-
-
-def _duration(seconds: float) -> str:
-    if seconds < 120:
-        return f"{seconds:.0f} s"
-    return f"{seconds / 60:.0f} min" if seconds < 7200 else f"{seconds / 3600:.1f} h"
-
-
-def _bytes(count: float) -> str:
-    for unit in ("B", "kB", "MB", "GB"):
-        if count < 1000:
-            return f"{count:.3g} {unit}"
-        count /= 1000
-    return f"{count:.3g} TB"

@@ -10,6 +10,7 @@ import click
 from models.cost import Lengths
 from models.devices import Gpu, gpu
 from models.memory_plan import MemoryPlan, Method, Setting, largest_micro_batch, planned
+from pipelines.amounts import duration, written
 from pipelines.recipe import Recipe
 from pipelines.recipe_finetune import Finetune
 from tasks.errors import UserError
@@ -247,19 +248,3 @@ def _peak(recipe: Recipe, setting: Setting, device: Gpu | None) -> float | None:
     from tasks.train.peak import peak_flops
 
     return peak_flops(torch.device("cpu"), setting.precision)
-
-
-def duration(seconds: float) -> str:
-    if seconds < 120:
-        return f"{seconds:.3g} s"
-    if seconds < 7200:
-        return f"{seconds / 60:.0f} min"
-    return f"{seconds / 3600:.1f} h" if seconds < 7 * 86400 else f"{seconds / 86400:.0f} days"
-
-
-def written(count: float) -> str:
-    for unit in ("B", "kB", "MB", "GB"):
-        if count < 999.5:
-            return f"{count:.3g} {unit}"
-        count /= 1000
-    return f"{count:.3g} TB"
