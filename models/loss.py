@@ -10,6 +10,10 @@ IGNORE = -100
 """A target with this value is no target: it adds neither nats nor units."""
 
 
+class Unsayable(ValueError):
+    """The data hold a value that the model gives no probability."""
+
+
 class Loss(NamedTuple):
     """Of one batch; a step adds up nats and units over micro-batches and ranks and divides once."""
 

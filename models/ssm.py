@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from models.cost import Cost, Lengths
 from models.emissions import BernoulliEmission, CategoricalEmission, Emission, GaussianEmission, KnownEmission
 from models.gaussian import gaussian_kl
-from models.loss import Loss
+from models.loss import Loss, Unsayable
 from models.particles import forecast, importance, particle_filter
 from models.posteriors import Posterior, StructuredPosterior
 from models.transitions import GatedTransition, KnownTransition, LinearTransition, LstmTransition
@@ -224,13 +224,13 @@ class StateSpace(nn.Module):
         """Whether the emission can say such values; once, on the first batch, for it waits for the device.
 
         Raises:
-            ValueError: naming a value that it cannot.
+            Unsayable: naming a value that it cannot.
         """
         classes = self.config.categories if self.config.emission == "categorical" else 2
         wrong = values[(values < 0) | (values >= classes) | (values != values.round())]
         if len(wrong):
             hint = ", or raise model.categories" if self.config.emission == "categorical" else ""
-            raise ValueError(
+            raise Unsayable(
                 f"model.emission: {self.config.emission} says whole numbers from 0 to {classes - 1}; the data holds "
                 f"{float(wrong[0]):g}; set data.standardise: false{hint}, or take gaussian"
             )

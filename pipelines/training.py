@@ -120,6 +120,11 @@ def batch_units(recipe: Recipe, model: Model, tokens: int, batch: int | None = N
             f"train.batch: {batch} target units are no whole number of sequences of {sequence} (data.sequence); "
             f"{right} would be"
         )
+    if batch < sequence:
+        raise UserError(
+            f"train.batch: {batch} target units are less than one sequence of {sequence} (data.sequence); "
+            f"{sequence} would do"
+        )
     return batch
 
 

@@ -22,7 +22,7 @@ from torch import Tensor
 
 from models.checkpointing import saves_nothing, set_checkpointing
 from models.families import family
-from models.loss import Loss, total_of
+from models.loss import Loss, Unsayable, total_of
 from models.saved import save_weights
 from tasks.errors import UserError
 from tasks.record import Record, read_rows
@@ -123,6 +123,8 @@ def train(
     try:
         training.run()
         status, reason = training.verdict()
+    except Unsayable as error:
+        raise UserError(str(error)) from None
     except Diverged as diverged:
         status, reason = "diverged", str(diverged)
         log.error("%s", reason)

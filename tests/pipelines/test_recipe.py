@@ -110,6 +110,14 @@ def test_a_batch_that_is_no_number_of_sequences_names_one_that_is(recipe_file: P
         batch_units(recipe, model_of(recipe, {"vocabulary": 257}, Lengths.fixed(128)), 10**6)
 
 
+def test_a_batch_of_less_than_a_series_is_refused_before_anything_runs(tmp_path: Path) -> None:
+    path = tmp_path / "series.yaml"
+    path.write_text("data: {kind: series, generated: {}, sequence: 64}\nmodel: {family: ssm}\ntrain: {batch: 32}\n")
+    recipe = load_recipe(path)
+    with pytest.raises(UserError, match=r"train.batch: 32 target units are less than one sequence of 64"):
+        batch_units(recipe, model_of(recipe, {"channels": 1}, Lengths.fixed(64)), 10**4)
+
+
 def test_what_is_no_recipe_is_said(tmp_path: Path) -> None:
     path = tmp_path / "recipe.yaml"
     with pytest.raises(UserError, match="no such recipe"):

@@ -7,6 +7,7 @@ import pytest
 from family_cases import family_spec, settings
 from family_trainings import assert_a_step_is_the_sum_of_its_micro_batches, assert_resumes, run
 
+from tasks.errors import UserError
 from tasks.record import read_rows
 from tasks.train.spec import TrainSpec
 
@@ -36,3 +37,11 @@ def test_the_logged_loss_is_weighted_in_training_and_whole_in_validation(tmp_pat
 def test_a_step_is_the_sum_of_its_micro_batches_over_their_units(tmp_path: Path) -> None:
     model = assert_a_step_is_the_sum_of_its_micro_batches(ssm_spec(), tmp_path, more_than=3)
     assert all(parameter.grad is not None for parameter in model.parameters())
+
+
+def test_data_that_the_emission_cannot_say_are_one_line(tmp_path: Path) -> None:
+    spec = family_spec("ssm", model=settings("ssm") | {"emission": "bernoulli"})
+    with pytest.raises(
+        UserError, match=r"model.emission: bernoulli says whole numbers from 0 to 1; the data holds \S+;"
+    ):
+        run(spec, tmp_path)
