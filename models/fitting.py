@@ -1,6 +1,6 @@
 """What would make a step fit into a memory: other settings, ranked by the time that they cost."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
 from typing import Literal
 
@@ -22,28 +22,27 @@ class Way:
     changes: tuple[str, ...]
 
 
-def ways_to_fit(setting: Setting, memory: float, rows: int) -> list[Way]:
+def ways_to_fit(
+    setting: Setting, memory: float, rows: int, watch: Callable[[list[Setting]], Iterable[Setting]] = iter
+) -> list[Way]:
     """Settings whose peak is at most `memory` bytes a rank, fastest first; of equal ones those that change less.
 
     rows: examples that a rank has in a step, which a smaller micro-batch spreads over more passes. Tried are every way
-    to checkpoint, DDP and FSDP2, adapters in place of all weights, and where nothing fits, more devices.
+    to checkpoint, DDP and FSDP2, adapters in place of all weights, and where nothing fits, more devices. `watch` goes
+    through a list of settings, as a progress bar does: each takes seconds.
     """
     first = planned(replace(setting, checkpointing="none", micro_batch=1)).flops
     others = [Method("lora"), Method("qlora")] if setting.method.kind == "full" else []
     methods = [setting.method, *(method for method in others if _takes(setting, method))]
     strategies: Sequence[Literal["none", "ddp", "fsdp"]] = ("ddp", "fsdp") if setting.world > 1 else ("none",)
     modes = [mode for mode in MODES if saves_nothing(FAMILIES[setting.family], setting.config, mode) is None]
-    found = [
-        way
+    candidates = [
+        replace(setting, method=method, checkpointing=mode, strategy=strategy)
         for method in methods
         for mode in modes
         for strategy in strategies
-        if (
-            way := _way(
-                setting, replace(setting, method=method, checkpointing=mode, strategy=strategy), memory, rows, first
-            )
-        )
     ]
+    found = [way for candidate in watch(candidates) if (way := _way(setting, candidate, memory, rows, first))]
     if not any(way.plan.setting.method == setting.method for way in found):
         found += _with_more_ranks(setting, memory, rows, first, modes)
     ranked = sorted(found, key=lambda way: (way.time, len(way.changes), -way.plan.setting.micro_batch))
@@ -77,15 +76,8 @@ def _with_more_ranks(setting: Setting, memory: float, rows: int, first: float, m
     world = max(2, 2 * setting.world)
     while world <= MOST_RANKS:
         fewer = max(1, rows * setting.world // world)
-        found = [
-            way
-            for mode in modes
-            if (
-                way := _way(
-                    setting, replace(setting, checkpointing=mode, strategy="fsdp", world=world), memory, fewer, first
-                )
-            )
-        ]
+        candidates = [replace(setting, checkpointing=mode, strategy="fsdp", world=world) for mode in modes]
+        found = [way for candidate in candidates if (way := _way(setting, candidate, memory, fewer, first))]
         if found:
             return found
         world *= 2

@@ -3,9 +3,11 @@
 import re
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import Any, Literal
 
 import click
+from tqdm import tqdm
 
 from models.cost import Lengths
 from models.devices import Gpu, gpu
@@ -183,8 +185,8 @@ def _fits(recipe: Recipe, spec: Any, plan: MemoryPlan, rows: int, asked: Asked) 
         return
     from models.fitting import ways_to_fit
 
-    ways = ways_to_fit(setting, memory, rows)
     yield f"{written(plan.peak)} do not fit into {written(memory)}. What would, fastest first:"
+    ways = ways_to_fit(setting, memory, rows, partial(tqdm, desc="  rehearsing", leave=False, disable=None))
     if not ways:
         yield "  nothing that is known here, on up to 1024 devices"
         return
