@@ -271,8 +271,11 @@ def test_a_cluster_that_cannot_be_joined_is_one_line(address: str, message: str)
 
 @pytest.mark.slow
 def test_ctrl_c_ends_a_session_and_all_its_processes() -> None:
+    # What a shell runs in the background ignores Ctrl-C, tests as well.
     script = (
-        "import time; from pipelines.ray_session import session\nwith session(cpus=1): print('open'); time.sleep(99)"
+        "import signal, time; from pipelines.ray_session import session\n"
+        "signal.signal(signal.SIGINT, signal.default_int_handler)\n"
+        "with session(cpus=1): print('open'); time.sleep(99)"
     )
     environment = {**os.environ, "PYTHONPATH": str(upload.CODE)}
     environment.pop("RAY_ADDRESS", None)
