@@ -14,6 +14,7 @@ Numbers are quantised once, for the kernels of a CPU and of a GPU differ in some
 
 import hashlib
 import json
+import math
 from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass
 from functools import cache
@@ -107,14 +108,18 @@ class Blocks(nn.Module):
         if self.quantization.kind not in FOUR_BITS:
             levels = _levels(self.codes.device)
             return kernels.dequantize_blockwise(self.codes, absmax=constants, code=levels, blocksize=BLOCK)
+        # bitsandbytes 0.50 on a CPU begins every row with a block of its own: wrong where rows are no whole number of
+        # blocks. As rows of one block each it is right.
+        count = math.prod(self.shape)
+        rows = count // BLOCK if count % BLOCK == 0 else 1
         state = kernels.QuantState(
             absmax=constants,
-            shape=torch.Size(self.shape),
+            shape=torch.Size((rows, count // rows)),
             dtype=torch.float32,
             blocksize=BLOCK,
             quant_type=self.quantization.kind,
         )
-        return kernels.dequantize_4bit(self.codes, state)
+        return kernels.dequantize_4bit(self.codes, state).view(self.shape)
 
     def extra_repr(self) -> str:
         return f"{self.shape[0]} x {self.shape[1]}, {self.quantization.kind}"
