@@ -32,7 +32,8 @@ def ways_to_fit(
     through a list of settings, as a progress bar does: each takes seconds.
     """
     first = planned(replace(setting, checkpointing="none", micro_batch=1)).flops
-    others = [Method("lora"), Method("qlora")] if setting.method.kind == "full" else []
+    smaller: dict[str, list[Literal["lora", "qlora"]]] = {"full": ["lora", "qlora"], "lora": ["qlora"], "qlora": []}
+    others = [replace(setting.method, kind=kind) for kind in smaller[setting.method.kind]]
     methods = [setting.method, *(method for method in others if _takes(setting, method))]
     strategies: Sequence[Literal["none", "ddp", "fsdp"]] = ("ddp", "fsdp") if setting.world > 1 else ("none",)
     modes = [mode for mode in MODES if saves_nothing(FAMILIES[setting.family], setting.config, mode) is None]

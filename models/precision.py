@@ -86,8 +86,10 @@ class Float:
 
     def rounded(self, x: float) -> float:
         """The nearest number, ties to the even fraction; beyond them infinity or, if there is none, the largest."""
-        if not math.isfinite(x) or x == 0:
+        if math.isnan(x) or x == 0:
             return x
+        if math.isinf(x):
+            return x if self.special == "ieee" else math.copysign(self.largest, x)
         step = Fraction(self.spacing(x))
         near = float(round(Fraction(x) / step) * step)  # Python rounds halves to even, as IEEE does
         if abs(near) > self.largest:

@@ -1,5 +1,6 @@
 """What fine-tuning starts from: a training of ours, or a checkpoint from elsewhere."""
 
+import json
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -69,6 +70,8 @@ def _of_ours(folder: Path, store: Store) -> Base:
     if not store.committed("train", manifest["identity"]):
         raise UserError(f"finetune.base: {folder} lies outside {store.root}; give its own root with --root")
     if not (folder / "model").is_dir():
+        if json.loads((folder / "result.json").read_text())["status"] == "finished":
+            raise UserError(f"{folder / 'model'}: missing; remove the folder {folder} and run what made it again")
         raise UserError(f"finetune.base: {manifest['label']} left no model (it diverged); give another run")
     kind = family(manifest["spec"]["family"])
     dataset = store.artifact("dataset", manifest["inputs"]["data"])

@@ -4,24 +4,28 @@ import re
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 import click
 from tqdm import tqdm
 
-from models.cost import Lengths
+from models.cost import Lengths, state_bytes
 from models.devices import Gpu, gpu
 from models.memory_plan import MemoryPlan, Method, Setting, largest_micro_batch, planned
 from pipelines.amounts import duration, written
 from pipelines.recipe import Recipe
 from pipelines.recipe_finetune import Finetune
+from pipelines.training import idle_workers
 from tasks.errors import UserError
 from tasks.task import Task
+
+if TYPE_CHECKING:
+    from models.fitting import Way
 
 UNITS = {"kB": 1e3, "MB": 1e6, "GB": 1e9, "TB": 1e12, "KiB": 2**10, "MiB": 2**20, "GiB": 2**30, "TiB": 2**40}
 MFU_OF_GPUS = 0.4
 MOST_UNITS = 1 << 22
-"""Target units of the largest micro-batch that is looked for."""
+"""Target units of the largest micro-batch that is rehearsed."""
 ADVICE = 8
 """Ways to fit that are printed."""
 
@@ -36,6 +40,10 @@ class Asked:
     memory: str | None = None
     mfu: float | None = None
     report: bool = False
+
+    def __post_init__(self) -> None:
+        """Raises UserError: said before anything is printed."""
+        _ = self.device, self.bytes
 
     @property
     def anything(self) -> bool:
@@ -53,39 +61,52 @@ class Asked:
         """That one rank may take: --memory, else the device's."""
         if self.memory is None:
             return None if self.device is None else self.device.memory
-        match = re.fullmatch(r"\s*([0-9.]+)\s*([kMGT]i?B|KiB)\s*", self.memory)
-        if match is None:
+        match = re.fullmatch(r"\s*(\d+\.?\d*|\.\d+)\s*([kMGT]i?B|KiB)\s*", self.memory)
+        if match is None or float(match[1]) == 0:
             raise UserError(f"--memory: {self.memory!r} must be a size such as 80GB or 24GiB")
         return float(match[1]) * UNITS[match[2]]
 
 
 def print_memory(recipe: Recipe, training: Sequence[Task], asked: Asked) -> None:
-    """Of the largest of the trainings: the others take less."""
+    """Of the largest of the trainings, by the ledger's formulas."""
     spec: Any
-    largest = max(training, key=_parameters)
+    largest = max(training, key=_about_bytes)
     spec = largest.spec
-    setting, rows = setting_of(recipe, spec, asked)
+    setting, examples = setting_of(recipe, spec, asked)
     plan = planned(setting)
     click.echo("\nmemory of a training step" + (f" of {largest.title}" if len(training) > 1 else ""))
-    for line in table(plan, rows):
+    for line in table(plan):
         click.echo(f"  {line}")
+    if note := idle_workers(examples, setting.micro_batch, setting.world):
+        click.echo(f"  {note}")
     if not asked.anything:
         return
     for section in (_work, _fits, _inference, _attention):
-        for line in section(recipe, spec, plan, rows, asked):
+        for line in section(recipe, spec, plan, examples, asked):
             click.echo(f"  {line}" if line else "")
 
 
 def setting_of(recipe: Recipe, spec: Any, asked: Asked) -> tuple[Setting, int]:
-    """The recipe's step on the devices that were asked for, and the examples of each rank in a step."""
+    """The recipe's step on the devices that were asked for, and the examples of a step over all ranks.
+
+    Micro-batches are dealt to the ranks whole, as training does it. Where other devices or lengths are asked for than
+    the recipe's, the micro-batch may become smaller, so that every rank has one.
+    """
     from models.families import family
 
     kind, device = family(spec.family), asked.device
     world, sequence = asked.gpus or recipe.compute.workers, asked.sequence or spec.sequence
     if device is not None and spec.precision not in device.peaks:
         raise UserError(f"train.precision: {asked.gpu} has no {spec.precision}; it has {', '.join(device.peaks)}")
-    rows = max(1, -(-spec.batch // sequence // world))
-    micro_batch = min(rows, max(1, spec.micro_batch * spec.sequence // sequence))
+    examples = max(1, spec.batch // sequence)
+    micro_batch = min(examples, max(1, spec.micro_batch * spec.sequence // sequence))
+    if asked.gpus is not None or asked.sequence is not None:
+        micro_batch = min(micro_batch, -(-examples // world))
+    if micro_batch * sequence > MOST_UNITS:
+        raise UserError(
+            f"train.micro_batch: {micro_batch} x {sequence} target units are more than the {MOST_UNITS} that are "
+            "rehearsed; plan with a smaller one, or shorter sequences"
+        )
     strategy: Literal["none", "ddp", "fsdp"] = recipe.compute.strategy
     if world == 1:
         strategy = "none"
@@ -98,10 +119,10 @@ def setting_of(recipe: Recipe, spec: Any, asked: Asked) -> tuple[Setting, int]:
         precision=spec.precision,
         strategy=strategy,
         world=world,
-        micro_batches=-(-rows // micro_batch),
+        micro_batches=-(-examples // (micro_batch * world)),
         device="cpu" if device is None else "cuda",
     )
-    return setting, rows
+    return setting, examples
 
 
 def method_of(spec: Any, section: Finetune | None) -> Method:
@@ -119,7 +140,7 @@ def method_of(spec: Any, section: Finetune | None) -> Method:
     return Method(found.kind, adapter, Quantization(section.quantisation, section.double))
 
 
-def table(plan: MemoryPlan, rows: int) -> Iterator[str]:
+def table(plan: MemoryPlan) -> Iterator[str]:
     setting = plan.setting
     passes = f", {setting.micro_batches} a step" if setting.micro_batches > 1 else ""
     ranks = f", {setting.strategy} on {setting.world} ranks" if setting.world > 1 else ""
@@ -141,21 +162,27 @@ def table(plan: MemoryPlan, rows: int) -> Iterator[str]:
     yield f"{'peak':17} {'':>18} " + (f"{'':>10} {written(plan.peak):>13}" if several else f"{written(plan.peak):>10}")
 
 
-def _work(recipe: Recipe, spec: Any, plan: MemoryPlan, rows: int, asked: Asked) -> Iterator[str]:
+def _work(recipe: Recipe, spec: Any, plan: MemoryPlan, examples: int, asked: Asked) -> Iterator[str]:
     setting, device = plan.setting, asked.device
     cost = _cost(spec, setting.sequence)
-    step = cost.training_flops_per_unit * rows * setting.world * setting.sequence
-    steps = (spec.stop_step - spec.start_step) * spec.batch / (rows * setting.world * setting.sequence)
+    step = cost.training_flops_per_unit * examples * setting.sequence
+    steps = (spec.stop_step - spec.start_step) * spec.batch / (examples * setting.sequence)
+    really = plan.flops * examples / setting.micro_batch
     if setting.method.kind != "full":
-        step = plan.flops * rows * setting.world / setting.micro_batch
+        step = really
         yield f"FLOPs             {step:.4g} a step, {step * steps:.4g} in all (counted)"
     else:
         yield f"FLOPs             {step:.4g} a step, {step * steps:.4g} in all"
-    really = plan.flops * rows * setting.world / setting.micro_batch
-    yield f"really computed   {really / step:.3g} times that: attention's scores and what is checkpointed come twice"
+    if abs(really / step - 1) > 0.005:
+        twice = ["attention's scores"] if hasattr(setting.config, "heads") else []
+        twice += ["what is checkpointed"] if setting.checkpointing != "none" else []
+        why = f"{' and '.join(twice)} come twice" if really > step and twice else "backward is not twice forward"
+        yield f"really computed   {really / step:.3g} times that: {why}"
     peak, mfu = _peak(recipe, setting, device), asked.mfu or MFU_OF_GPUS
     if peak is not None:
-        seconds = step / (mfu * peak * setting.world)
+        # All wait for the rank that has most to do.
+        most = min(examples, setting.micro_batches * setting.micro_batch)
+        seconds = step * most / examples / (mfu * peak)
         again = planned(replace(setting, checkpointing="none"))
         more = plan.flops / again.flops
         longer = f", of which checkpointing is {seconds * (more - 1):.3g} s" if more > 1.001 else ""
@@ -170,7 +197,7 @@ def _work(recipe: Recipe, spec: Any, plan: MemoryPlan, rows: int, asked: Asked) 
             yield f"{title:17} peak {written(other.peak)} and {written(other.sent)} sent a step, each rank"
 
 
-def _fits(recipe: Recipe, spec: Any, plan: MemoryPlan, rows: int, asked: Asked) -> Iterator[str]:
+def _fits(recipe: Recipe, spec: Any, plan: MemoryPlan, examples: int, asked: Asked) -> Iterator[str]:
     memory = asked.bytes
     if memory is None:
         return
@@ -186,17 +213,25 @@ def _fits(recipe: Recipe, spec: Any, plan: MemoryPlan, rows: int, asked: Asked) 
     from models.fitting import ways_to_fit
 
     yield f"{written(plan.peak)} do not fit into {written(memory)}. What would, fastest first:"
+    rows = -(-examples // setting.world)
     ways = ways_to_fit(setting, memory, rows, partial(tqdm, desc="  rehearsing", leave=False, disable=None))
     if not ways:
         yield "  nothing that is known here, on up to 1024 devices"
         return
     yield f"  {'time x':>6} {'peak':>9} {'sent':>9}  change"
-    for way in ways[:ADVICE]:
-        changes = "; ".join(way.changes)
-        yield f"  {way.time:>6.2f} {written(way.plan.peak):>9} {written(way.plan.sent):>9}  {changes}"
+    adapting = [way for way in ways if way.plan.setting.method != setting.method and recipe.finetune is None]
+    yield from map(_way, [way for way in ways if way not in adapting][:ADVICE])
+    if adapting:
+        yield "  with a base that is trained already (reducible finetune):"
+        yield from map(_way, adapting[:ADVICE])
 
 
-def _inference(recipe: Recipe, spec: Any, plan: MemoryPlan, rows: int, asked: Asked) -> Iterator[str]:
+def _way(way: "Way") -> str:
+    changes = "; ".join(way.changes)
+    return f"  {way.time:>6.2f} {written(way.plan.peak):>9} {written(way.plan.sent):>9}  {changes}"
+
+
+def _inference(recipe: Recipe, spec: Any, plan: MemoryPlan, examples: int, asked: Asked) -> Iterator[str]:
     from models.inference_cost import remembered, weight_bytes
 
     parameters = _cost(spec, plan.setting.sequence).parameters
@@ -205,10 +240,11 @@ def _inference(recipe: Recipe, spec: Any, plan: MemoryPlan, rows: int, asked: As
     yield f"inference         weights: {weights}"
     kept = remembered(spec.family, plan.setting.config, 2)
     each = f"{written(kept.per_token)} a token, " if kept.per_token else ""
-    yield f"                  {kept.what} in 16 bits: {each}{written(kept.bytes(plan.setting.sequence))} a sequence"
+    bits = "" if "float64" in kept.what else " in 16 bits"
+    yield f"                  {kept.what}{bits}: {each}{written(kept.bytes(plan.setting.sequence))} a sequence"
 
 
-def _attention(recipe: Recipe, spec: Any, plan: MemoryPlan, rows: int, asked: Asked) -> Iterator[str]:
+def _attention(recipe: Recipe, spec: Any, plan: MemoryPlan, examples: int, asked: Asked) -> Iterator[str]:
     from models.attention_cost import AttentionCost
 
     setting, config = plan.setting, plan.setting.config
@@ -237,9 +273,10 @@ def _cost(spec: Any, sequence: int) -> Any:
     return kind.cost(kind.config(**spec.model), Lengths.fixed(sequence, sequence if kind.reads == "pairs" else 0))
 
 
-def _parameters(task: Task) -> int:
+def _about_bytes(task: Task) -> float:
     spec: Any = task.spec
-    return int(_cost(spec, spec.sequence).parameters)
+    cost = _cost(spec, spec.sequence)
+    return state_bytes(cost.parameters).total + float(cost.activation_bytes(spec.micro_batch * spec.sequence))
 
 
 def _peak(recipe: Recipe, setting: Setting, device: Gpu | None) -> float | None:

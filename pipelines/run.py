@@ -14,7 +14,7 @@ from pipelines.engine import engine, failures, make_again
 from pipelines.finetune import Start
 from pipelines.finetune import start_of as from_base
 from pipelines.recipe import Recipe
-from pipelines.training import Model, family_of, model_of, train_spec, training_task
+from pipelines.training import Model, family_of, idle_workers, model_of, train_spec, training_task
 from tasks.dataset import TEST_SPLIT
 from tasks.errors import UserError
 from tasks.evaluate import spec as evaluate_spec
@@ -85,6 +85,9 @@ def run_recipe(recipe: Recipe, root: str, fresh: Sequence[str] = ()) -> int:
     store = Store(root)
     tasks = run_tasks(recipe, store)
     make_again(fresh, [tasks.summary], store)
+    spec: Any = tasks.train.spec
+    if note := idle_workers(spec.batch // spec.sequence, spec.micro_batch, recipe.compute.workers):
+        click.echo(note)
     with engine(store, recipe.mlflow) as made:
         outcomes = {}
         if tasks.provisional:

@@ -203,6 +203,23 @@ def execution_of(recipe: Recipe, spec: TrainSpec) -> Execution:
     )
 
 
+def idle_workers(examples: int, micro_batch: int, workers: int) -> str:
+    """What to say where workers have nothing to do: micro-batches of a step are dealt out whole.
+
+    examples: of a step; those of different lengths may make more micro-batches.
+    """
+    count = -(-examples // micro_batch)
+    passes = -(-count // workers)
+    if count >= workers or workers == 1:
+        return ""
+    has = f"{workers - count} of {workers} workers have nothing to do: a step is"
+    if examples < workers:
+        return f"{has} {examples} sequence{'s' if examples > 1 else ''}; a larger train.batch has work for all"
+    share = -(-examples // (workers * passes))
+    dealt = f"{count} micro-batch{'es' if count > 1 else ''} of {micro_batch} sequences"
+    return f"{has} {dealt}; train.micro_batch={share} has work for all"
+
+
 def training_flops(spec: TrainSpec, cost: Cost) -> float:
     """FLOPs of this stretch alone, from the ledger."""
     return (spec.stop_step - spec.start_step) * spec.batch * cost.training_flops_per_unit

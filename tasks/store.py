@@ -149,22 +149,21 @@ def read_manifest(artifact: Path) -> dict[str, Any]:
     except FileNotFoundError:
         raise UserError(f"{artifact}: no artifact lies there (its {MANIFEST} is missing)") from None
     except ValueError:
-        raise UserError(f"{artifact / MANIFEST}: damaged; remove the folder {artifact} and run again") from None
+        raise UserError(
+            f"{artifact / MANIFEST}: damaged; remove the folder {artifact} and run what made it again"
+        ) from None
     return manifest
 
 
 def verify(artifact: Path) -> None:
     """Raises UserError naming the first file that is missing or differs from the manifest."""
+    again = f"remove the folder {artifact} and run what made it again"
     for file in read_manifest(artifact)["files"]:
         path = artifact / file["path"]
         if not path.is_file():
-            raise UserError(
-                f"{path}: missing, though the manifest lists it; remove the folder {artifact} and run again"
-            )
+            raise UserError(f"{path}: missing, though the manifest lists it; {again}")
         if path.stat().st_size != file["size"] or sha256_of(path) != file["sha256"]:
-            raise UserError(
-                f"{path}: differs from its manifest (altered or torn); remove the folder {artifact} and run again"
-            )
+            raise UserError(f"{path}: differs from its manifest (altered or torn); {again}")
 
 
 def sha256_of(path: Path) -> str:

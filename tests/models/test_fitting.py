@@ -2,9 +2,10 @@
 
 from dataclasses import replace
 
+from models.adapters import Adapter
 from models.families import FAMILIES
 from models.fitting import ways_to_fit
-from models.memory_plan import Setting, largest_micro_batch, planned
+from models.memory_plan import Method, Setting, largest_micro_batch, planned
 
 KIND = FAMILIES["transformer"]
 SETTING = Setting("transformer", KIND.config(vocabulary=64, width=64, depth=2, heads=2), 32, 8, strategy="ddp", world=2)
@@ -26,6 +27,13 @@ def test_the_largest_micro_batch_fits_and_one_row_more_does_not() -> None:
         setting = replace(SETTING, strategy=strategy, checkpointing="full")
         memory = planned(replace(setting, micro_batch=11)).peak + 1
         assert largest_micro_batch(setting, memory, 50) == 11
+
+
+def test_an_adapter_is_advised_to_have_its_base_in_few_bits() -> None:
+    adapter = Adapter(rank=3)
+    setting = replace(SETTING, method=Method("lora", adapter))
+    methods = [way.plan.setting.method for way in ways_to_fit(setting, 0.97 * planned(setting).peak, rows=8)]
+    assert Method("qlora", adapter) in methods and Method("qlora") not in methods
 
 
 def test_a_model_too_small_to_quantise_is_advised_without_it() -> None:

@@ -104,6 +104,13 @@ def test_what_is_lost_is_what_a_cast_loses(form: Float, scale: float) -> None:
     assert found.digits == pytest.approx(float(few.float().mean()), abs=1e-6)
 
 
+@pytest.mark.parametrize("form", [FP32, BF16, FP16, FP8_E5M2, FP8_E4M3], ids=lambda form: form.name)
+@pytest.mark.parametrize("x", [math.inf, -math.inf, 3e38, -3e38, 0.0, -0.0, 1e-45])
+def test_what_is_at_the_ends_becomes_what_torch_makes_of_it(form: Float, x: float) -> None:
+    cast = torch.tensor(x).to(form.dtype).item()
+    assert (form.rounded(x), math.copysign(1, form.rounded(x))) == (cast, math.copysign(1, cast))
+
+
 def test_bf16_keeps_small_gradients_that_fp16_loses_and_scaling_brings_them_back() -> None:
     """Gradients of a small network after many products: half of them below fp16's reach."""
     torch.manual_seed(0)
