@@ -6,11 +6,12 @@ Python or C++ from short ones.
 """
 
 import math
+import re
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, fields, replace
 from functools import lru_cache
-from typing import Any, Literal
+from typing import Any, Literal, TypeVar
 
 import numpy as np
 import torch
@@ -21,17 +22,19 @@ from models.families import FAMILIES
 from models.full_batch import full_batch
 from models.parallel_cost import ddp_sent_bytes, fsdp_peak_bytes, fsdp_sent_bytes
 from models.quantized import Blocks, Quantization, make_tables, quantize_model
-from models.rehearsal import Rehearsal, Units, rehearse
+from models.rehearsal import Rehearsal, Stage, Units, rehearse
 
+Numbers = TypeVar("Numbers", Rehearsal, Stage)
 TYPES = {"fp32": None, "bf16": torch.bfloat16, "fp16": torch.float16}
 MANY_LAYERS = 12
 """From this depth on two shallower models of the same shape are rehearsed: every further layer takes what one takes."""
 SHALLOW = (2, 3)
 SHORT = (64, 100, 144)
 """Lengths that are rehearsed of a loop over time that would take too long; squares, for chunks of the root of time."""
-POWERS, POWERS_LOOKING_BACK, POWERS_OF_CHUNKS = (0.0, 0.5, 1.0), (0.0, 1.0, 2.0), (0.0, 1.0, 1.5)
-"""Of the length, in what a recurrence takes; in what one does that looks back at a source as long as itself, and in the
-bytes of that one's chunks."""
+POWERS, POWERS_LOOKING_BACK = (0.0, 1.0), (0.0, 1.0, 2.0)
+"""Of the length, in what a recurrence takes, and in what one does that looks back at a source as long as itself."""
+POWERS_OF_CHUNKS, POWERS_OF_CHUNKS_LOOKING_BACK = (0.0, 0.5, 1.0), (0.0, 1.0, 1.5)
+"""The same for the bytes of one that is cut into chunks of the root of time."""
 NARROWING = 3
 """Chords on the way to the largest micro-batch; the first is exact where the peak is one straight line."""
 LONG_LOOP = 20_000
@@ -171,23 +174,19 @@ def _of_one_process(setting: Setting) -> Setting:
 def rehearsed(setting: Setting) -> Rehearsal:
     """The rehearsal of a setting on one process, from smaller ones where the setting is large."""
     depth = getattr(setting.config, "depth", 0)
-    if depth >= MANY_LAYERS:
+    if depth >= MANY_LAYERS and not _names_layers(setting.method):
         one, other = (rehearsed(replace(setting, config=replace(setting.config, depth=layers))) for layers in SHALLOW)
-        found = _carried_on([one, other], _powers(SHALLOW, (0, 1)), _powers([depth], (0, 1))[0])
-        return replace(found, units=_deeper(one.units, other.units, depth))
+        deep = _deeper(one, other, depth)
+        if deep is not None:
+            return deep
     if setting.sequence > max(SHORT) and _operators(setting) > LONG_LOOP:
         piece = getattr(setting.config, "truncation", None)
         if piece is not None and 2 * piece < setting.sequence:
             short = rehearsed(replace(setting, sequence=2 * piece))
             return replace(short, flops=short.flops * setting.sequence / (2 * piece))
         shorts = [rehearsed(replace(setting, sequence=length)) for length in SHORT]
-        powers = POWERS_LOOKING_BACK if hasattr(setting.config, "attention") else POWERS
-        found = _carried_on(shorts, _powers(SHORT, powers), _powers([setting.sequence], powers)[0])
-        if powers == POWERS_LOOKING_BACK and setting.checkpointing == "sqrt-time":
-            powers = POWERS_OF_CHUNKS
-            held = _carried_on(shorts, _powers(SHORT, powers), _powers([setting.sequence], powers)[0])
-            return replace(held, flops=found.flops)
-        return found
+        if len({tuple(stage.name for stage in short.stages) for short in shorts}) == 1:
+            return _longer(shorts, setting)
     return _rehearse(setting)
 
 
@@ -246,24 +245,91 @@ def _operators(setting: Setting) -> float:
     return first + each * (setting.sequence - 16)
 
 
-def _powers(values: Sequence[float], powers: Sequence[float]) -> np.ndarray:
-    return np.array([[float(value) ** power for power in powers] for value in values])
+def _names_layers(method: Method) -> bool:
+    """Whether an adapter may sit in some layers and not in others. Letters and * alone match all numbers alike."""
+    return any(set(pattern) & set("0123456789?[") for pattern in getattr(method.adapter, "targets", ()))
 
 
-def _carried_on(known: Sequence[Rehearsal], at_known: np.ndarray, at_wanted: np.ndarray) -> Rehearsal:
-    """Every number as the combination of powers that goes through the known ones."""
-    weights = np.linalg.solve(at_known.T, at_wanted)
+def _longer(shorts: Sequence[Rehearsal], setting: Setting) -> Rehearsal:
+    """Of that setting's length, from those of SHORT, which have the same stages."""
+    looks_back, in_chunks = hasattr(setting.config, "attention"), setting.checkpointing == "sqrt-time"
+    powers = POWERS_LOOKING_BACK if looks_back else POWERS
+    of_flops = of_bytes = _weights(SHORT, powers, setting.sequence)
+    if in_chunks:
+        powers = POWERS_OF_CHUNKS_LOOKING_BACK if looks_back else POWERS_OF_CHUNKS
+        of_bytes = _weights(SHORT, powers, setting.sequence)
+    return replace(
+        _combined(shorts, of_bytes),
+        stages=tuple(_combined(alike, of_bytes) for alike in zip(*(short.stages for short in shorts), strict=True)),
+        flops=_combined(shorts, of_flops).flops,
+    )
+
+
+def _weights(known: Sequence[int], powers: Sequence[float], wanted: int) -> Sequence[float]:
+    """Of what is known at so many sizes, to be summed for the size that is wanted: as the combination of powers of the
+    size that goes through what is known at the last, as many as powers."""
+    last = known[-len(powers) :]
+    at_last = np.array([[size**power for power in powers] for size in last])
+    weights = np.linalg.solve(at_last.T, [wanted**power for power in powers])
+    return [0.0] * (len(known) - len(last)) + weights.tolist()
+
+
+def _combined(known: Sequence[Numbers], weights: Sequence[float]) -> Numbers:
+    """The last with every number in it replaced by the weighted sum."""
     numbers: dict[str, Any] = {}
-    for field in fields(Rehearsal):
-        if field.name != "units":
-            numbers[field.name] = round(float(np.dot(weights, [getattr(one, field.name) for one in known])))
+    for field in fields(known[-1]):
+        values = [getattr(one, field.name) for one in known]
+        if isinstance(values[-1], int | float):
+            numbers[field.name] = round(float(np.dot(weights, values)))
     return replace(known[-1], **numbers)
 
 
-def _deeper(one: Units, other: Units, depth: int) -> Units:
-    """Of a model of that depth, from those of SHALLOW: a layer adds blocks, or adds to each of as many, or outside."""
-    first, second = (sorted(zip(units.blocks, units.blocks_trained, strict=True)) for units in (one, other))
+def _deeper(one: Rehearsal, other: Rehearsal, depth: int) -> Rehearsal | None:
+    """Of a model of that depth, from those of SHALLOW; None where their stages do not match."""
     more = depth - SHALLOW[1]
+    stages = _deeper_stages(one.stages, other.stages, more)
+    if stages is None:
+        return None
+    found = _combined([one, other], [-more, 1 + more])
+    return replace(found, stages=stages, units=_deeper_units(one.units, other.units, more))
+
+
+def _deeper_stages(first: Sequence[Stage], second: Sequence[Stage], more: int) -> tuple[Stage, ...] | None:
+    """Of a model of so many layers more than the second has; None where the two do not match.
+
+    A stage outside of layers, in the first layer or in the last one grows as it does from the first model to the
+    second. Those of the layers between go evenly from one end to the other, so that the ends are enough: the second
+    layer, which grows as the first one does, and the last but one.
+    """
+    one, other = ({stage.name: stage for stage in stages} for stages in (first, second))
+    growth = {name: [(name, name)] for name in other}
+    """By stage of the second model, what it grows as: (its stage in the first, in the second)."""
+    for last in other.keys() - one.keys():
+        bottom, middle = next((pair for pair in _below(last) if one.keys() >= set(pair)), (None, None))
+        if bottom is None or middle is None:
+            return None
+        growth[last] = [(middle, last)]
+        growth[middle] = [(bottom, bottom), (middle, last)]
+    if one.keys() != {before for pairs in growth.values() for before, _ in pairs}:
+        return None
+    return tuple(
+        _combined([one[before], other[after], other[name]], [-more, more, 1])
+        for name, pairs in growth.items()
+        for before, after in pairs
+    )
+
+
+def _below(last: str) -> Iterator[tuple[str, str]]:
+    """The same name in the first and in the middle layer of three. One of its numbers counts layers, any of them."""
+    for number in re.finditer(r"\d+", last):
+        if number[0] == "2":
+            before, after = last[: number.start()], last[number.end() :]
+            yield f"{before}0{after}", f"{before}1{after}"
+
+
+def _deeper_units(one: Units, other: Units, more: int) -> Units:
+    """A layer adds blocks, or adds to each of as many, or outside."""
+    first, second = (sorted(zip(units.blocks, units.blocks_trained, strict=True)) for units in (one, other))
     if len(first) == len(second):
         blocks = [(b + more * (b - a), c + more * (c - d)) for (a, d), (b, c) in zip(first, second, strict=True)]
     else:

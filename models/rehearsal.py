@@ -13,7 +13,7 @@ import math
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 from unittest.mock import patch
 
 import torch
@@ -57,6 +57,18 @@ class Units:
 
 
 @dataclass(frozen=True)
+class Stage:
+    """A stretch of the step: forward, then backward from one gradient to the next, named after the parameter whose
+    gradient ends it, then what is left."""
+
+    name: str
+    others: float
+    """The most that is alive at once besides gradients that have arrived, weights and moments included."""
+    gradients: float
+    """What has arrived before, and stays."""
+
+
+@dataclass(frozen=True)
 class Rehearsal:
     """What one step of one process takes, in bytes and FLOPs."""
 
@@ -68,18 +80,31 @@ class Rehearsal:
     moments: float
     held: float
     """What forward leaves for backward, of the largest piece if the family goes by pieces."""
-    activations: float
-    """The most that is alive at once besides weights, gradients and moments: what is held, and what backward makes."""
-    peak: float
-    """The most that is alive at once, in the first micro-batch of a step: gradients come as activations go."""
-    accumulating_peak: float
-    """The same in a later one, or under DDP: all gradients are there from the start."""
+    stages: tuple[Stage, ...]
+    """Each grows evenly with the model and the batch; which of them is the largest changes with both."""
     flops: float
     """Of one micro-batch, forward and backward, with all that is computed twice."""
     units: Units
     """What FSDP2 shards one after another."""
     operators: int
     """How long the rehearsal was."""
+
+    @property
+    def activations(self) -> float:
+        """The most that is alive at once besides weights, gradients and moments: held, and what backward makes."""
+        return max(stage.others for stage in self.stages) - self.weights - self.moments
+
+    @property
+    def peak(self) -> float:
+        """The most that is alive at once, in the first micro-batch of a step: gradients come as activations go."""
+        # Gradients that no loss reached are made as zeros for the update, when all else is gone.
+        update = self.weights + self.moments + self.gradients
+        return max(update, *(stage.others + stage.gradients for stage in self.stages))
+
+    @property
+    def accumulating_peak(self) -> float:
+        """The same in a later one, or under DDP: all gradients are there from the start."""
+        return max(stage.others for stage in self.stages) + self.gradients
 
 
 def rehearse(
@@ -101,14 +126,12 @@ def rehearse(
     with torch.random.fork_rng(devices=()), rehearsed_for(device), fake_where_it_matters(device), alive:
         with moves_that_move_nothing():
             model = build()
-        parameters = list(model.parameters())
-        trained = [parameter for parameter in parameters if parameter.requires_grad]
+        trained = {parameter: name for name, parameter in model.named_parameters() if parameter.requires_grad}
         moments = [torch.zeros_like(parameter) for parameter in trained for _ in range(2)]
-        state = alive.bytes_of([*parameters, *model.buffers(), *moments])
-        arrived: list[tuple[int, int]] = []
-        """(operators before a gradient is where the optimizer finds it, its bytes)."""
-        for parameter in trained:
-            parameter.register_post_accumulate_grad_hook(_noting(arrived, alive))
+        state = alive.bytes_of([*model.parameters(), *model.buffers(), *moments])
+        ends: dict[str, StageEnd] = {}
+        for parameter, name in trained.items():
+            parameter.register_post_accumulate_grad_hook(_noting(ends, name, alive))
         began, held = len(alive.history), 0
         with WholeOperators(dict.fromkeys((*NO_PRODUCTS, *_dequantising(model)), _nothing)) as counter:
             for piece in pieces_of(model, batch):
@@ -117,21 +140,18 @@ def rehearse(
                 with torch.autocast("cpu", autocast) if autocast else nullcontext():
                     loss = model(piece)
                     held = max(held, alive.now - before)
+                    ends.setdefault("forward", StageEnd(len(alive.history)))
                     loss.nats.backward()
                 del loss
-        gradients = sum(parameter.nbytes for parameter in trained)
-        others = _without(arrived, alive.history, began)
+        ends["rest"] = StageEnd(len(alive.history))
         return Rehearsal(
             parameters=parameters_of(model),
             trained=sum(parameter.numel() for parameter in trained),
             weights=state - alive.bytes_of(moments),
-            gradients=gradients,
+            gradients=sum(parameter.nbytes for parameter in trained),
             moments=alive.bytes_of(moments),
             held=held,
-            activations=max(others) - state,
-            # Gradients that no loss reached are made as zeros for the update, when all else is gone.
-            peak=max(max(alive.history[began:]), state + gradients),
-            accumulating_peak=max(others) + gradients,
+            stages=_stages(alive.history, began, ends),
             flops=counter.total,
             units=units_of(model),
             operators=len(alive.history),
@@ -150,25 +170,29 @@ def _nothing(*_: Any, **__: Any) -> int:
     return 0
 
 
-def _noting(arrived: list[tuple[int, int]], alive: Alive) -> Callable[[Tensor], None]:
-    known = set()
+class StageEnd(NamedTuple):
+    operators: int
+    """How many came before."""
+    gradient: int = 0
+    """Bytes of the gradient that is now where the optimizer finds it."""
 
+
+def _noting(ends: dict[str, StageEnd], name: str, alive: Alive) -> Callable[[Tensor], None]:
     def note(parameter: Tensor) -> None:
-        if parameter not in known and parameter.grad is not None:  # a later piece adds to what is there
-            known.add(parameter)
-            arrived.append((len(alive.history), parameter.grad.nbytes))
+        if parameter.grad is not None:  # a later piece adds to what is there
+            ends.setdefault(name, StageEnd(len(alive.history), parameter.grad.nbytes))
 
     return note
 
 
-def _without(arrived: list[tuple[int, int]], history: list[int], began: int) -> list[int]:
-    """Bytes alive after each operator from `began` on, without the gradients that had arrived."""
-    left, gone, others = sorted(arrived, reverse=True), 0, []
-    for at in range(began, len(history)):
-        while left and left[-1][0] <= at:
-            gone += left.pop()[1]
-        others.append(history[at] - gone)
-    return others
+def _stages(history: list[int], began: int, ends: dict[str, StageEnd]) -> tuple[Stage, ...]:
+    """Of bytes alive after each operator. Gradients that arrive together have one stage."""
+    stages, gradients = [], 0
+    for name, end in ends.items():
+        if end.operators > began:
+            stages.append(Stage(name, max(history[began : end.operators]) - gradients, gradients))
+        began, gradients = end.operators, gradients + end.gradient
+    return tuple(stages)
 
 
 def units_of(model: nn.Module) -> Units:
