@@ -65,18 +65,18 @@ def test_a_deep_model_takes_what_every_further_layer_takes(family: str, mode: st
 def test_what_is_largest_in_shallow_models_need_not_be_in_deep_ones(case: str) -> None:
     family, keys, sequence, rows, mode = CHANGING[case]
     config = FAMILIES[family].config(**keys, depth=MANY_LAYERS + 1)
-    assert_alike(Setting(family, config, sequence, rows, Method(), mode), 0.01)
+    assert_alike(Setting(family, config, sequence, rows, Method(), mode), 0.03)
 
 
 def test_layers_of_an_adapter_are_carried_on_too() -> None:
     config = FAMILIES["transformer"].config(**DEEP["transformer"], depth=MANY_LAYERS + 1)
-    assert_alike(Setting("transformer", config, 16, 2, Method("qlora")), 0.01)
+    assert_alike(Setting("transformer", config, 16, 2, Method("qlora")), 0.03)
 
 
 @pytest.mark.parametrize("target", ["layers.5.*", "layers.?.*", "layers.[0-4].*", "layers.*.qkv"])
 def test_an_adapter_sits_in_the_layers_that_its_targets_name(target: str) -> None:
     config = FAMILIES["transformer"].config(**DEEP["transformer"], depth=MANY_LAYERS + 1)
-    assert_alike(Setting("transformer", config, 16, 2, Method("lora", Adapter(targets=(target,)))), 0.01)
+    assert_alike(Setting("transformer", config, 16, 2, Method("lora", Adapter(targets=(target,)))), 0.03)
 
 
 @pytest.mark.slow
