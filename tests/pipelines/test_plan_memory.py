@@ -34,9 +34,9 @@ def spec_of(path: Path, *overrides: str) -> tuple[Any, Any]:
     return recipe, run_tasks(recipe, Store(path.parent / "root")).train.spec
 
 
-@pytest.mark.parametrize("workers", [1, 2, 3, 8])
-@pytest.mark.parametrize("batch", [256, 1024, 4096, 32768, 19200])
-@pytest.mark.parametrize("micro_batch", [None, 1, 3, 16])
+@pytest.mark.parametrize("workers", [2, 3, 8])
+@pytest.mark.parametrize("batch", [256, 4096, 19200])
+@pytest.mark.parametrize("micro_batch", [None, 3])
 def test_ranks_get_what_training_deals_to_them(recipe: Path, workers: int, batch: int, micro_batch: int | None) -> None:
     overrides = [f"compute.workers={workers}", f"train.batch={batch}"]
     overrides += [f"train.micro_batch={micro_batch}"] if micro_batch else []
