@@ -1,6 +1,7 @@
 """Fine-tuning from a recipe to an artifact: bases of every kind, what the base decides, mistakes in one line."""
 
 import json
+import shutil
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -17,6 +18,7 @@ from models.saved import load_model, save_weights
 from pipelines.base import base_of
 from pipelines.cli import main
 from pipelines.engine import to_make_again
+from pipelines.find import find
 from pipelines.load import finetuning_recipe, load_recipe
 from pipelines.run import RunTasks, run_tasks
 from tasks.dataset import open_dataset
@@ -372,3 +374,12 @@ def test_two_workers_under_ray_train_adapt_a_quantised_base(folder):
     assert together.keys() == alone.keys()
     for name, tensor in alone.items():
         torch.testing.assert_close(together[name], tensor, rtol=1e-2, atol=1e-3, msg=name)
+
+
+def test_a_base_that_lost_its_model_is_not_said_to_have_diverged(folder, tmp_path):
+    shutil.copytree(folder / "root", tmp_path / "root", symlinks=True)
+    store = Store(tmp_path / "root")
+    base = find(store, "train", "base-recurrent")
+    shutil.rmtree(base / "model")
+    with pytest.raises(UserError, match=r"model: missing; remove the folder \S+ and run what made it again"):
+        base_of("base-recurrent", store)
