@@ -25,7 +25,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
-from models.foreign import import_quietly
+from models.foreign import first_line, import_quietly
 from models.matrices import HeldMatrices, Matrix, hold
 from models.quantized import plain_name
 from models.width import ParameterGroup
@@ -343,7 +343,7 @@ def _read(folder: Path) -> tuple[dict[str, Any], dict[str, Tensor]]:
         settings = json.loads((folder / CONFIG).read_text())
         tensors = load_file(folder / WEIGHTS)
     except (OSError, ValueError, SafetensorError) as error:
-        raise ValueError(f"{folder}: holds no adapter ({str(error).splitlines()[0]})") from None
+        raise ValueError(f"{folder}: holds no adapter ({first_line(error)})") from None
     if settings.get("peft_type") != "LORA":
         raise ValueError(f"{folder / CONFIG}: peft_type is {settings.get('peft_type')!r}; only LORA loads")
     used = [key for key in REFUSED if settings.get(key)]

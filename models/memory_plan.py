@@ -21,11 +21,11 @@ from models.checkpointing import set_checkpointing
 from models.families import FAMILIES
 from models.full_batch import full_batch
 from models.parallel_cost import ddp_sent_bytes, fsdp_peak_bytes, fsdp_sent_bytes
+from models.precision import DTYPES
 from models.quantized import Blocks, Quantization, make_tables, quantize_model
 from models.rehearsal import Rehearsal, Stage, Units, rehearse
 
 Numbers = TypeVar("Numbers", Rehearsal, Stage)
-TYPES = {"fp32": None, "bf16": torch.bfloat16, "fp16": torch.float16}
 MANY_LAYERS = 12
 """From this depth on two shallower models of the same shape are rehearsed: every further layer takes what one takes."""
 SHALLOW = (2, 3)
@@ -191,20 +191,21 @@ def rehearsed(setting: Setting) -> Rehearsal:
 
 
 def _rehearse(setting: Setting) -> Rehearsal:
-    if setting.precision not in TYPES:
-        raise ValueError(f"precision {setting.precision!r} must be one of {', '.join(TYPES)}")
+    if setting.precision not in DTYPES:
+        raise ValueError(f"precision {setting.precision!r} must be one of {', '.join(DTYPES)}")
     if setting.method.kind != "full":
         make_tables()  # for LoRA too: peft imports bitsandbytes, with its complaints
     batch = full_batch(FAMILIES[setting.family].reads, setting.config, setting.micro_batch, setting.sequence)
-    numbers = TYPES[setting.precision]
+    numbers = DTYPES[setting.precision]
 
     def build() -> nn.Module:
         model = prepared(setting)
-        if setting.gathers_half and numbers is not None:
+        if setting.gathers_half:
             computes_in(model, numbers)
         return model
 
-    return rehearse(build, batch, autocast=None if setting.gathers_half else numbers, device=setting.device)
+    half = setting.precision != "fp32" and not setting.gathers_half
+    return rehearse(build, batch, autocast=numbers if half else None, device=setting.device)
 
 
 def prepared(setting: Setting) -> nn.Module:

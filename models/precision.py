@@ -134,6 +134,8 @@ FP8_E4M3 = Float("fp8 e4m3", 4, 3, torch.float8_e4m3fn, special="nan")
 FP8_E5M2 = Float("fp8 e5m2", 5, 2, torch.float8_e5m2)
 """For gradients: the range of fp16."""
 INT8 = Integer("int8", 8, torch.int8)
+DTYPES: dict[str, torch.dtype] = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
+"""What training computes in, by the precision of a recipe."""
 FORMATS: tuple[Float | Integer, ...] = (FP32, TF32, BF16, FP16, FP8_E4M3, FP8_E5M2, INT8)
 
 

@@ -27,7 +27,7 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from models.families import FAMILIES, family
-from models.foreign import import_quietly
+from models.foreign import first_line, import_quietly
 from models.matrices import Matrix, hold
 
 BLOCK, CONSTANTS_BLOCK = 64, 256
@@ -295,7 +295,7 @@ def _read(file: Path) -> tuple[dict[str, str], dict[str, Tensor]]:
             # Copied: what safetensors gives lies in the file itself, which may be replaced.
             tensors = {name: opened.get_tensor(name).clone() for name in opened.keys()}  # noqa: SIM118
     except (OSError, SafetensorError) as error:
-        raise ValueError(f"{file}: holds no quantised base ({str(error).splitlines()[0]})") from None
+        raise ValueError(f"{file}: holds no quantised base ({first_line(error)})") from None
     if metadata.get("format") != FORMAT:
         raise ValueError(f"{file}: holds no quantised base, or one of another version")
     if metadata.get("sha256") != _digest(tensors):

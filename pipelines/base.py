@@ -10,11 +10,11 @@ from data.errors import DataError
 from data.hashes import HashCache
 from models.families import Family, family
 from pipelines.find import NotFound, find
-from pipelines.training import READ_FROM
+from pipelines.training import data_kind_for
 from tasks import pretrained
 from tasks.errors import UserError
 from tasks.pretrained import Location, PretrainedSpec
-from tasks.store import MANIFEST, Store, read_manifest
+from tasks.store import MANIFEST, Store, read_manifest, remedy
 from tasks.task import Task, finished
 from tasks.tokenise import FileSpec
 
@@ -60,7 +60,7 @@ def base_of(wanted: str, store: Store) -> Base:
 def data_kind(wanted: str, root: str) -> str:
     """Which data.kind a base reads."""
     reads = base_of(wanted, Store(root)).family.reads
-    return next(kind for kind, served in READ_FROM.items() if reads in served)
+    return data_kind_for(reads)
 
 
 def _of_ours(folder: Path, store: Store) -> Base:
@@ -71,7 +71,7 @@ def _of_ours(folder: Path, store: Store) -> Base:
         raise UserError(f"finetune.base: {folder} lies outside {store.root}; give its own root with --root")
     if not (folder / "model").is_dir():
         if json.loads((folder / "result.json").read_text())["status"] == "finished":
-            raise UserError(f"{folder / 'model'}: missing; remove the folder {folder} and run what made it again")
+            raise UserError(f"{folder / 'model'}: missing; {remedy(folder)}")
         raise UserError(f"finetune.base: {manifest['label']} left no model (it diverged); give another run")
     kind = family(manifest["spec"]["family"])
     dataset = store.artifact("dataset", manifest["inputs"]["data"])

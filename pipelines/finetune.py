@@ -9,7 +9,7 @@ from pipelines.data import dataset_task, lengths_of, model_facts
 from pipelines.recipe import Recipe
 from pipelines.recipe_finetune import Finetune
 from pipelines.recipe_pairs import PairData
-from pipelines.training import READ_FROM, Model, require_maskable
+from pipelines.training import READ_FROM, Model, data_kind_for, require_maskable
 from tasks import quantise
 from tasks.dataset import open_dataset
 from tasks.errors import UserError
@@ -53,10 +53,9 @@ def start_of(recipe: Recipe, store: Store) -> Start:
 def _as_the_base_reads(recipe: Recipe, base: Base, store: Store) -> Recipe:
     data: Any = recipe.data
     if base.family.reads not in READ_FROM[data.kind]:
-        needed = next(kind for kind, reads in READ_FROM.items() if base.family.reads in reads)
         raise UserError(
             f"data.kind: {base.name} is a {base.family.name} and reads {base.family.reads}, not {data.kind}; "
-            f"it needs data.kind: {needed}"
+            f"it needs data.kind: {data_kind_for(base.family.reads)}"
         )
     require_maskable(recipe, base.family)
     for key in ("tokenizer", "source_tokenizer", "shared"):

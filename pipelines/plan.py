@@ -12,16 +12,16 @@ from pipelines.engine import to_make_again
 from pipelines.recipe import Recipe
 from pipelines.run import run_tasks
 from pipelines.sweep import after_the_cells, sweep_tasks
+from pipelines.training import SHARE_OF_PEAK, cost_at
 from tasks.code import code_version
 from tasks.execute import pending
 from tasks.record import flatten
+from tasks.report.words import plural
 from tasks.store import Store
 from tasks.task import Task, description, in_order
 
 if TYPE_CHECKING:
     from pipelines.plan_memory import Asked
-
-SHARE_OF_PEAK = 0.4  # of the machine's matrix speed: what small models reach on a CPU, larger ones on a GPU
 
 
 def print_plan(recipe: Recipe, root: str, fresh: Sequence[str], settings: bool, asked: "Asked | None" = None) -> None:
@@ -108,9 +108,7 @@ def _change(key: str, before: Any, now: Any) -> str:
 def _print_cost(recipe: Recipe, training: list[Task], waiting: set[str], here: bool) -> None:
     total = sum(task.weight for task in training)
     left = sum(task.weight for task in training if task.identity in waiting)
-    click.echo(
-        f"\n{len(training)} training{'s' if len(training) > 1 else ''}, {total:.4g} FLOPs; to do {left:.4g} FLOPs"
-    )
+    click.echo(f"\n{plural(len(training), 'training')}, {total:.4g} FLOPs; to do {left:.4g} FLOPs")
     for line in _model_lines(recipe, training):
         click.echo(f"  {line}")
     if left and here:
@@ -128,7 +126,7 @@ def _print_cost(recipe: Recipe, training: list[Task], waiting: set[str], here: b
 def _model_lines(recipe: Recipe, training: list[Task]) -> Iterator[str]:
     """One line for each size: parameters, and the bytes of weights, gradients and AdamW's moments in fp32."""
     from models.checkpointing import saves_nothing
-    from models.cost import Lengths, state_bytes
+    from models.cost import state_bytes
     from models.families import family
 
     seen = set()
@@ -140,7 +138,7 @@ def _model_lines(recipe: Recipe, training: list[Task]) -> Iterator[str]:
         if (kind.name, repr(config)) in seen:
             continue
         seen.add((kind.name, repr(config)))
-        cost = kind.cost(config, Lengths.fixed(spec.sequence, spec.sequence if kind.reads == "pairs" else 0))
+        cost = cost_at(spec, spec.sequence)
         per_unit = task.weight / ((spec.stop_step - spec.start_step) * spec.batch)  # with the data's own lengths
         whose = f"{task.tags['family']} " if several else ""
         adapter = spec.method is not None and spec.method.kind != "full"  # then the table of memory says what is held

@@ -9,13 +9,13 @@ from typing import TYPE_CHECKING, Any, Literal
 import click
 from tqdm import tqdm
 
-from models.cost import Lengths, state_bytes
+from models.cost import state_bytes
 from models.devices import Gpu, gpu
 from models.memory_plan import MemoryPlan, Method, Setting, largest_micro_batch, planned
 from pipelines.amounts import duration, written
 from pipelines.recipe import Recipe
 from pipelines.recipe_finetune import Finetune
-from pipelines.training import idle_workers
+from pipelines.training import SHARE_OF_PEAK, cost_at, idle_workers
 from tasks.errors import UserError
 from tasks.task import Task
 
@@ -23,7 +23,6 @@ if TYPE_CHECKING:
     from models.fitting import Way
 
 UNITS = {"kB": 1e3, "MB": 1e6, "GB": 1e9, "TB": 1e12, "KiB": 2**10, "MiB": 2**20, "GiB": 2**30, "TiB": 2**40}
-MFU_OF_GPUS = 0.4
 MOST_UNITS = 1 << 22
 """Target units of the largest micro-batch that is rehearsed."""
 ADVICE = 8
@@ -61,7 +60,7 @@ class Asked:
         """That one rank may take: --memory, else the device's."""
         if self.memory is None:
             return None if self.device is None else self.device.memory
-        match = re.fullmatch(r"\s*(\d+\.?\d*|\.\d+)\s*([kMGT]i?B|KiB)\s*", self.memory)
+        match = re.fullmatch(rf"\s*(\d+\.?\d*|\.\d+)\s*({'|'.join(UNITS)})\s*", self.memory)
         if match is None or float(match[1]) == 0:
             raise UserError(f"--memory: {self.memory!r} must be a size such as 80GB or 24GiB")
         return float(match[1]) * UNITS[match[2]]
@@ -164,7 +163,7 @@ def table(plan: MemoryPlan) -> Iterator[str]:
 
 def _work(recipe: Recipe, spec: Any, plan: MemoryPlan, examples: int, asked: Asked) -> Iterator[str]:
     setting, device = plan.setting, asked.device
-    cost = _cost(spec, setting.sequence)
+    cost = cost_at(spec, setting.sequence)
     step = cost.training_flops_per_unit * examples * setting.sequence
     steps = (spec.stop_step - spec.start_step) * spec.batch / (examples * setting.sequence)
     really = plan.flops * examples / setting.micro_batch
@@ -178,7 +177,7 @@ def _work(recipe: Recipe, spec: Any, plan: MemoryPlan, examples: int, asked: Ask
         twice += ["what is checkpointed"] if setting.checkpointing != "none" else []
         why = f"{' and '.join(twice)} come twice" if really > step and twice else "backward is not twice forward"
         yield f"really computed   {really / step:.3g} times that: {why}"
-    peak, mfu = _peak(recipe, setting, device), asked.mfu or MFU_OF_GPUS
+    peak, mfu = _peak(recipe, setting, device), asked.mfu or SHARE_OF_PEAK
     if peak is not None:
         # All wait for the rank that has most to do.
         most = min(examples, setting.micro_batches * setting.micro_batch)
@@ -234,7 +233,7 @@ def _way(way: "Way") -> str:
 def _inference(recipe: Recipe, spec: Any, plan: MemoryPlan, examples: int, asked: Asked) -> Iterator[str]:
     from models.inference_cost import remembered, weight_bytes
 
-    parameters = _cost(spec, plan.setting.sequence).parameters
+    parameters = cost_at(spec, plan.setting.sequence).parameters
     weights = ", ".join(f"{name} {written(count)}" for name, count in weight_bytes(parameters).items())
     yield ""
     yield f"inference         weights: {weights}"
@@ -266,16 +265,9 @@ def _attention(recipe: Recipe, spec: Any, plan: MemoryPlan, examples: int, asked
     )
 
 
-def _cost(spec: Any, sequence: int) -> Any:
-    from models.families import family
-
-    kind = family(spec.family)
-    return kind.cost(kind.config(**spec.model), Lengths.fixed(sequence, sequence if kind.reads == "pairs" else 0))
-
-
 def _about_bytes(task: Task) -> float:
     spec: Any = task.spec
-    cost = _cost(spec, spec.sequence)
+    cost = cost_at(spec, spec.sequence)
     return state_bytes(cost.parameters).total + float(cost.activation_bytes(spec.micro_batch * spec.sequence))
 
 

@@ -13,6 +13,7 @@ from models.families import FROM_DATA, Family, family
 from pipelines.recipe import Recipe
 from pipelines.recipe_text import TextData
 from tasks.errors import UserError
+from tasks.report.words import plural
 from tasks.task import Resources, Task
 from tasks.train.spec import VERSION, Execution, OptimizerSpec, ScheduleSpec, TrainSpec, ValidationSpec
 
@@ -21,6 +22,20 @@ LARGEST_MICRO_BATCH = 16_384  # target units per forward pass, unless the recipe
 
 READ_FROM = {"text": ("text", "sentences"), "pairs": ("pairs",), "series": ("series",)}
 """What families can read from which data.kind."""
+SHARE_OF_PEAK = 0.4
+"""Of a device's matrix speed: what small models reach on a CPU, larger ones on a GPU."""
+
+
+def data_kind_for(reads: str) -> str:
+    return next(kind for kind, served in READ_FROM.items() if reads in served)
+
+
+def cost_at(spec: TrainSpec, sequence: int) -> Cost:
+    """The ledger's entry for a training whose examples, and their sources, all have that many units."""
+    kind = family(spec.family)
+    lengths = Lengths.fixed(sequence, sequence if kind.reads == "pairs" else 0)
+    cost: Cost = kind.cost(kind.config(**spec.model), lengths)
+    return cost
 
 
 @dataclass(frozen=True)
@@ -49,10 +64,9 @@ def family_of(recipe: Recipe, section: Mapping[str, Any] | None = None) -> Famil
     except ValueError as error:
         raise UserError(str(error)) from None
     if kind.reads not in READ_FROM[recipe.data.kind]:
-        needed = next(name for name, reads in READ_FROM.items() if kind.reads in reads)
         raise UserError(
             f"model.family: {kind.name} reads {kind.reads}, which data.kind {recipe.data.kind} does not give; "
-            f"it needs data.kind: {needed}"
+            f"it needs data.kind: {data_kind_for(kind.reads)}"
         )
     require_maskable(recipe, kind)
     return kind
@@ -214,9 +228,9 @@ def idle_workers(examples: int, micro_batch: int, workers: int) -> str:
         return ""
     has = f"{workers - count} of {workers} workers have nothing to do: a step is"
     if examples < workers:
-        return f"{has} {examples} sequence{'s' if examples > 1 else ''}; a larger train.batch has work for all"
+        return f"{has} {plural(examples, 'sequence')}; a larger train.batch has work for all"
     share = -(-examples // (workers * passes))
-    dealt = f"{count} micro-batch{'es' if count > 1 else ''} of {micro_batch} sequences"
+    dealt = f"{plural(count, 'micro-batch', 'micro-batches')} of {micro_batch} sequences"
     return f"{has} {dealt}; train.micro_batch={share} has work for all"
 
 

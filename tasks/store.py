@@ -143,27 +143,29 @@ def write_manifest(
     flush(folder)
 
 
+def remedy(artifact: Path) -> str:
+    """Of an artifact that is not what was committed."""
+    return f"remove the folder {artifact} and run what made it again"
+
+
 def read_manifest(artifact: Path) -> dict[str, Any]:
     try:
         manifest: dict[str, Any] = json.loads((artifact / MANIFEST).read_text())
     except FileNotFoundError:
         raise UserError(f"{artifact}: no artifact lies there (its {MANIFEST} is missing)") from None
     except ValueError:
-        raise UserError(
-            f"{artifact / MANIFEST}: damaged; remove the folder {artifact} and run what made it again"
-        ) from None
+        raise UserError(f"{artifact / MANIFEST}: damaged; {remedy(artifact)}") from None
     return manifest
 
 
 def verify(artifact: Path) -> None:
     """Raises UserError naming the first file that is missing or differs from the manifest."""
-    again = f"remove the folder {artifact} and run what made it again"
     for file in read_manifest(artifact)["files"]:
         path = artifact / file["path"]
         if not path.is_file():
-            raise UserError(f"{path}: missing, though the manifest lists it; {again}")
+            raise UserError(f"{path}: missing, though the manifest lists it; {remedy(artifact)}")
         if path.stat().st_size != file["size"] or sha256_of(path) != file["sha256"]:
-            raise UserError(f"{path}: differs from its manifest (altered or torn); {again}")
+            raise UserError(f"{path}: differs from its manifest (altered or torn); {remedy(artifact)}")
 
 
 def sha256_of(path: Path) -> str:

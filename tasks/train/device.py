@@ -7,9 +7,6 @@ import torch
 
 from tasks.errors import UserError
 
-DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
-"""What a precision computes in."""
-
 
 def refuse_slow_precision(precision: str, device: torch.device) -> None:
     """bf16 or fp16 without hardware for it is 60 times slower than fp32: nobody means that."""

@@ -74,12 +74,8 @@ def cost(kind: Family, config: Any, method: MethodSpec | None, lengths: Lengths)
         raise _in_recipe(error) from None
 
 
-def groups(model: nn.Module, method: MethodSpec) -> list[ParameterGroup]:
+def groups(model: nn.Module) -> list[ParameterGroup]:
     """What the optimizer steps. The width rule is for weights drawn by it: here every rate is the recipe's."""
-    if method.kind != "full":
-        from models.adapters import adapter_groups
-
-        return adapter_groups(model)
     own: list[ParameterGroup] = model.parameter_groups()  # type: ignore[operator]
     return [group._replace(rate=1.0, decay=1.0 if group.decay else 0.0) for group in own]
 

@@ -23,13 +23,14 @@ from torch import Tensor
 from models.checkpointing import saves_nothing, set_checkpointing
 from models.families import family
 from models.loss import Loss, Unsayable, total_of
+from models.precision import DTYPES
 from models.saved import save_weights
 from tasks.errors import UserError
 from tasks.record import Record, read_rows
 from tasks.train import checkpoints, finetuning
 from tasks.train.allocator import keep_freed_memory
 from tasks.train.checkpoints import Checkpoints
-from tasks.train.device import DTYPES, memory, refuse_slow_precision
+from tasks.train.device import memory, refuse_slow_precision
 from tasks.train.examples import TrainingData, open_examples
 from tasks.train.guards import Diverged, FiniteGuard, SpikeGuard
 from tasks.train.interval import Interval
@@ -195,7 +196,7 @@ class Training:
         elif execution.compile:
             self.model.compile(dynamic=False)
         self.parallel = Parallel(self.model, self.world, execution.strategy, spec.precision)
-        groups = finetuning.groups(self.model, spec.method) if spec.method else self.model.parameter_groups()  # type: ignore[operator]
+        groups = finetuning.groups(self.model) if spec.method else self.model.parameter_groups()  # type: ignore[operator]
         # DDP's gradients are its buckets.
         self.optimizer = AdamW(self.model, groups, spec.optimizer, zeroes=self.parallel.strategy == "ddp")
         self.half = spec.precision != "fp32" and not self.parallel.gathers_half

@@ -71,7 +71,8 @@ class AdamW:
                     updates,
                 )
             )
-        grouped = {parameter for group in self.groups for parameter in group.parameters}
+        self.trained = [parameter for group in self.groups for parameter in group.parameters]
+        grouped = set(self.trained)
         forgotten = [name for parameter, name in names.items() if parameter.requires_grad and parameter not in grouped]
         if forgotten:
             raise ValueError(f"the groups leave out {', '.join(forgotten)}")
@@ -138,11 +139,10 @@ class AdamW:
             )
 
     def zero_grad(self) -> None:
-        parameters = [parameter for group in self.groups for parameter in group.parameters]
         if self.zeroes:
-            torch._foreach_zero_([parameter.grad for parameter in parameters if parameter.grad is not None])
+            torch._foreach_zero_([parameter.grad for parameter in self.trained if parameter.grad is not None])
             return
-        for parameter in parameters:
+        for parameter in self.trained:
             parameter.grad = None
 
     def state(self) -> dict[str, Tensor]:

@@ -6,7 +6,7 @@ from functools import cache
 import torch
 
 from models.devices import named_by_driver
-from tasks.train.device import DTYPES
+from models.precision import DTYPES
 
 
 def peak_flops(device: torch.device, precision: str) -> float | None:

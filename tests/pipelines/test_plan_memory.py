@@ -79,7 +79,7 @@ def test_methods_that_need_a_base_stand_apart_where_nothing_is_adapted(recipe: P
     assert "method lora" in apart
 
 
-@pytest.mark.parametrize("memory", ["1.2.3GB", ".GB", "80", "-1GB", "0GB", "GB"])
+@pytest.mark.parametrize("memory", ["1.2.3GB", ".GB", "80", "-1GB", "0GB", "GB", "1kiB"])
 def test_a_size_that_is_none_is_one_line_before_anything_else(recipe: Path, memory: str) -> None:
     said = f"reducible: --memory: {memory!r} must be a size such as 80GB or 24GiB\n"
     assert planned(recipe, f"--memory={memory}") == said
