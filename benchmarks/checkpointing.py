@@ -2,9 +2,9 @@
 
     PYTHONPATH=. python benchmarks/checkpointing.py        # about three minutes on one core
 
-Memory: the most bytes alive at once that forward and backward make (models/memory.py), parameters and their sums of
-gradients apart; scratch inside a kernel is not in it. Time: processor time of forward and backward, one thread; the
-modes take turns, and the ratio is the median over turns of the ratio to `none` in the same turn.
+Memory: the most bytes alive at once that forward and backward make (models/memory/counted_bytes.py), parameters and
+their sums of gradients apart; scratch inside a kernel is not in it. Time: processor time of forward and backward, one
+thread; the modes take turns, and the ratio is the median over turns of the ratio to `none` in the same turn.
 
 The bound is what the mode cannot do without. Between forward and backward that is all that autograd saves, but of the
 parts that are rebuilt only what enters them, with selective the results that it holds, with sqrt-time the states
@@ -24,9 +24,17 @@ from torch import Tensor, nn
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
-from models.checkpointing import MODES, SAVE, chunk_length, parts, recurrences, saves_nothing, set_checkpointing
-from models.families import FAMILIES
-from models.memory import peak_bytes
+from reducible.models.families.registry import FAMILIES
+from reducible.models.layers.activation_checkpointing import (
+    MODES,
+    SAVE,
+    chunk_length,
+    parts,
+    recurrences,
+    saves_nothing,
+    set_checkpointing,
+)
+from reducible.models.memory.counted_bytes import peak_bytes
 
 TEXT, PAIRS = {"vocabulary": 512}, {"vocabulary": 512, "source_vocabulary": 512, "shared": True}
 CASES: dict[str, tuple[str, dict[str, Any], int, int]] = {

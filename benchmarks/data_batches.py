@@ -21,12 +21,12 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 import torch  # noqa: E402
 
-from data.batches import Batches  # noqa: E402
-from data.packing import PackedSequences  # noqa: E402
-from data.shards import tokenise_files  # noqa: E402
-from data.sources import Source, groups, listing  # noqa: E402
-from data.tokenizer import byte_tokenizer  # noqa: E402
-from models.transformer import Transformer, TransformerConfig  # noqa: E402
+from reducible.data.batches import Batches  # noqa: E402
+from reducible.data.packing import PackedSequences  # noqa: E402
+from reducible.data.shards import tokenise_files  # noqa: E402
+from reducible.data.sources import Source, groups, listing  # noqa: E402
+from reducible.data.tokenizer import byte_tokenizer  # noqa: E402
+from reducible.models.families.transformer import Transformer, TransformerConfig  # noqa: E402
 
 SECONDS = 0.5
 

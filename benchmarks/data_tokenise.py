@@ -21,10 +21,10 @@ from pathlib import Path
 os.environ.update(RAYON_NUM_THREADS="1", TOKENIZERS_PARALLELISM="false", OMP_NUM_THREADS="1")
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-from data.sample import sample_files, sample_texts  # noqa: E402
-from data.shards import tokenise_files  # noqa: E402
-from data.sources import Source, groups, listing, read  # noqa: E402
-from data.tokenizer import Tokenizer, train_bpe  # noqa: E402
+from reducible.data.sample import sample_files, sample_texts  # noqa: E402
+from reducible.data.shards import tokenise_files  # noqa: E402
+from reducible.data.sources import Source, groups, listing, read  # noqa: E402
+from reducible.data.tokenizer import Tokenizer, train_bpe  # noqa: E402
 
 # run_clm.py's recipe: tokenise in batches, concatenate and cut into blocks. With encode_batch called directly it is
 # faster than through a transformers tokenizer.

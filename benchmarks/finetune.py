@@ -31,7 +31,9 @@ RATES = {
 
 def reducible(*arguments: str, root: Path) -> None:
     """The command line in a process of its own; what it says goes to ours."""
-    subprocess.run([sys.executable, "-m", "pipelines.cli", *arguments, "--root", str(root)], check=True, cwd=HERE)
+    subprocess.run(
+        [sys.executable, "-m", "reducible.pipelines.cli", *arguments, "--root", str(root)], check=True, cwd=HERE
+    )
 
 
 def text_of_ours(work: Path) -> Path:

@@ -13,12 +13,12 @@ from pathlib import Path
 import torch
 from torch import nn
 
-from models.adapters import Adapter, add_adapter
-from models.pretrained import load_checkpoint
-from models.quantized import Quantization, quantize_model
-from tasks.train.finetuning import groups
-from tasks.train.optimizer import AdamW
-from tasks.train.spec import MethodSpec, OptimizerSpec
+from reducible.models.finetune.lora import Adapter, add_adapter
+from reducible.models.quantise.quantised_base import Quantization, quantize_model
+from reducible.models.weights.pretrained import load_checkpoint
+from reducible.tasks.train.finetuning import groups
+from reducible.tasks.train.optimizers.adamw import AdamW
+from reducible.tasks.train.train_spec import MethodSpec, OptimizerSpec
 
 RANKS = (1, 2, 8)
 

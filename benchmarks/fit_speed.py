@@ -14,9 +14,9 @@ import numpy as np
 import pandas
 from scipy.optimize import minimize
 
-from tasks.fit.fit import fit_runs
-from tasks.fit.law import bootstrap, cells_of, problem_of_law, search
-from tasks.fit.objective import huber
+from reducible.tasks.fit.fit import fit_runs
+from reducible.tasks.fit.law import bootstrap, cells_of, problem_of_law, search
+from reducible.tasks.fit.objective import huber
 
 E, A, B, ALPHA, BETA = 1.8, 400.0, 2000.0, 0.34, 0.37
 

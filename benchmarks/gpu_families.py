@@ -17,14 +17,14 @@ import numpy as np
 import torch
 from torch.profiler import ProfilerActivity
 
-from data.batches import Batches
-from models.cost import Lengths
-from models.families import FAMILIES
-from tasks.record import Record
-from tasks.train.examples import TrainingData
-from tasks.train.loop import Training
-from tasks.train.peak import peak_flops
-from tasks.train.spec import Execution, TrainSpec
+from reducible.data.batches import Batches
+from reducible.models.cost.ledger import Lengths
+from reducible.models.families.registry import FAMILIES
+from reducible.tasks.train.examples import TrainingData
+from reducible.tasks.train.loop import Training
+from reducible.tasks.train.peak import peak_flops
+from reducible.tasks.train.train_spec import Execution, TrainSpec
+from reducible.tasks.workflow.record import Record
 
 VOCABULARY = 4096
 CHANNELS = 88

@@ -15,14 +15,14 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from data.batches import Batches
-from models.cost import Lengths
-from models.families import family
-from tasks.record import Record
-from tasks.train.examples import TrainingData
-from tasks.train.loop import Training
-from tasks.train.peak import peak_flops
-from tasks.train.spec import Execution, TrainSpec
+from reducible.data.batches import Batches
+from reducible.models.cost.ledger import Lengths
+from reducible.models.families.registry import family
+from reducible.tasks.train.examples import TrainingData
+from reducible.tasks.train.loop import Training
+from reducible.tasks.train.peak import peak_flops
+from reducible.tasks.train.train_spec import Execution, TrainSpec
+from reducible.tasks.workflow.record import Record
 
 SEQUENCE, VOCABULARY = 1024, 50304  # 50257 rounded up to a multiple of 128, as all the published figures have it
 SHAPE = {

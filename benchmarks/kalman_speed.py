@@ -27,9 +27,16 @@ from statsmodels.datasets import nile
 from statsmodels.tsa.statespace.kalman_smoother import KalmanSmoother
 from statsmodels.tsa.statespace.structural import UnobservedComponents
 
-from models.kalman import LinearGaussian, diffuse, kalman_filter, kalman_smoother, log_likelihood, stationary
-from models.kalman_fit import fit_by_em, fit_by_gradient, log_likelihood_with_gradient
-from models.kalman_precision import parameters_of, posterior
+from reducible.models.kalman.filter import (
+    LinearGaussian,
+    diffuse,
+    kalman_filter,
+    kalman_smoother,
+    log_likelihood,
+    stationary,
+)
+from reducible.models.kalman.fit import fit_by_em, fit_by_gradient, log_likelihood_with_gradient
+from reducible.models.kalman.precision_form import parameters_of, posterior
 
 LATENTS, CHANNELS = 4, 2
 
@@ -115,8 +122,8 @@ def speed(series: int, steps: int, missing: float, repeats: int, peer: str | Non
     contestants: dict[str, Callable[[], object]] = {
         "statsmodels": lambda: [one.loglike() for one in peers],
         "statsmodels with binding": lambda: [peer_of(model, one).loglike() for one in with_gaps],
-        "log_likelihood (models/kalman.py)": lambda: log_likelihood(model, x, observed),
-        "posterior (models/kalman_precision.py)": lambda: posterior(parameters, x_BTC, observed_BTC),
+        "log_likelihood (models/kalman/filter.py)": lambda: log_likelihood(model, x, observed),
+        "posterior (models/kalman/precision_form.py)": lambda: posterior(parameters, x_BTC, observed_BTC),
         "the same with gradient": lambda: log_likelihood_with_gradient(leaf, x_BTC, observed_BTC).backward(),
     }
     gaps = f", {missing:.0%} of the values missing" if missing else ""
@@ -151,7 +158,7 @@ def speed(series: int, steps: int, missing: float, repeats: int, peer: str | Non
         turns(
             {
                 "statsmodels": lambda: [one.smooth() for one in peers],
-                "filter and smoother (models/kalman.py)": lambda: kalman_smoother(
+                "filter and smoother (models/kalman/filter.py)": lambda: kalman_smoother(
                     model, kalman_filter(model, x, observed)
                 ),
             },

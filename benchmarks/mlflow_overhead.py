@@ -20,8 +20,8 @@ os.environ.update(OMP_NUM_THREADS="1", MLFLOW_DISABLE_TELEMETRY="true")
 REPOSITORY = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(REPOSITORY))
 
-from tasks.mlflow_recorder import Recorder, catch_up, quiet  # noqa: E402
-from tasks.record import Record, copy_record, read_rows  # noqa: E402
+from reducible.tasks.mlflow.recorder import Recorder, catch_up, quiet  # noqa: E402
+from reducible.tasks.workflow.record import Record, copy_record, read_rows  # noqa: E402
 
 METRICS = 9  # what a training logs: loss, tokens, FLOPs, learning rate, norm, three of speed, memory
 
@@ -60,7 +60,7 @@ def row_microseconds(root: Path, rows: int) -> float:
 
 
 def imports_mlflow() -> bool:
-    program = "import sys, tasks.record; sys.exit('mlflow' in sys.modules)"
+    program = "import sys, reducible.tasks.workflow.record; sys.exit('mlflow' in sys.modules)"
     return subprocess.run([sys.executable, "-c", program], cwd=REPOSITORY).returncode != 0
 
 

@@ -9,8 +9,8 @@ from collections.abc import Callable
 
 import torch
 
-from models.cost import Lengths
-from models.families import family
+from reducible.models.cost.ledger import Lengths
+from reducible.models.families.registry import family
 
 
 def best_seconds(run: Callable[[], object], repeats: int = 7, least: float = 0.15) -> float:

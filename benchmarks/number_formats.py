@@ -12,8 +12,8 @@ from dataclasses import replace
 import torch
 from torch import Tensor
 
-from models.precision import BF16, FP8_E4M3, FP8_E5M2, FP16, Float
-from models.quantize import (
+from reducible.models.quantise.number_formats import BF16, FP8_E4M3, FP8_E5M2, FP16, Float
+from reducible.models.quantise.reference import (
     DYNAMIC,
     FP4,
     INT4,

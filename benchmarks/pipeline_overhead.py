@@ -12,10 +12,10 @@ from contextlib import nullcontext
 import ray
 from pydantic import BaseModel, ConfigDict
 
-from pipelines.ray_session import session
-from tasks.execute import execute
-from tasks.store import Store
-from tasks.task import Context, Resources, Task
+from reducible.pipelines.cluster.ray_session import session
+from reducible.tasks.workflow.execute import execute
+from reducible.tasks.workflow.store import Store
+from reducible.tasks.workflow.task import Context, Resources, Task
 
 
 class Nothing(BaseModel):

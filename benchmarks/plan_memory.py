@@ -54,7 +54,7 @@ OURS = {
 
 
 def main() -> None:
-    from models.checkpointing import MODES
+    from reducible.models.layers.activation_checkpointing import MODES
 
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--only", default="", help="cases whose title has this in it")
@@ -89,15 +89,15 @@ def measured(case: Case, method: str, mode: str) -> dict[str, float]:
     """Bytes predicted and measured; a small step before warms up what libraries take once."""
     import torch
 
-    from models.adapters import Adapter, add_adapter
-    from models.checkpointing import set_checkpointing
-    from models.families import FAMILIES
-    from models.full_batch import full_batch
-    from models.memory_plan import Method, memory_plan
-    from models.quantized import Quantization, quantize_model
-    from models.rehearsal import pieces_of
-    from tasks.train.optimizer import AdamW
-    from tasks.train.spec import OptimizerSpec
+    from reducible.models.families.registry import FAMILIES
+    from reducible.models.finetune.lora import Adapter, add_adapter
+    from reducible.models.layers.activation_checkpointing import set_checkpointing
+    from reducible.models.memory.largest_batch import full_batch
+    from reducible.models.memory.rehearsed_step import pieces_of
+    from reducible.models.memory.step_plan import Method, memory_plan
+    from reducible.models.quantise.quantised_base import Quantization, quantize_model
+    from reducible.tasks.train.optimizers.adamw import AdamW
+    from reducible.tasks.train.train_spec import OptimizerSpec
 
     kind = FAMILIES[case.family]
 

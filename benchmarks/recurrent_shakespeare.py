@@ -18,15 +18,15 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from data.batches import Batches, fixed
-from models.cost import Lengths
-from models.families import family
-from models.saved import load_model
-from tasks.evaluate.text import measure
-from tasks.record import Record
-from tasks.train.examples import TrainingData
-from tasks.train.loop import train
-from tasks.train.spec import Execution, OptimizerSpec, ScheduleSpec, TrainSpec, ValidationSpec
+from reducible.data.batches import Batches, fixed
+from reducible.models.cost.ledger import Lengths
+from reducible.models.families.registry import family
+from reducible.models.weights.model_folder import load_model
+from reducible.tasks.evaluate.evaluate_text import measure
+from reducible.tasks.train.examples import TrainingData
+from reducible.tasks.train.loop import train
+from reducible.tasks.train.train_spec import Execution, OptimizerSpec, ScheduleSpec, TrainSpec, ValidationSpec
+from reducible.tasks.workflow.record import Record
 
 CONTEXT, BATCH, STEPS = 64, 12, 2000
 MODELS = {

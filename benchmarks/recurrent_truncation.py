@@ -3,9 +3,9 @@
     PYTHONPATH=. python benchmarks/recurrent_truncation.py
 
 A language model of two layers x 128 on bytes of the standard library, 16 sequences of 1,024, first trained for some
-steps so that its gradient is one of practice. Memory: the most bytes alive at once, by counting (models/memory.py);
-scratch inside a kernel is not in it. Seconds: processor time of forward and backward, one thread, median. Bias:
-|g_piece - g| / |g| over all parameters, and the cosine of the two.
+steps so that its gradient is one of practice. Memory: the most bytes alive at once, by counting
+(models/memory/counted_bytes.py); scratch inside a kernel is not in it. Seconds: processor time of forward and backward,
+one thread, median. Bias: |g_piece - g| / |g| over all parameters, and the cosine of the two.
 """
 
 import argparse
@@ -16,9 +16,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from data.builtin import paths
-from models.memory import peak_bytes
-from models.recurrent import Recurrent, RecurrentConfig
+from reducible.data.builtin import paths
+from reducible.models.families.recurrent import Recurrent, RecurrentConfig
+from reducible.models.memory.counted_bytes import peak_bytes
 
 ROWS, LENGTH, WIDTH = 16, 1024, 128
 

@@ -4,7 +4,7 @@
 
 Sequences of 5 to 12 of 15 symbols, Luong attention, width 32. In training
 - soft: the mean over positions, nothing hard (evaluated once as trained and once with argmax);
-- straight-through: argmax, the softmax's gradient in place of its own (what models/seq2seq.py does);
+- straight-through: argmax, the softmax's gradient in place of its own (what models/families/seq2seq.py does);
 - straight-through, sampled: a position drawn from alpha, the same gradient;
 - score function: a position drawn from alpha, d log p(y_t) + (log p(y_t) - baseline) d log alpha (Xu et al. 2015); as
   baseline either the running mean or what the soft mean would have scored, for the same position.
@@ -19,10 +19,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-import models.seq2seq as seq2seq
-from models.beam import greedy
-from models.loss import IGNORE, Loss
-from models.seq2seq import Seq2Seq, Seq2SeqConfig
+import reducible.models.families.seq2seq as seq2seq
+from reducible.models.families.seq2seq import Seq2Seq, Seq2SeqConfig
+from reducible.models.generate.beam_search import greedy
+from reducible.models.loss import IGNORE, Loss
 
 SEPARATOR = 0
 soft_or_hard = seq2seq.attention

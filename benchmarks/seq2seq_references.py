@@ -22,17 +22,17 @@ import numpy as np
 import torch
 from torch import nn
 
-from data.batches import fixed
-from data.pair_files import Pair
-from data.pairs import Division, Pairs, write_pairs
-from data.tokenizer import Tokenizer, train_bpe
-from data.vocabulary import count_vocabulary, whole
-from models.beam import beam_search
-from models.saved import load_model
-from tasks.record import Record
-from tasks.train.examples import TrainingData, batches_of, lengths_of
-from tasks.train.loop import train
-from tasks.train.spec import Execution, TrainSpec
+from reducible.data.batches import fixed
+from reducible.data.pair_files import Pair
+from reducible.data.pairs import Division, Pairs, write_pairs
+from reducible.data.tokenizer import Tokenizer, train_bpe
+from reducible.data.vocabulary import count_vocabulary, whole
+from reducible.models.generate.beam_search import beam_search
+from reducible.models.weights.model_folder import load_model
+from reducible.tasks.train.examples import TrainingData, batches_of, lengths_of
+from reducible.tasks.train.loop import train
+from reducible.tasks.train.train_spec import Execution, TrainSpec
+from reducible.tasks.workflow.record import Record
 
 DATASETS = Path(__file__).resolve().parents[2] / "shared" / "datasets"
 Splits = dict[str, list[Pair]]

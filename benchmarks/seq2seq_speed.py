@@ -22,12 +22,12 @@ from typing import Any
 import numpy as np
 import torch
 
-from data.buckets import Buckets
-from models.cost import Lengths
-from tasks.record import Record
-from tasks.train.examples import TrainingData
-from tasks.train.loop import Training
-from tasks.train.spec import Execution, TrainSpec
+from reducible.data.buckets import Buckets
+from reducible.models.cost.ledger import Lengths
+from reducible.tasks.train.examples import TrainingData
+from reducible.tasks.train.loop import Training
+from reducible.tasks.train.train_spec import Execution, TrainSpec
+from reducible.tasks.workflow.record import Record
 
 SPECIALS = 4
 """JoeyNMT's unknown, padding, begin and end come first; we leave their ids unused but for one as separator."""

@@ -14,14 +14,14 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from data.batches import fixed
-from models.saved import load_model
-from pipelines.load import load_recipe
-from pipelines.run import run_tasks
-from tasks.dataset import open_dataset
-from tasks.execute import _payload, run_here
-from tasks.record import read_rows
-from tasks.store import Store
+from reducible.data.batches import fixed
+from reducible.models.weights.model_folder import load_model
+from reducible.pipelines.recipe.load import load_recipe
+from reducible.pipelines.run import run_tasks
+from reducible.tasks.dataset.dataset import open_dataset
+from reducible.tasks.workflow.execute import _payload, run_here
+from reducible.tasks.workflow.record import read_rows
+from reducible.tasks.workflow.store import Store
 
 DRAWS = 5  # of the latents for the bound
 ROOM = 3200  # steps, padding included, of a forward pass

@@ -20,7 +20,7 @@ from typing import Any
 import numpy as np
 from train_turns import Contestant, Turns
 
-from data.series_files import read_rolls
+from reducible.data.series_files import read_rolls
 
 SIZES = {"keys": 88, "latent": 100, "transition": 200, "emission": 100, "recurrence": 600}
 ROWS = 20
@@ -89,7 +89,7 @@ def write_batches(rolls: Path, folder: Path) -> Path:
 def ours(told: dict[str, Any]) -> None:
     import torch
 
-    from models.ssm import SsmConfig, StateSpace
+    from reducible.models.families.ssm import SsmConfig, StateSpace
 
     torch.set_num_threads(1)
     torch.manual_seed(0)

@@ -18,7 +18,7 @@ def median(command: list[str], repeats: int = 11) -> float:
 
 
 def main() -> None:
-    ours = median([sys.executable, "-m", "pipelines.cli", "--help"])
+    ours = median([sys.executable, "-m", "reducible.pipelines.cli", "--help"])
     python = median([sys.executable, "-c", "pass"])
     code = "import sys; from pipelines import cli; sys.exit(any(n in sys.modules for n in ('torch', 'ray', 'mlflow')))"
     heavy = subprocess.run([sys.executable, "-c", code], check=False).returncode

@@ -10,7 +10,7 @@ import torch
 import torch.nn.functional as F
 from train_turns import Turns
 
-from models.families import family
+from reducible.models.families.registry import family
 
 shape = json.loads(sys.argv[1])
 turns = Turns(Path(shape["folder"]), shape["steps"], shape["core"])

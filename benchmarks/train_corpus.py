@@ -7,10 +7,10 @@ from pathlib import Path
 
 import numpy as np
 
-from data.builtin import paths
-from data.shards import write_shard
-from data.sources import Document
-from data.tokenizer import byte_tokenizer
+from reducible.data.builtin import paths
+from reducible.data.shards import write_shard
+from reducible.data.sources import Document
+from reducible.data.tokenizer import byte_tokenizer
 
 
 def make_dataset(folder: Path) -> Path:
@@ -37,7 +37,7 @@ def make_dataset(folder: Path) -> Path:
 
 def flat_tokens(folder: Path) -> Path:
     """The training tokens as one uint16 file, the format of nanoGPT's loader."""
-    from tasks.dataset import open_dataset
+    from reducible.tasks.dataset.dataset import open_dataset
 
     path = folder / "train.bin"
     if not path.is_file():

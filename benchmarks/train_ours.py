@@ -9,7 +9,7 @@ from typing import Any
 
 from train_turns import Turns
 
-from tasks.train.spec import Execution, OptimizerSpec, ScheduleSpec, TrainSpec
+from reducible.tasks.train.train_spec import Execution, OptimizerSpec, ScheduleSpec, TrainSpec
 
 SHAPE = "REDUCIBLE_BENCHMARK_SHAPE"
 
@@ -33,7 +33,7 @@ def spec_of(shape: dict[str, Any]) -> TrainSpec:
 
 
 def alone(shape: dict[str, Any]) -> None:
-    from tasks.train.task import train_here
+    from reducible.tasks.train.train_task import train_here
 
     take_turns(shape)
     work = Path(shape["folder"]) / "work"
@@ -54,9 +54,9 @@ def alone(shape: dict[str, Any]) -> None:
 def with_ray(shape: dict[str, Any]) -> None:
     from pydantic import BaseModel
 
-    from pipelines.engine import engine
-    from tasks.store import Store
-    from tasks.task import Resources, Task, description
+    from reducible.pipelines.engine import engine
+    from reducible.tasks.workflow.store import Store
+    from reducible.tasks.workflow.task import Resources, Task, description
 
     class Nothing(BaseModel):
         pass
@@ -84,7 +84,7 @@ def with_ray(shape: dict[str, Any]) -> None:
 
 def run(context: Any) -> None:
     """The train task, but one worker too goes through Ray Train."""
-    from tasks.train import task
+    from reducible.tasks.train import train_task as task
 
     task.train_as_worker = as_worker
     task.train_here = lambda job: task.train_on_workers(job, context.execution)
@@ -92,7 +92,7 @@ def run(context: Any) -> None:
 
 
 def as_worker(job: dict[str, Any]) -> dict[str, Any]:
-    from tasks.train.task import train_here
+    from reducible.tasks.train.train_task import train_here
 
     take_turns(json.loads(os.environ[SHAPE]))
     return train_here(job)
@@ -100,7 +100,7 @@ def as_worker(job: dict[str, Any]) -> dict[str, Any]:
 
 def take_turns(shape: dict[str, Any]) -> None:
     """From here on, the training of this process waits at the borders of turns."""
-    from tasks.train import loop
+    from reducible.tasks.train import loop
 
     turns = Turns(Path(shape["folder"]), shape["steps"], shape["core"], endless=False)
     open_examples = loop.open_examples

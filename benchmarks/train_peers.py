@@ -19,9 +19,9 @@ from pathlib import Path
 from train_corpus import flat_tokens, make_dataset, median
 from train_turns import Contestant
 
-from models.cost import Lengths
-from models.families import family
-from models.ladder import sized
+from reducible.models.cost.ledger import Lengths
+from reducible.models.cost.size_ladder import sized
+from reducible.models.families.registry import family
 
 HERE = Path(__file__).resolve().parent
 BARE = "bare loop"

@@ -7,11 +7,11 @@ from pathlib import Path
 
 import numpy as np
 
-from data.batches import fixed
-from data.buckets import Buckets
-from data.packing import IGNORE
-from models.cost import Lengths
-from tasks.train.examples import TrainingData
+from reducible.data.batches import fixed
+from reducible.data.buckets import Buckets
+from reducible.data.packing import IGNORE
+from reducible.models.cost.ledger import Lengths
+from reducible.tasks.train.examples import TrainingData
 
 SPLITS = {"train": "train", "validation": "val", "test": "test_2016_flickr"}
 SEPARATOR, UNKNOWN = 0, 1

@@ -19,13 +19,13 @@ import torch
 import torch.distributed.checkpoint as dcp
 from translation_corpus import SEPARATOR, Corpus, read
 
-from models.beam import beam_search
-from models.encoder_decoder import EncoderDecoder, EncoderDecoderConfig, encoder_decoder_cost
-from models.families import family
-from tasks.record import Record, read_rows
-from tasks.train.checkpoints import complete
-from tasks.train.loop import train
-from tasks.train.spec import Execution, TrainSpec
+from reducible.models.families.encoder_decoder import EncoderDecoder, EncoderDecoderConfig, encoder_decoder_cost
+from reducible.models.families.registry import family
+from reducible.models.generate.beam_search import beam_search
+from reducible.tasks.train.checkpoints import complete
+from reducible.tasks.train.loop import train
+from reducible.tasks.train.train_spec import Execution, TrainSpec
+from reducible.tasks.workflow.record import Record, read_rows
 
 DATASETS = Path(__file__).resolve().parents[2] / "shared" / "datasets"
 

@@ -8,10 +8,10 @@ Counted on the plans of both designs by the ledger, not estimated; then once mor
 import tempfile
 from typing import Any
 
-from pipelines.recipe import Recipe
-from pipelines.sweep import sweep_tasks
-from tasks.store import Store
-from tasks.task import in_order
+from reducible.pipelines.recipe.recipe import Recipe
+from reducible.pipelines.sweep.sweep import sweep_tasks
+from reducible.tasks.workflow.store import Store
+from reducible.tasks.workflow.task import in_order
 
 
 def flops(tokens: list[str], trunk: bool, cooldown: float) -> dict[str, float]:

@@ -21,22 +21,22 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 
-from data.batches import fixed
-from data.docstrings import corpus
-from data.sentences import Sentences
-from data.shards import write_shard
-from data.sources import Document
-from data.tokenizer import train_bpe
-from models.cost import Lengths
-from models.families import family
-from models.loss import IGNORE
-from models.saved import load_model
-from tasks.dataset import open_dataset
-from tasks.evaluate.sentences import measure
-from tasks.record import Record
-from tasks.train.examples import TrainingData, batches_of, lengths_of
-from tasks.train.loop import train
-from tasks.train.spec import Execution, TrainSpec
+from reducible.data.batches import fixed
+from reducible.data.docstrings import corpus
+from reducible.data.sentences import Sentences
+from reducible.data.shards import write_shard
+from reducible.data.sources import Document
+from reducible.data.tokenizer import train_bpe
+from reducible.models.cost.ledger import Lengths
+from reducible.models.families.registry import family
+from reducible.models.loss import IGNORE
+from reducible.models.weights.model_folder import load_model
+from reducible.tasks.dataset.dataset import open_dataset
+from reducible.tasks.evaluate.evaluate_sentences import measure
+from reducible.tasks.train.examples import TrainingData, batches_of, lengths_of
+from reducible.tasks.train.loop import train
+from reducible.tasks.train.train_spec import Execution, TrainSpec
+from reducible.tasks.workflow.record import Record
 
 SEQUENCE = 48
 PLAIN = {"kl_schedule": "none"}

@@ -1,8 +1,8 @@
 """Does the best learning rate of a small width hold at eight times the width?
 
 Trains the transformer at several widths and learning rates on the bytes of the Python standard library, once with the
-width rule of models/width.py and once with the standard parameterisation (one learning rate for all, no factor on
-the logits), and writes benchmarks/width_rule.csv and benchmarks/width_rule.png.
+width rule of models/layers/width_rule.py and once with the standard parameterisation (one learning rate for all, no
+factor on the logits), and writes benchmarks/width_rule.csv and benchmarks/width_rule.png.
 
     python benchmarks/width_rule.py                # about ten minutes on one quiet core
     python benchmarks/width_rule.py --ladder       # depth and heads follow the width, as in a sweep
@@ -18,9 +18,9 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from models.families import family
-from models.transformer import Transformer, TransformerConfig
-from models.width import ParameterGroup
+from reducible.models.families.registry import family
+from reducible.models.families.transformer import Transformer, TransformerConfig
+from reducible.models.layers.width_rule import ParameterGroup
 
 HERE = Path(__file__).parent
 SEQUENCE = 64

@@ -4,8 +4,8 @@ from typing import Protocol
 
 import numpy as np
 
-from data.errors import DataError
-from data.order import key_of, permute
+from reducible.data.errors import DataError
+from reducible.data.order import key_of, permute
 
 _BLOCK = 4096  # positions of the order computed at once
 

@@ -4,9 +4,9 @@ from typing import Protocol, cast
 
 import numpy as np
 
-from data.batches import Examples, cut_by_size
-from data.errors import DataError
-from data.order import key_of, permute
+from reducible.data.batches import Examples, cut_by_size
+from reducible.data.errors import DataError
+from reducible.data.order import key_of, permute
 
 _POOL_STEPS = 32  # steps whose examples are sorted by size together
 _LIKE = 1.15  # ratio of target lengths that count as alike

@@ -4,7 +4,7 @@ import importlib.metadata
 import sysconfig
 from pathlib import Path
 
-from data.errors import DataError
+from reducible.data.errors import DataError
 
 # The large pure-Python parts of the pinned environment, about 200 MB. Named, so that a tool installed besides
 # them does not change the corpus.

@@ -12,9 +12,9 @@ from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import NamedTuple
 
-from data import builtin
-from data.errors import DataError
-from data.hashes import HashCache
+from reducible.data import builtin
+from reducible.data.errors import DataError
+from reducible.data.hashes import HashCache
 
 CORPORA = {"docstrings": "stdlib", "docstrings-packages": "packages"}
 """Names behind builtin: and the sources that they read (data/builtin.py)."""

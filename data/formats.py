@@ -10,8 +10,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import BinaryIO, NamedTuple, cast
 
-from data.errors import DataError
-from data.hashes import open_regular
+from reducible.data.errors import DataError
+from reducible.data.hashes import open_regular
 
 
 class Document(NamedTuple):

@@ -8,8 +8,8 @@ from dataclasses import asdict, dataclass
 import numpy as np
 from scipy.linalg import solve_discrete_lyapunov
 
-from data.errors import DataError
-from data.series_files import NumericSeries
+from reducible.data.errors import DataError
+from reducible.data.series_files import NumericSeries
 
 Matrix = tuple[tuple[float, ...], ...]
 

@@ -8,7 +8,7 @@ from functools import cached_property
 
 import numpy as np
 
-from data.errors import DataError
+from reducible.data.errors import DataError
 
 ALPHABET = "etaoinshrdlcumwfgypbvkjxqzETAOINSHRDLCUMWFGYPBVKJXQZ0123456789+/"
 _FILE_BYTES = 2**20

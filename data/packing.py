@@ -9,8 +9,8 @@ from pathlib import Path
 
 import numpy as np
 
-from data.errors import DataError
-from data.shards import open_split, statistics
+from reducible.data.errors import DataError
+from reducible.data.shards import open_split, statistics
 
 IGNORE = -100  # a target that does not count
 

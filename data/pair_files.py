@@ -6,9 +6,9 @@ from itertools import zip_longest
 from pathlib import Path
 from typing import Literal, NamedTuple
 
-from data import docstrings, sources
-from data.errors import DataError
-from data.formats import (
+from reducible.data import docstrings, sources
+from reducible.data.errors import DataError
+from reducible.data.formats import (
     READ_ERRORS,
     Damaged,
     Skipped,
@@ -19,9 +19,9 @@ from data.formats import (
     parquet_texts,
     reason,
 )
-from data.generated_pairs import GeneratedPairs
-from data.hashes import HashCache, open_regular
-from data.sources import InputFile
+from reducible.data.generated_pairs import GeneratedPairs
+from reducible.data.hashes import HashCache, open_regular
+from reducible.data.sources import InputFile
 
 _MARK = b"\xef\xbb\xbf"  # some editors put it before UTF-8
 

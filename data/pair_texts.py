@@ -3,11 +3,11 @@
 from collections.abc import Iterator, Sequence
 from typing import Literal
 
-from data.errors import DataError
-from data.pair_files import LeftOut, PairSource, read_pairs
-from data.pairs import Division, HeldOut
-from data.sources import InputFile
-from data.split import content_key
+from reducible.data.errors import DataError
+from reducible.data.pair_files import LeftOut, PairSource, read_pairs
+from reducible.data.pairs import Division, HeldOut
+from reducible.data.sources import InputFile
+from reducible.data.split import content_key
 
 Side = Literal["source", "target", "both"]
 

@@ -13,12 +13,12 @@ from typing import Any, Literal
 import numpy as np
 import pyarrow
 
-from data.errors import DataError
-from data.packing import IGNORE
-from data.pair_files import Pair
-from data.sentences import target_rows
-from data.split import content_key, is_validation
-from data.tokenizer import Tokenizer
+from reducible.data.errors import DataError
+from reducible.data.packing import IGNORE
+from reducible.data.pair_files import Pair
+from reducible.data.sentences import target_rows
+from reducible.data.split import content_key, is_validation
+from reducible.data.tokenizer import Tokenizer
 
 SPLITS = ("train", "validation", "test")
 _STATISTICS = "pairs.json"

@@ -4,8 +4,8 @@ import json
 import struct
 from pathlib import Path
 
-from data.errors import DataError
-from data.tokenizer import Tokenizer, from_file, from_library
+from reducible.data.errors import DataError
+from reducible.data.tokenizer import Tokenizer, from_file, from_library
 
 SEPARATORS = ("<|endoftext|>", "<|begin_of_text|>", "<s>")
 """What separated the documents that models of this shape were pretrained on; the first that the tokenizer has."""

@@ -3,9 +3,9 @@
 import hashlib
 from collections.abc import Iterator, Sequence
 
-from data.errors import DataError
-from data.sources import InputFile, Source, read
-from data.split import content_key, is_validation
+from reducible.data.errors import DataError
+from reducible.data.sources import InputFile, Source, read
+from reducible.data.split import content_key, is_validation
 
 SAMPLE_BYTES = 16 * 2**20
 

@@ -9,9 +9,9 @@ from pathlib import Path
 
 import numpy as np
 
-from data.errors import DataError
-from data.packing import IGNORE
-from data.shards import open_split, statistics
+from reducible.data.errors import DataError
+from reducible.data.packing import IGNORE
+from reducible.data.shards import open_split, statistics
 
 
 class Sentences:

@@ -18,9 +18,9 @@ from typing import Any, Literal
 
 import numpy as np
 
-from data.errors import DataError
-from data.series_files import NumericSeries
-from data.split import content_key
+from reducible.data.errors import DataError
+from reducible.data.series_files import NumericSeries
+from reducible.data.split import content_key
 
 SPLITS = ("train", "validation", "test")
 

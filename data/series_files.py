@@ -19,7 +19,7 @@ import numpy as np
 import pyarrow
 import pyarrow.parquet
 
-from data.errors import DataError
+from reducible.data.errors import DataError
 
 MISSING = {"", "na", "nan", "n/a", "null", "none"}
 """Cells, in lower case, that say that a value is missing."""

@@ -9,11 +9,11 @@ from typing import Any, Literal
 import numpy as np
 import pyarrow
 
-from data.errors import DataError
-from data.formats import Document, Skipped
-from data.sources import InputFile, Source, read
-from data.split import content_key, is_validation
-from data.tokenizer import Tokenizer
+from reducible.data.errors import DataError
+from reducible.data.formats import Document, Skipped
+from reducible.data.sources import InputFile, Source, read
+from reducible.data.split import content_key, is_validation
+from reducible.data.tokenizer import Tokenizer
 
 SPLITS = ("train", "validation")
 _STATISTICS = "shard.json"

@@ -8,11 +8,11 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal
 
-from data import builtin, docstrings, formats
-from data.errors import DataError
-from data.formats import Document, Skipped
-from data.hashes import HashCache
-from data.markov import MarkovText
+from reducible.data import builtin, docstrings, formats
+from reducible.data.errors import DataError
+from reducible.data.formats import Document, Skipped
+from reducible.data.hashes import HashCache
+from reducible.data.markov import MarkovText
 
 __all__ = ["Document", "InputFile", "Skipped", "Source", "groups", "listing", "read", "read_documents"]
 

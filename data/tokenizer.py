@@ -9,12 +9,12 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from data.errors import DataError
+from reducible.data.errors import DataError
 
 if TYPE_CHECKING:
     import tokenizers
 
-    from data.words import WordEncoder
+    from reducible.data.words import WordEncoder
 
 # One core per task is Ray's to give out; with threads of its own the library also warns at every fork.
 os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
@@ -104,7 +104,7 @@ class Tokenizer:
 
 
 def _word_encoder(library: "tokenizers.Tokenizer", dtype: np.dtype) -> "WordEncoder":
-    from data.words import WordEncoder
+    from reducible.data.words import WordEncoder
 
     return WordEncoder(library, dtype)
 

@@ -5,8 +5,8 @@ from collections import Counter
 from collections.abc import Iterable
 from typing import Literal
 
-from data.errors import DataError
-from data.tokenizer import Tokenizer
+from reducible.data.errors import DataError
+from reducible.data.tokenizer import Tokenizer
 
 UNKNOWN = "<unk>"
 

@@ -16,7 +16,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from models.loss import IGNORE, cross_entropy
+from reducible.models.loss import IGNORE, cross_entropy
 
 
 @dataclass(frozen=True)

@@ -33,8 +33,8 @@ class Commands(click.Group):
     """Errors for the person who made the mistake: one line, exit code 2, no traceback (contract 8)."""
 
     def invoke(self, context: click.Context) -> Any:
-        from data.errors import DataError
-        from tasks.errors import UserError
+        from reducible.data.errors import DataError
+        from reducible.tasks.errors import UserError
 
         try:
             return super().invoke(context)
@@ -85,8 +85,8 @@ def run(recipe: Path, overrides: tuple[str, ...], root: str, fresh: tuple[str, .
     reducible run recipes/transformer.yaml
     reducible run recipes/transformer.yaml model.width=256 train.tokens=50M compute.workers=2
     """
-    from pipelines.load import load_recipe
-    from pipelines.run import run_recipe
+    from reducible.pipelines.recipe.load import load_recipe
+    from reducible.pipelines.run import run_recipe
 
     sys.exit(run_recipe(load_recipe(recipe, overrides), root, fresh))
 
@@ -105,8 +105,8 @@ def sweep(recipe: Path, overrides: tuple[str, ...], root: str, fresh: tuple[str,
     reducible sweep recipes/demo.yaml
     reducible sweep recipes/demo.yaml 'sweep.widths=[16, 24, 32]' 'sweep.budgets=[1e11, 3e11, 1e12]'
     """
-    from pipelines.load import load_recipe
-    from pipelines.sweep import sweep_recipe
+    from reducible.pipelines.recipe.load import load_recipe
+    from reducible.pipelines.sweep.sweep import sweep_recipe
 
     sys.exit(sweep_recipe(load_recipe(recipe, overrides), root, fresh))
 
@@ -142,9 +142,9 @@ def plan(
     reducible plan recipes/transformer.yaml
     reducible plan recipes/transformer.yaml --gpus 64 --gpu h100 --sequence 4096 model.width=4096 model.depth=32
     """
-    from pipelines.load import load_recipe
-    from pipelines.plan import print_plan
-    from pipelines.plan_memory import Asked
+    from reducible.pipelines.plan.memory import Asked
+    from reducible.pipelines.plan.plan import print_plan
+    from reducible.pipelines.recipe.load import load_recipe
 
     asked = Asked(gpus, gpu, sequence, memory, mfu, memory_report)
     print_plan(load_recipe(recipe, overrides), root, fresh, settings, asked)
@@ -160,7 +160,7 @@ def plan(
 @click.option("--draws", type=click.IntRange(min=100), default=1000, show_default=True, help="Bootstrap draws.")
 def fit(table: Path, out: Path | None, draws: int) -> None:
     """Fit scaling laws to any table of runs: a CSV with the columns N, D, C and loss."""
-    from pipelines.fit import fit_table
+    from reducible.pipelines.fit import fit_table
 
     fit_table(table, out or table.with_name(table.stem + "-fit"), draws)
 
@@ -180,7 +180,7 @@ def predict(sweep: str, compute: str | None, loss: float | None, family: str | N
     reducible predict demo --loss 1.2
     reducible predict families --family lstm --compute 1e15
     """
-    from pipelines.predict import print_prediction
+    from reducible.pipelines.predict import print_prediction
 
     print_prediction(sweep, compute, loss, as_json, root, family)
 
@@ -219,9 +219,9 @@ def finetune(
     reducible finetune translator --method full --data pairs.tsv train.tokens=2M
     reducible finetune SmolLM2-135M.gguf --method qlora --data notes/ finetune.rank=2 data.documents=paragraph
     """
-    from pipelines.base import data_kind
-    from pipelines.load import finetuning_recipe
-    from pipelines.run import run_recipe
+    from reducible.pipelines.base_model import data_kind
+    from reducible.pipelines.recipe.load import finetuning_recipe
+    from reducible.pipelines.run import run_recipe
 
     kind = data_kind(base, root)
     sys.exit(run_recipe(finetuning_recipe(base, kind, data, method, recipe, name, overrides), root, fresh))
@@ -243,7 +243,7 @@ def finetune(
 @ROOT
 def sample(run: str, prompt: str, tokens: int, temperature: float, top_k: int | None, seed: int, root: str) -> None:
     """Let a trained model write. RUN is a recipe's name, a cell's label or the beginning of an identity."""
-    from pipelines.inference import print_sample
+    from reducible.pipelines.inference import print_sample
 
     print_sample(run, prompt, tokens, temperature, top_k, seed, root)
 
@@ -258,7 +258,7 @@ def evaluate(run: str, overrides: tuple[str, ...], root: str) -> None:
     \b
     reducible evaluate seq2seq evaluate.split=test evaluate.beam=10
     """
-    from pipelines.inference import evaluate_run
+    from reducible.pipelines.inference import evaluate_run
 
     sys.exit(evaluate_run(run, overrides, root))
 
@@ -269,7 +269,7 @@ def evaluate(run: str, overrides: tuple[str, ...], root: str) -> None:
 @click.option("--no-browser", is_flag=True, help="Only print the address.")
 def ui(root: str, port: int, no_browser: bool) -> None:
     """Open MLflow on everything that ran under --root."""
-    from pipelines.ui import serve
+    from reducible.pipelines.ui import serve
 
     serve(root, port=port, browser=not no_browser)
 
@@ -283,7 +283,7 @@ def submit(command: tuple[str, ...], address: str | None) -> None:
     \b
     reducible submit --address http://127.0.0.1:8265 sweep recipes/demo.yaml --root /mnt/shared/reducible
     """
-    from pipelines.jobs import submit as submit_job
+    from reducible.pipelines.cluster.jobs import submit as submit_job
 
     arguments = [part for word in command for part in (word.split("=", 1) if word.startswith("--address=") else [word])]
     if "--address" in arguments:  # also where people write it: after the command
@@ -301,7 +301,7 @@ def submit(command: tuple[str, ...], address: str | None) -> None:
 @ADDRESS
 def jobs(address: str | None) -> None:
     """List the jobs of a cluster, newest first."""
-    from pipelines.jobs import print_jobs
+    from reducible.pipelines.cluster.jobs import print_jobs
 
     print_jobs(address)
 
@@ -312,7 +312,7 @@ def jobs(address: str | None) -> None:
 @ADDRESS
 def logs(identity: str, follow: bool, address: str | None) -> None:
     """Print what a job has written."""
-    from pipelines.jobs import print_logs
+    from reducible.pipelines.cluster.jobs import print_logs
 
     sys.exit(print_logs(identity, follow, address))
 
@@ -322,7 +322,7 @@ def logs(identity: str, follow: bool, address: str | None) -> None:
 @ADDRESS
 def stop(identity: str, address: str | None) -> None:
     """Stop a job. What its tasks finished is kept; submitting it again goes on from there."""
-    from pipelines.jobs import stop_job
+    from reducible.pipelines.cluster.jobs import stop_job
 
     stop_job(identity, address)
 

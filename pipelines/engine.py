@@ -7,13 +7,13 @@ from dataclasses import dataclass
 
 import click
 
-from pipelines.progress import Progress
-from pipelines.ray_session import Cluster, session
-from tasks.errors import UserError
-from tasks.execute import Outcome, execute, stop_politely
-from tasks.mlflow_recorder import Recorder
-from tasks.store import Store
-from tasks.task import Task, in_order
+from reducible.pipelines.cluster.ray_session import Cluster, session
+from reducible.pipelines.progress import Progress
+from reducible.tasks.errors import UserError
+from reducible.tasks.mlflow.recorder import Recorder
+from reducible.tasks.workflow.execute import Outcome, execute, stop_politely
+from reducible.tasks.workflow.store import Store
+from reducible.tasks.workflow.task import Task, in_order
 
 
 @dataclass

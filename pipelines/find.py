@@ -4,8 +4,8 @@ import difflib
 from pathlib import Path
 from typing import Any
 
-from tasks.errors import UserError
-from tasks.store import MANIFEST, Store
+from reducible.tasks.errors import UserError
+from reducible.tasks.workflow.store import MANIFEST, Store
 
 
 class NotFound(UserError):

@@ -4,19 +4,19 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from pipelines.base import Base, base_of
-from pipelines.data import dataset_task, lengths_of, model_facts
-from pipelines.recipe import Recipe
-from pipelines.recipe_finetune import Finetune
-from pipelines.recipe_pairs import PairData
-from pipelines.training import READ_FROM, Model, data_kind_for, require_maskable
-from tasks import quantise
-from tasks.dataset import open_dataset
-from tasks.errors import UserError
-from tasks.quantise import QuantiseSpec
-from tasks.store import Store
-from tasks.task import Task
-from tasks.train.finetuning import cost
+from reducible.pipelines.base_model import Base, base_of
+from reducible.pipelines.dataset.text_tasks import dataset_task, lengths_of, model_facts
+from reducible.pipelines.recipe.finetune_section import Finetune
+from reducible.pipelines.recipe.pairs_section import PairData
+from reducible.pipelines.recipe.recipe import Recipe
+from reducible.pipelines.training import READ_FROM, Model, data_kind_for, require_maskable
+from reducible.tasks.dataset.dataset import open_dataset
+from reducible.tasks.errors import UserError
+from reducible.tasks.train import quantised_base as quantise
+from reducible.tasks.train.finetuning import cost
+from reducible.tasks.train.quantised_base import QuantiseSpec
+from reducible.tasks.workflow.store import Store
+from reducible.tasks.workflow.task import Task
 
 SEQUENCES = 8  # of a step, where the recipe says nothing: the new data are few, and the base already knows most
 UNITS_UNKNOWN = 1_000_000  # stands for the training units until the dataset is there
@@ -85,7 +85,7 @@ def _weights(section: Finetune, base: Base) -> Task:
     return Task(
         name="quantised",
         version=quantise.VERSION,
-        run="tasks.quantise:run",
+        run="reducible.tasks.train.quantised_base:run",
         spec=QuantiseSpec(kind=section.quantisation, double=section.double),
         inputs={"base": base.model},
         label=f"{base.name} in {section.quantisation}",

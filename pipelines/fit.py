@@ -8,12 +8,12 @@ import click
 
 def fit_table(table: Path, folder: Path, draws: int) -> None:
     """Writes fit.json, runs.csv, report.html and figures into `folder` and prints the law."""
-    from tasks.fit.files import fit_csv
-    from tasks.fit.spec import FitOptions
-    from tasks.fit.summary import summary
-    from tasks.report.page import write_report
-    from tasks.report.provenance import provenance
-    from tasks.report.spec import ReportSpec
+    from reducible.tasks.fit.files import fit_csv
+    from reducible.tasks.fit.fit_spec import FitOptions
+    from reducible.tasks.fit.fit_summary import summary
+    from reducible.tasks.report.page import write_report
+    from reducible.tasks.report.provenance import provenance
+    from reducible.tasks.report.report_spec import ReportSpec
 
     fit = fit_csv(table, folder, FitOptions(bootstrap=draws))
     spec = ReportSpec(title=table.stem, predict=str(folder / "fit.json"))

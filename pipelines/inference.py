@@ -5,22 +5,22 @@ from collections.abc import Sequence
 
 import click
 
-from pipelines.engine import engine, failures
-from pipelines.find import find
-from pipelines.load import load_evaluation
-from pipelines.run import evaluation_task
-from tasks.dataset import open_dataset, require_split
-from tasks.errors import UserError
-from tasks.store import Store, read_manifest
-from tasks.task import finished
+from reducible.pipelines.engine import engine, failures
+from reducible.pipelines.find import find
+from reducible.pipelines.recipe.load import load_evaluation
+from reducible.pipelines.run import evaluation_task
+from reducible.tasks.dataset.dataset import open_dataset, require_split
+from reducible.tasks.errors import UserError
+from reducible.tasks.workflow.store import Store, read_manifest
+from reducible.tasks.workflow.task import finished
 
 
 def print_sample(
     run: str, prompt: str, tokens: int, temperature: float, top_k: int | None, seed: int, root: str
 ) -> None:
     """Prints what the model makes of the prompt: a text's continuation, a pair's other side, a forecast."""
-    from tasks.evaluate.spec import SampleOptions
-    from tasks.evaluate.task import sample
+    from reducible.tasks.evaluate.evaluate_spec import SampleOptions
+    from reducible.tasks.evaluate.evaluate_task import sample
 
     store = Store(root)
     folder = find(store, "train", run)

@@ -5,13 +5,13 @@ from pathlib import Path
 
 import click
 
-from pipelines.find import find
-from tasks.count import parse_count
-from tasks.errors import UserError
-from tasks.fit.predict import predict
-from tasks.fit.result import Fit
-from tasks.fit.summary import prediction_text
-from tasks.store import Store
+from reducible.pipelines.find import find
+from reducible.tasks.count import parse_count
+from reducible.tasks.errors import UserError
+from reducible.tasks.fit.fit_summary import prediction_text
+from reducible.tasks.fit.predict import predict
+from reducible.tasks.fit.result import Fit
+from reducible.tasks.workflow.store import Store
 
 
 def print_prediction(

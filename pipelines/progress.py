@@ -10,9 +10,9 @@ from typing import Any
 import click
 from tqdm import tqdm
 
-from tasks.execute import Outcome
-from tasks.store import Store
-from tasks.task import Task
+from reducible.tasks.workflow.execute import Outcome
+from reducible.tasks.workflow.store import Store
+from reducible.tasks.workflow.task import Task
 
 QUIET_SECONDS = 15.0  # between lines where no terminal redraws a bar
 

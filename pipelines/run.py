@@ -9,19 +9,19 @@ from typing import Any
 
 import click
 
-from pipelines.data import dataset_task, lengths_of, model_facts
-from pipelines.engine import engine, failures, make_again
-from pipelines.finetune import Start
-from pipelines.finetune import start_of as from_base
-from pipelines.recipe import Recipe
-from pipelines.training import Model, family_of, idle_workers, model_of, train_spec, training_task
-from tasks.dataset import TEST_SPLIT
-from tasks.errors import UserError
-from tasks.evaluate import spec as evaluate_spec
-from tasks.evaluate.spec import EvaluateSpec
-from tasks.store import Store
-from tasks.summary import SummarySpec
-from tasks.task import Task
+from reducible.pipelines.dataset.text_tasks import dataset_task, lengths_of, model_facts
+from reducible.pipelines.engine import engine, failures, make_again
+from reducible.pipelines.finetune import Start
+from reducible.pipelines.finetune import start_of as from_base
+from reducible.pipelines.recipe.recipe import Recipe
+from reducible.pipelines.training import Model, family_of, idle_workers, model_of, train_spec, training_task
+from reducible.tasks.dataset.dataset import TEST_SPLIT
+from reducible.tasks.errors import UserError
+from reducible.tasks.evaluate import evaluate_spec
+from reducible.tasks.evaluate.evaluate_spec import EvaluateSpec
+from reducible.tasks.workflow.pipeline_summary import SummarySpec
+from reducible.tasks.workflow.store import Store
+from reducible.tasks.workflow.task import Task
 
 TOKENS_PER_PARAMETER = 20  # Hoffmann et al. 2022: about compute-optimal, where the recipe names no number of tokens
 
@@ -51,7 +51,7 @@ def run_tasks(recipe: Recipe, store: Store) -> RunTasks:
     summary = Task(
         name="summary",
         version=1,
-        run="tasks.summary:run",
+        run="reducible.tasks.workflow.pipeline_summary:run",
         spec=SummarySpec(name=recipe.name),
         inputs={"data": dataset, "model": train, "evaluation": evaluation},
         label=f"summary {recipe.name}",
@@ -72,7 +72,7 @@ def evaluation_task(train: Task, dataset: Task, name: str, tags: Mapping[str, st
     return Task(
         name="evaluate",
         version=evaluate_spec.VERSION,
-        run="tasks.evaluate.task:run",
+        run="reducible.tasks.evaluate.evaluate_task:run",
         spec=spec,
         inputs={"model": train, "data": dataset},
         label=f"evaluate {name}",

@@ -8,14 +8,14 @@ from typing import Any, Literal, get_type_hints
 
 from pydantic import TypeAdapter, ValidationError
 
-from models.cost import Cost, Lengths
-from models.families import FROM_DATA, Family, family
-from pipelines.recipe import Recipe
-from pipelines.recipe_text import TextData
-from tasks.errors import UserError
-from tasks.report.words import plural
-from tasks.task import Resources, Task
-from tasks.train.spec import VERSION, Execution, OptimizerSpec, ScheduleSpec, TrainSpec, ValidationSpec
+from reducible.models.cost.ledger import Cost, Lengths
+from reducible.models.families.registry import FROM_DATA, Family, family
+from reducible.pipelines.recipe.recipe import Recipe
+from reducible.pipelines.recipe.text_section import TextData
+from reducible.tasks.errors import UserError
+from reducible.tasks.report.words import plural
+from reducible.tasks.train.train_spec import VERSION, Execution, OptimizerSpec, ScheduleSpec, TrainSpec, ValidationSpec
+from reducible.tasks.workflow.task import Resources, Task
 
 LARGEST_MICRO_BATCH = 16_384  # target units per forward pass, unless the recipe says otherwise
 
@@ -82,7 +82,7 @@ def model_of(
 ) -> Model:
     """The recipe's model section (or another `section`) as a configuration of its family.
 
-    facts: what the data decides (pipelines/data.py).
+    facts: what the data decides (pipelines/dataset/text_tasks.py).
 
     Raises:
         UserError: unknown family or key (with the nearest one), or a value that the family refuses.
@@ -247,7 +247,7 @@ def training_task(
     return Task(
         name="train",
         version=VERSION,
-        run="tasks.train.task:run",
+        run="reducible.tasks.train.train_task:run",
         spec=spec,
         inputs=inputs,
         label=label,

@@ -13,7 +13,7 @@ from contextlib import suppress
 from pathlib import Path
 from typing import IO
 
-from tasks.errors import UserError
+from reducible.tasks.errors import UserError
 
 STARTS_IN = 120  # seconds; 9-15 on a quiet machine
 
@@ -22,8 +22,8 @@ def serve(root: str | Path, port: int = 5000, browser: bool = True, tracking_uri
     """Serves until Ctrl-C. A tracking server that already runs somewhere is only opened."""
     import click
 
-    from tasks.execute import stop_politely
-    from tasks.mlflow_recorder import Recorder, last_tracking_uri
+    from reducible.tasks.mlflow.recorder import Recorder, last_tracking_uri
+    from reducible.tasks.workflow.execute import stop_politely
 
     folder = Path(root).expanduser().absolute()
     uri = tracking_uri or last_tracking_uri(folder)

@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from tasks.evaluate.forecast_scores import (
+from reducible.tasks.evaluate.forecast_scores import (
     Forecast,
     NormalForecast,
     SampledForecast,

@@ -2,8 +2,8 @@
 
 from typing import Any
 
-from tasks.errors import UserError
-from tasks.record import Record
+from reducible.tasks.errors import UserError
+from reducible.tasks.workflow.record import Record
 
 EXAMPLES = 64
 """Sequences that the norms are means over."""
@@ -19,9 +19,9 @@ def show_gradient_flow(model: Any, examples: Any, trained: dict[str, Any], recor
     """
     import torch
 
-    from data.batches import fixed
-    from models.families import family
-    from models.gradient_flow import gradient_flow
+    from reducible.data.batches import fixed
+    from reducible.models.families.registry import family
+    from reducible.models.gradient_flow import gradient_flow
 
     if trained["family"] != "recurrent":
         raise UserError(f"evaluate.gradient_flow: is for the family recurrent, and this is a {trained['family']}")

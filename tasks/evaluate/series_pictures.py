@@ -4,9 +4,9 @@ from typing import Any
 
 import numpy as np
 
-from tasks.evaluate.forecast_scores import LEVELS, Forecast
-from tasks.evaluate.forecasts import Windows
-from tasks.record import Record
+from reducible.tasks.evaluate.forecast_scores import LEVELS, Forecast
+from reducible.tasks.evaluate.forecasts import Windows
+from reducible.tasks.workflow.record import Record
 
 CHANNELS = 4
 """Drawn of each forecast at most."""

@@ -11,8 +11,8 @@ from dataclasses import replace
 
 import pandas
 
-from tasks.errors import UserError
-from tasks.fit.result import Run
+from reducible.tasks.errors import UserError
+from reducible.tasks.fit.result import Run
 
 FINISHED = "finished"
 

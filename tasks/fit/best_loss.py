@@ -8,8 +8,8 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import ArrayLike
 
-from tasks.fit.optimum import estimate, optimal, required
-from tasks.fit.result import Estimate, Fit, Floats
+from reducible.tasks.fit.optimum import estimate, optimal, required
+from reducible.tasks.fit.result import Estimate, Fit, Floats
 
 
 @dataclass(frozen=True)

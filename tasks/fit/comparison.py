@@ -4,7 +4,7 @@ import json
 
 from pydantic import BaseModel, ConfigDict
 
-from tasks.task import Context
+from reducible.tasks.workflow.task import Context
 
 VERSION = 1  # of the task; a change of what it computes raises it
 
@@ -19,8 +19,8 @@ class CompareSpec(BaseModel):
 
 
 def run(context: Context) -> None:
-    from tasks.fit.overtaking import compare
-    from tasks.fit.result import Fit
+    from reducible.tasks.fit.overtaking import compare
+    from reducible.tasks.fit.result import Fit
 
     spec: CompareSpec = context.spec
     found = compare({name: Fit.load(context.inputs[name] / "fit.json") for name in spec.families})

@@ -7,11 +7,11 @@ from pathlib import Path
 
 import pandas
 
-from tasks.errors import UserError
-from tasks.fit.fit import fit_runs
-from tasks.fit.result import Fit
-from tasks.fit.spec import FitOptions
-from tasks.fit.summary import summary
+from reducible.tasks.errors import UserError
+from reducible.tasks.fit.fit import fit_runs
+from reducible.tasks.fit.fit_spec import FitOptions
+from reducible.tasks.fit.fit_summary import summary
+from reducible.tasks.fit.result import Fit
 
 NUMBERS = ("N", "D", "C", "loss")
 OPTIONAL = ("name", "budget", "seed", "status", "reason", "learning_rate", "N_without_embeddings")

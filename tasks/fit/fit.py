@@ -9,10 +9,11 @@ from dataclasses import replace
 import numpy as np
 import pandas
 
-from tasks.errors import UserError
-from tasks.fit import isoflop
-from tasks.fit.admission import admit
-from tasks.fit.law import (
+from reducible.tasks.errors import UserError
+from reducible.tasks.fit import isoflop
+from reducible.tasks.fit.admission import admit
+from reducible.tasks.fit.fit_spec import FitOptions
+from reducible.tasks.fit.law import (
     Optimum,
     bootstrap,
     cells_of,
@@ -22,19 +23,9 @@ from tasks.fit.law import (
     search,
     solve_subsets,
 )
-from tasks.fit.objective import Floats, Problem
-from tasks.fit.optimum import allocation, cost_of, estimate
-from tasks.fit.result import (
-    Allocation,
-    BackTest,
-    Estimate,
-    Fit,
-    Health,
-    Law,
-    ProfileOfE,
-    Run,
-)
-from tasks.fit.spec import FitOptions
+from reducible.tasks.fit.objective import Floats, Problem
+from reducible.tasks.fit.optimum import allocation, cost_of, estimate
+from reducible.tasks.fit.result import Allocation, BackTest, Estimate, Fit, Health, Law, ProfileOfE, Run
 
 PARAMETERS = 5
 ONE_LINE = 0.2  # deviation of log D about its regression on log N below which D/N counts as not varied

@@ -11,7 +11,7 @@ from scipy.special import erf
 from scipy.stats import f as f_distribution
 from scipy.stats import norm
 
-from tasks.fit.objective import (
+from reducible.tasks.fit.objective import (
     EXPONENTS,
     Floats,
     Problem,

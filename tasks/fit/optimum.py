@@ -14,8 +14,8 @@ from collections.abc import Callable
 import numpy as np
 from numpy.typing import NDArray
 
-from tasks.fit.objective import Floats
-from tasks.fit.result import Allocation, Cost, Estimate
+from reducible.tasks.fit.objective import Floats
+from reducible.tasks.fit.result import Allocation, Cost, Estimate
 
 # Depth fixed, attention and output head grow as N^1/2; depth rising with width, as N^2/3 and N^1/3. A free power fits
 # no better inside and extrapolates badly (checked against exact counts).

@@ -18,11 +18,11 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from tasks.fit.best_loss import BestLoss, best_loss, identified
-from tasks.fit.optimum import estimate
-from tasks.fit.predict import FAR
-from tasks.fit.result import Estimate, Fit, Floats, plain, typed
-from tasks.fit.shared_E import SharedE, shared_E
+from reducible.tasks.fit.best_loss import BestLoss, best_loss, identified
+from reducible.tasks.fit.optimum import estimate
+from reducible.tasks.fit.predict import FAR
+from reducible.tasks.fit.result import Estimate, Fit, Floats, plain, typed
+from reducible.tasks.fit.shared_E import SharedE, shared_E
 
 OVERTAKES, AHEAD, CANNOT_TELL = "overtakes", "ahead", "cannot tell"
 SURE = 0.95  # of the draws that must agree on a crossing, or on who is ahead

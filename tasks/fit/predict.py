@@ -6,10 +6,10 @@ import math
 
 import numpy as np
 
-from tasks.errors import UserError
-from tasks.fit.objective import Floats
-from tasks.fit.optimum import estimate, optimal, required
-from tasks.fit.result import Estimate, Fit, Law, Prediction
+from reducible.tasks.errors import UserError
+from reducible.tasks.fit.objective import Floats
+from reducible.tasks.fit.optimum import estimate, optimal, required
+from reducible.tasks.fit.result import Estimate, Fit, Law, Prediction
 
 FAR = 100.0  # an extrapolation beyond this ratio deserves a word
 

@@ -15,7 +15,7 @@ from dataclasses import dataclass
 import numpy as np
 from scipy.stats import chi2
 
-from tasks.fit.result import Estimate, Fit, Floats, ProfileOfE
+from reducible.tasks.fit.result import Estimate, Fit, Floats, ProfileOfE
 
 LEVEL = 0.05  # a common E that is less probable than this contradicts the fits
 POINTS = 4001

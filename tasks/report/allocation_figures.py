@@ -7,10 +7,21 @@ from typing import Any
 
 import numpy as np
 
-from tasks.fit.result import Allocation, Estimate, Floats, IsoFlop
-from tasks.report.figures import Figure, Panel, Scene
-from tasks.report.style import INK, LAW, extrapolation, finite, hollow, legend, log_axis, panel, save, write_name
-from tasks.report.words import exact, listed, power_of_ten
+from reducible.tasks.fit.result import Allocation, Estimate, Floats, IsoFlop
+from reducible.tasks.report.figures import Figure, Panel, Scene
+from reducible.tasks.report.style import (
+    INK,
+    LAW,
+    extrapolation,
+    finite,
+    hollow,
+    legend,
+    log_axis,
+    panel,
+    save,
+    write_name,
+)
+from reducible.tasks.report.words import exact, listed, power_of_ten
 
 
 def isoflop(scene: Scene) -> Figure:

@@ -8,9 +8,9 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from tasks.record import read_rows
-from tasks.report.figures import Curve
-from tasks.store import read_manifest
+from reducible.tasks.report.figures import Curve
+from reducible.tasks.workflow.record import read_rows
+from reducible.tasks.workflow.store import read_manifest
 
 
 def curves_of(inputs: Mapping[str, Path]) -> list[Curve]:

@@ -8,10 +8,10 @@ from pathlib import Path
 
 import numpy as np
 
-from tasks.fit.best_loss import BestLoss, best_loss
-from tasks.fit.result import Fit, Floats, IsoFlop, Run
-from tasks.report.style import Palette, finite
-from tasks.report.words import exact, listed, plural
+from reducible.tasks.fit.best_loss import BestLoss, best_loss
+from reducible.tasks.fit.result import Fit, Floats, IsoFlop, Run
+from reducible.tasks.report.style import Palette, finite
+from reducible.tasks.report.words import exact, listed, plural
 
 
 @dataclass(frozen=True)
@@ -101,8 +101,8 @@ class Scene:
 
 def draw(fit: Fit, folder: Path, unit: str = "token", curves: Sequence[Curve] = ()) -> list[Figure]:
     """Writes all PNG files into `folder` and returns the figures in reading order."""
-    from tasks.report import allocation_figures, health_figures, loss_figures
-    from tasks.report.style import styled
+    from reducible.tasks.report import allocation_figures, health_figures, loss_figures
+    from reducible.tasks.report.style import styled
 
     scene = Scene(fit, folder, unit)
     with styled(), np.errstate(all="ignore"):

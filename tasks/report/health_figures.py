@@ -7,10 +7,22 @@ from collections.abc import Callable
 import numpy as np
 from matplotlib.ticker import FuncFormatter
 
-from tasks.fit.result import Run
-from tasks.report.figures import Figure, Panel, Scene
-from tasks.report.style import FAINT, INK, LAW, NO_BUDGET, dots, finite, legend, log_axis, panel, save, write_name
-from tasks.report.words import exact, interval, percent, plural, power_of_ten
+from reducible.tasks.fit.result import Run
+from reducible.tasks.report.figures import Figure, Panel, Scene
+from reducible.tasks.report.style import (
+    FAINT,
+    INK,
+    LAW,
+    NO_BUDGET,
+    dots,
+    finite,
+    legend,
+    log_axis,
+    panel,
+    save,
+    write_name,
+)
+from reducible.tasks.report.words import exact, interval, percent, plural, power_of_ten
 
 
 def residuals(scene: Scene) -> Figure:

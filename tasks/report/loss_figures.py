@@ -7,9 +7,9 @@ from typing import Any
 
 import numpy as np
 
-from tasks.fit.best_loss import BestLoss
-from tasks.report.figures import Curve, Figure, Panel, Scene
-from tasks.report.style import (
+from reducible.tasks.fit.best_loss import BestLoss
+from reducible.tasks.report.figures import Curve, Figure, Panel, Scene
+from reducible.tasks.report.style import (
     INK,
     LAW,
     dots,
@@ -22,7 +22,7 @@ from tasks.report.style import (
     save,
     some,
 )
-from tasks.report.words import count, exact, listed, number, plural
+from reducible.tasks.report.words import count, exact, listed, number, plural
 
 ASYMPTOTE = "#0b6e99"
 

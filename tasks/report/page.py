@@ -11,11 +11,11 @@ from pathlib import Path
 
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
-from tasks.fit.result import Fit, Run
-from tasks.report import words
-from tasks.report.answer import answer
-from tasks.report.figures import Curve, Figure, draw
-from tasks.report.spec import ReportSpec
+from reducible.tasks.fit.result import Fit, Run
+from reducible.tasks.report import words
+from reducible.tasks.report.answer import answer
+from reducible.tasks.report.figures import Curve, Figure, draw
+from reducible.tasks.report.report_spec import ReportSpec
 
 
 @dataclass(frozen=True)

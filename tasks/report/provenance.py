@@ -8,8 +8,8 @@ from datetime import UTC, datetime
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
-from tasks.code import code_version
-from tasks.store import MANIFEST, read_manifest
+from reducible.tasks.workflow.code_version import code_version
+from reducible.tasks.workflow.store import MANIFEST, read_manifest
 
 PACKAGES = ("torch", "ray", "numpy", "scipy", "pandas", "matplotlib", "tokenizers")
 

@@ -8,7 +8,7 @@ from collections.abc import Callable
 
 from markupsafe import Markup
 
-from tasks.fit.result import Estimate
+from reducible.tasks.fit.result import Estimate
 
 SUFFIXES = ((1e12, "T"), (1e9, "G"), (1e6, "M"), (1e3, "k"))
 TIED = "\u00a0"  # a space that never ends a line, before per cent signs

@@ -1,4 +1,4 @@
-"""The train step without Ray: python -m tasks.train, or python -m torch.distributed.run ... -m tasks.train."""
+"""The train step without Ray: python -m reducible.tasks.train, alone or under torch.distributed.run."""
 
 import argparse
 import json
@@ -8,11 +8,11 @@ from pathlib import Path
 import torch
 import torch.distributed as dist
 
-from tasks.train.task import train_here
+from reducible.tasks.train.train_task import train_here
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(prog="python -m tasks.train", description=__doc__)
+    parser = argparse.ArgumentParser(prog="python -m reducible.tasks.train", description=__doc__)
     parser.add_argument("spec", type=Path, help="JSON file with a TrainSpec")
     parser.add_argument("--execution", type=Path, help="JSON file with an Execution")
     parser.add_argument("--data", type=Path, required=True, help="folder of a dataset artifact")

@@ -25,9 +25,9 @@ from torch import Tensor
 from torch.distributed.checkpoint.api import CheckpointException
 from torch.distributed.checkpoint.staging import DefaultStager, StagingOptions
 
-from tasks.errors import UserError
-from tasks.store import flush, sha256_of
-from tasks.train.parallel import World
+from reducible.tasks.errors import UserError
+from reducible.tasks.train.parallel import World
+from reducible.tasks.workflow.store import flush, sha256_of
 
 log = logging.getLogger(__name__)
 

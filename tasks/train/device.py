@@ -5,7 +5,7 @@ from pathlib import Path
 
 import torch
 
-from tasks.errors import UserError
+from reducible.tasks.errors import UserError
 
 
 def refuse_slow_precision(precision: str, device: torch.device) -> None:

@@ -5,12 +5,12 @@ from pathlib import Path
 
 import numpy as np
 
-from data.batches import Batches, Examples, StepBatches, fixed
-from data.buckets import Buckets
-from models.cost import Lengths
-from models.families import family
-from tasks.dataset import open_dataset
-from tasks.train.spec import TrainSpec
+from reducible.data.batches import Batches, Examples, StepBatches, fixed
+from reducible.data.buckets import Buckets
+from reducible.models.cost.ledger import Lengths
+from reducible.models.families.registry import family
+from reducible.tasks.dataset.dataset import open_dataset
+from reducible.tasks.train.train_spec import TrainSpec
 
 SMALLEST_VALIDATION = 4096  # target units of a forward pass in validation
 

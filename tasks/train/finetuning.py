@@ -12,17 +12,17 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor, nn
 
-from models.cost import Cost, Lengths
-from models.families import Family, family
-from models.saved import load_model, save_weights
-from models.width import ParameterGroup
-from tasks.errors import UserError
-from tasks.quantise import FILE
-from tasks.store import verify
-from tasks.train.spec import MethodSpec, TrainSpec
+from reducible.models.cost.ledger import Cost, Lengths
+from reducible.models.families.registry import Family, family
+from reducible.models.layers.width_rule import ParameterGroup
+from reducible.models.weights.model_folder import load_model, save_weights
+from reducible.tasks.errors import UserError
+from reducible.tasks.train.quantised_base import FILE
+from reducible.tasks.train.train_spec import MethodSpec, TrainSpec
+from reducible.tasks.workflow.store import verify
 
 if TYPE_CHECKING:
-    from models.adapters import Adapter
+    from reducible.models.finetune.lora import Adapter
 
 
 def adapted_model(spec: TrainSpec, method: MethodSpec, base: Path) -> nn.Module:
@@ -33,7 +33,7 @@ def adapted_model(spec: TrainSpec, method: MethodSpec, base: Path) -> nn.Module:
     verify(base)
     try:
         if method.kind == "qlora":
-            from models.quantized import load_quantized
+            from reducible.models.quantise.quantised_base import load_quantized
 
             kind = family(spec.family)
             with torch.device("meta"):
@@ -42,7 +42,7 @@ def adapted_model(spec: TrainSpec, method: MethodSpec, base: Path) -> nn.Module:
         else:
             model = load_model(base / "model")
         if method.kind != "full":
-            from models.adapters import add_adapter
+            from reducible.models.finetune.lora import add_adapter
 
             add_adapter(model, adapter_of(method))
     except ValueError as error:
@@ -57,7 +57,7 @@ def _in_recipe(error: ValueError) -> UserError:
 
 
 def adapter_of(method: MethodSpec) -> "Adapter":
-    from models.adapters import Adapter
+    from reducible.models.finetune.lora import Adapter
 
     return Adapter(method.rank, method.alpha, method.dropout, method.targets)
 
@@ -66,7 +66,7 @@ def cost(kind: Family, config: Any, method: MethodSpec | None, lengths: Lengths)
     """The ledger's entry for training by the method; None: from nothing, which costs as much as full."""
     if method is None or method.kind == "full":
         return kind.cost(config, lengths)
-    from models.adapted_cost import adapted_cost
+    from reducible.models.cost.adapted import adapted_cost
 
     try:
         return adapted_cost(kind, config, adapter_of(method), lengths)
@@ -84,7 +84,7 @@ def trained_state(model: nn.Module, method: MethodSpec) -> dict[str, Tensor]:
     """What a checkpoint holds of the model, in place: nothing of a frozen base."""
     if method.kind == "full":
         return model.state_dict()
-    from models.adapters import trainable_state
+    from reducible.models.finetune.lora import trainable_state
 
     # What a model keeps for a schedule of its own (vae) is its buffer; those of layers are constants.
     return trainable_state(model) | dict(model.named_buffers(recurse=False))
@@ -98,8 +98,8 @@ def leave_model(spec: TrainSpec, method: MethodSpec, base: Path, state: Mapping[
     if method.kind == "full":
         save_weights(state, spec.family, spec.model, work / "model")
         return
-    from models.adapters import save_adapter
-    from models.merging import merged
+    from reducible.models.finetune.lora import save_adapter
+    from reducible.models.finetune.merge import merged
 
     model = adapted_model(spec, method, base)
     with torch.no_grad():

@@ -11,7 +11,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-from tasks.train.parallel import World
+from reducible.tasks.train.parallel import World
 
 
 class Seen(NamedTuple):

@@ -1,8 +1,8 @@
 """Training, from a spec and data to weights: the step, and what happens between steps.
 
 Plain torch.distributed: it runs in one process, under torchrun (tasks/train/__main__.py) and in Ray Train's workers
-(tasks/train/task.py) alike. On steps without a log row, a checkpoint or a validation the host does not wait for the
-device, but where a family has to: seq2seq packs its sources by lengths that the host must know, and linear-gaussian
+(tasks/train/train_task.py) alike. On steps without a log row, a checkpoint or a validation the host does not wait for
+the device, but where a family has to: seq2seq packs its sources by lengths that the host must know, and linear-gaussian
 reads which values are missing.
 """
 
@@ -20,26 +20,26 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from models.checkpointing import saves_nothing, set_checkpointing
-from models.families import family
-from models.loss import Loss, Unsayable, total_of
-from models.precision import DTYPES
-from models.saved import save_weights
-from tasks.errors import UserError
-from tasks.record import Record, read_rows
-from tasks.train import checkpoints, finetuning
-from tasks.train.allocator import keep_freed_memory
-from tasks.train.checkpoints import Checkpoints
-from tasks.train.device import memory, refuse_slow_precision
-from tasks.train.examples import TrainingData, open_examples
-from tasks.train.guards import Diverged, FiniteGuard, SpikeGuard
-from tasks.train.interval import Interval
-from tasks.train.loss_scale import LossScale
-from tasks.train.optimizer import AdamW
-from tasks.train.parallel import Parallel, World, full
-from tasks.train.peak import peak_flops
-from tasks.train.schedule import rate_at
-from tasks.train.spec import Execution, TrainSpec
+from reducible.models.families.registry import family
+from reducible.models.layers.activation_checkpointing import saves_nothing, set_checkpointing
+from reducible.models.loss import Loss, Unsayable, total_of
+from reducible.models.quantise.number_formats import DTYPES
+from reducible.models.weights.model_folder import save_weights
+from reducible.tasks.errors import UserError
+from reducible.tasks.train import checkpoints, finetuning
+from reducible.tasks.train.allocator import keep_freed_memory
+from reducible.tasks.train.checkpoints import Checkpoints
+from reducible.tasks.train.device import memory, refuse_slow_precision
+from reducible.tasks.train.examples import TrainingData, open_examples
+from reducible.tasks.train.guards import Diverged, FiniteGuard, SpikeGuard
+from reducible.tasks.train.interval import Interval
+from reducible.tasks.train.loss_scale import LossScale
+from reducible.tasks.train.optimizers.adamw import AdamW
+from reducible.tasks.train.parallel import Parallel, World, full
+from reducible.tasks.train.peak import peak_flops
+from reducible.tasks.train.schedule import rate_at
+from reducible.tasks.train.train_spec import Execution, TrainSpec
+from reducible.tasks.workflow.record import Record, read_rows
 
 log = logging.getLogger(__name__)
 

@@ -1,9 +1,9 @@
 """Loss scaling for fp16: gradients are computed times a scale that lifts them above fp16's underflow.
 
-fp16 has nothing below 3e-8 (models/precision.py), and gradients do lie there. A loss times S has gradients times S; the
-optimizer divides by S again, in fp32. S is a power of 2, so neither loses a digit. A scale that is too large overflows:
-then the step is skipped and S halved; after GROWS_AFTER steps that did not, S is doubled. So it stays just below the
-largest that fits, wherever training takes that (Micikevicius et al. 2018, section 3.2).
+fp16 has nothing below 3e-8 (models/quantise/number_formats.py), and gradients do lie there. A loss times S has
+gradients times S; the optimizer divides by S again, in fp32. S is a power of 2, so neither loses a digit. A scale that
+is too large overflows: then the step is skipped and S halved; after GROWS_AFTER steps that did not, S is doubled. So it
+stays just below the largest that fits, wherever training takes that (Micikevicius et al. 2018, section 3.2).
 
 All of it lives on the device: no step waits for the host to look. It is state of the training, and in checkpoints.
 """

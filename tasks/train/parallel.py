@@ -15,8 +15,8 @@ from torch.distributed.device_mesh import init_device_mesh
 from torch.distributed.fsdp import MixedPrecisionPolicy, fully_shard
 from torch.nn.parallel import DistributedDataParallel
 
-from models.precision import DTYPES
-from models.quantized import blocks_of
+from reducible.models.quantise.number_formats import DTYPES
+from reducible.models.quantise.quantised_base import blocks_of
 
 Item = TypeVar("Item")
 

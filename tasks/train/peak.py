@@ -5,8 +5,8 @@ from functools import cache
 
 import torch
 
-from models.devices import named_by_driver
-from models.precision import DTYPES
+from reducible.models.memory.gpus import named_by_driver
+from reducible.models.quantise.number_formats import DTYPES
 
 
 def peak_flops(device: torch.device, precision: str) -> float | None:

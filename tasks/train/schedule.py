@@ -2,7 +2,7 @@
 
 import math
 
-from tasks.train.spec import ScheduleSpec
+from reducible.tasks.train.train_spec import ScheduleSpec
 
 
 def rate_at(step: int, schedule: ScheduleSpec, stop_step: int) -> float:

@@ -5,8 +5,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from data.batches import Batches, fixed
-from data.errors import DataError
+from reducible.data.batches import Batches, fixed
+from reducible.data.errors import DataError
 
 
 class Numbered:

@@ -8,9 +8,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from data.batches import fixed
-from data.buckets import Buckets
-from data.errors import DataError
+from reducible.data.batches import fixed
+from reducible.data.buckets import Buckets
+from reducible.data.errors import DataError
 
 
 class Ragged:

@@ -4,13 +4,13 @@ from pathlib import Path
 
 import pytest
 
-from data import builtin
-from data.docstrings import corpus, described, first_sentence, subtokens
-from data.errors import DataError
-from data.pair_files import LeftOut, PairSource, listing, read_pairs
-from data.pairs import Division, HeldOut
-from data.sources import Source, read
-from data.sources import listing as text_listing
+from reducible.data import builtin
+from reducible.data.docstrings import corpus, described, first_sentence, subtokens
+from reducible.data.errors import DataError
+from reducible.data.pair_files import LeftOut, PairSource, listing, read_pairs
+from reducible.data.pairs import Division, HeldOut
+from reducible.data.sources import Source, read
+from reducible.data.sources import listing as text_listing
 
 MODULE = '''"""Tools for reading headers. More about them."""
 

@@ -7,9 +7,9 @@ from collections import Counter
 import numpy as np
 import pytest
 
-from data.errors import DataError
-from data.markov import MarkovText
-from data.sources import Source, groups, listing, read_documents
+from reducible.data.errors import DataError
+from reducible.data.markov import MarkovText
+from reducible.data.sources import Source, groups, listing, read_documents
 
 CHAINS = [
     MarkovText(documents=4, order=1, symbols=2, length=5),

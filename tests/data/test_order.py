@@ -6,7 +6,7 @@ import scipy.stats
 from hypothesis import given
 from hypothesis import strategies as st
 
-from data.order import key_of, permute
+from reducible.data.order import key_of, permute
 
 
 @given(n=st.integers(1, 3000), key=st.integers(0, 2**64 - 1))

@@ -14,15 +14,15 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from data.errors import DataError
-from data.generated_pairs import GeneratedPairs
-from data.packing import IGNORE
-from data.pair_files import LeftOut, Pair, PairSource, listing, read_pairs
-from data.pair_texts import training_texts
-from data.pairs import Division, HeldOut, Pairs, verify, write_pairs
-from data.split import content_key
-from data.tokenizer import Tokenizer, byte_tokenizer
-from data.vocabulary import count_vocabulary, whole
+from reducible.data.errors import DataError
+from reducible.data.generated_pairs import GeneratedPairs
+from reducible.data.packing import IGNORE
+from reducible.data.pair_files import LeftOut, Pair, PairSource, listing, read_pairs
+from reducible.data.pair_texts import training_texts
+from reducible.data.pairs import Division, HeldOut, Pairs, verify, write_pairs
+from reducible.data.split import content_key
+from reducible.data.tokenizer import Tokenizer, byte_tokenizer
+from reducible.data.vocabulary import count_vocabulary, whole
 
 BYTES = byte_tokenizer()
 EXPECTED = [("ein haus", "a house"), ("zwei", "two"), ("ä ☃", "s|n\\ow")]

@@ -5,9 +5,9 @@ from pathlib import Path
 
 import pytest
 
-from data.errors import DataError
-from data.pretrained_tokenizer import load_pretrained_tokenizer
-from data.tokenizer import Tokenizer, train_bpe
+from reducible.data.errors import DataError
+from reducible.data.pretrained_tokenizer import load_pretrained_tokenizer
+from reducible.data.tokenizer import Tokenizer, train_bpe
 
 
 def pieces_of(file: Path) -> list[tuple[float, bytes]]:

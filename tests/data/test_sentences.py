@@ -7,13 +7,13 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from data import shards
-from data.errors import DataError
-from data.packing import IGNORE
-from data.sentences import Sentences
-from data.shards import write_shard
-from data.sources import Document
-from data.tokenizer import byte_tokenizer
+from reducible.data import shards
+from reducible.data.errors import DataError
+from reducible.data.packing import IGNORE
+from reducible.data.sentences import Sentences
+from reducible.data.shards import write_shard
+from reducible.data.sources import Document
+from reducible.data.tokenizer import byte_tokenizer
 
 TOKENIZER = byte_tokenizer()
 

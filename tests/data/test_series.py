@@ -11,12 +11,12 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from data.batches import fixed
-from data.buckets import Buckets
-from data.errors import DataError
-from data.linear_gaussian import LinearGaussianSeries
-from data.series import SPLITS, Series, split_series, write_series
-from data.series_files import (
+from reducible.data.batches import fixed
+from reducible.data.buckets import Buckets
+from reducible.data.errors import DataError
+from reducible.data.linear_gaussian import LinearGaussianSeries
+from reducible.data.series import SPLITS, Series, split_series, write_series
+from reducible.data.series_files import (
     BUILTIN,
     Columns,
     NumericSeries,

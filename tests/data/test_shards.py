@@ -10,12 +10,12 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from data import shards
-from data.errors import DataError
-from data.shards import SPLITS, open_split, statistics, tokenise_files, verify, write_shard
-from data.sources import Document, Source, groups, listing
-from data.split import content_key
-from data.tokenizer import Tokenizer, byte_tokenizer, train_bpe
+from reducible.data import shards
+from reducible.data.errors import DataError
+from reducible.data.shards import SPLITS, open_split, statistics, tokenise_files, verify, write_shard
+from reducible.data.sources import Document, Source, groups, listing
+from reducible.data.split import content_key
+from reducible.data.tokenizer import Tokenizer, byte_tokenizer, train_bpe
 
 BYTES = byte_tokenizer()
 BPE = train_bpe(["the cat sat on the mat, the rat ate the hat\n"] * 20, 290)

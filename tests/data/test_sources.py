@@ -13,10 +13,10 @@ import zstandard
 from hypothesis import given
 from hypothesis import strategies as st
 
-from data.errors import DataError
-from data.formats import Skipped
-from data.hashes import HashCache
-from data.sources import InputFile, Source, groups, listing, read, read_documents
+from reducible.data.errors import DataError
+from reducible.data.formats import Skipped
+from reducible.data.hashes import HashCache
+from reducible.data.sources import InputFile, Source, groups, listing, read, read_documents
 
 TEXTS = ["first document\nof two lines\n", "naïve ☃ 🙂", "third\r\n\r\nwith another line end", "x"]
 
@@ -357,7 +357,7 @@ def test_the_standard_library() -> None:
 
 
 def test_the_packages() -> None:
-    from data import builtin
+    from reducible.data import builtin
 
     found = dict(builtin.paths("packages"))
     assert {"torch/nn/functional.py", "pandas/core/frame.py", "sympy/core/expr.py"} <= set(found)

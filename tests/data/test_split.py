@@ -6,7 +6,7 @@ import numpy as np
 from hypothesis import given
 from hypothesis import strategies as st
 
-from data.split import content_key, is_validation
+from reducible.data.split import content_key, is_validation
 
 
 def test_the_fraction_is_met() -> None:

@@ -13,11 +13,11 @@ from hypothesis import strategies as st
 from tokenizers import Tokenizer as Library
 from tokenizers import decoders, models, normalizers, pre_tokenizers
 
-from data.errors import DataError
-from data.sample import sample_files, sample_texts
-from data.sources import Source, listing, read
-from data.split import content_key, is_validation
-from data.tokenizer import Tokenizer, byte_tokenizer, from_file, train_bpe
+from reducible.data.errors import DataError
+from reducible.data.sample import sample_files, sample_texts
+from reducible.data.sources import Source, listing, read
+from reducible.data.split import content_key, is_validation
+from reducible.data.tokenizer import Tokenizer, byte_tokenizer, from_file, train_bpe
 
 TEXT = ["the cat sat on the mat, the rat ate the hat\n", "def f(x):\n    return x + 1\n"] * 20
 BPE = train_bpe(TEXT, 320)

@@ -5,8 +5,8 @@ import math
 import pytest
 import torch
 
-from models.gradient_flow import gradient_flow, lags_of
-from models.recurrent import Recurrent, RecurrentConfig
+from reducible.models.families.recurrent import Recurrent, RecurrentConfig
+from reducible.models.gradient_flow import gradient_flow, lags_of
 
 LENGTH, ROWS = 30, 4
 

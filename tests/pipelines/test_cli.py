@@ -7,14 +7,14 @@ from pathlib import Path
 import pytest
 from click.testing import CliRunner, Result
 
-from pipelines.cli import main
-from pipelines.engine import to_make_again
-from pipelines.load import load_evaluation, load_recipe
-from pipelines.run import run_tasks
-from pipelines.sweep import sweep_tasks
-from tasks.errors import UserError
-from tasks.store import Store
-from tasks.task import in_order
+from reducible.pipelines.cli import main
+from reducible.pipelines.engine import to_make_again
+from reducible.pipelines.recipe.load import load_evaluation, load_recipe
+from reducible.pipelines.run import run_tasks
+from reducible.pipelines.sweep.sweep import sweep_tasks
+from reducible.tasks.errors import UserError
+from reducible.tasks.workflow.store import Store
+from reducible.tasks.workflow.task import in_order
 
 TOY = """
 data:
@@ -98,7 +98,10 @@ def test_fresh_means_a_task_and_all_that_is_made_from_it(toy: Path, tmp_path: Pa
     names = {task.name for task in in_order([tasks.summary]) if task.identity in chosen}
     assert names == {"train", "evaluate", "summary"}
     made = {tasks.train.identity}
-    assert set(to_make_again([], [tasks.summary], made)) == {tasks.evaluate.identity, tasks.summary.identity}
+    assert set(to_make_again([], [tasks.summary], made)) == {
+        tasks.evaluate.identity,
+        tasks.summary.identity,
+    }
 
 
 def test_plan_of_a_sweep_takes_fresh_fit(toy: Path, tmp_path: Path) -> None:

@@ -13,22 +13,22 @@ import yaml
 from click.testing import CliRunner
 from safetensors.torch import load_file
 
-from models.families import family
-from models.saved import load_model, save_weights
-from pipelines.base import base_of
-from pipelines.cli import main
-from pipelines.engine import to_make_again
-from pipelines.find import find
-from pipelines.load import finetuning_recipe, load_recipe
-from pipelines.run import RunTasks, run_tasks
-from tasks.dataset import open_dataset
-from tasks.errors import UserError
-from tasks.execute import _payload, run_here
-from tasks.quantise import QuantiseSpec
-from tasks.quantise import run as quantise
-from tasks.record import read_rows
-from tasks.store import Store, read_manifest
-from tasks.task import in_order
+from reducible.models.families.registry import family
+from reducible.models.weights.model_folder import load_model, save_weights
+from reducible.pipelines.base_model import base_of
+from reducible.pipelines.cli import main
+from reducible.pipelines.engine import to_make_again
+from reducible.pipelines.find import find
+from reducible.pipelines.recipe.load import finetuning_recipe, load_recipe
+from reducible.pipelines.run import RunTasks, run_tasks
+from reducible.tasks.dataset.dataset import open_dataset
+from reducible.tasks.errors import UserError
+from reducible.tasks.train.quantised_base import QuantiseSpec
+from reducible.tasks.train.quantised_base import run as quantise
+from reducible.tasks.workflow.execute import _payload, run_here
+from reducible.tasks.workflow.record import read_rows
+from reducible.tasks.workflow.store import Store, read_manifest
+from reducible.tasks.workflow.task import in_order
 
 SMALL = {"batch": 512, "micro_batch": 4, "validation": {"units": 512}}
 BASES: dict[str, dict[str, Any]] = {

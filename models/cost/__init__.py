@@ -1,0 +1,1 @@
+"""The ledger of cost: parameters, FLOPs and bytes by formula, and the counters they are held against."""

@@ -1,0 +1,222 @@
+"""The linear-Gaussian state-space model as a family that trains like any other: exact likelihood, exact gradient.
+
+Its loss is -log p(x) itself, no bound. Likelihood and gradient come out of one pass in float64 over the posterior's
+precision (models/kalman/precision_form.py): by Fisher's identity the gradient of log p(x) is that of the expected
+log p(x, z), so that autograd sees a handful of small matrices and never the recursion over time. Series of a batch
+that miss the same values share everything but their means.
+"""
+
+import math
+from dataclasses import dataclass, replace
+
+import torch
+from torch import Tensor, nn
+
+from reducible.models.cost.ledger import Cost, Lengths
+from reducible.models.kalman.filter import LinearGaussian
+from reducible.models.kalman.fit import log_likelihood_with_gradient
+from reducible.models.kalman.precision_form import Parameters, factor_of, model_of, packed_of, parameters_of, posterior
+from reducible.models.layers.width_rule import ParameterGroup
+from reducible.models.loss import Loss
+
+BASE_LATENTS = 8
+"""Width at which matrices move as fast as vectors. Sunspots, 390 steps of 512, best learning rate of 4e-3, 1.6e-2 and
+6e-2, nats per step with a base of 1, 8 and 64: width 4 0.568, 0.569, 0.570; width 16 0.508, 0.514, 0.537; with 1.6e-2
+at both widths 0.569, 0.569, 0.570 and 0.526, 0.515, 0.559."""
+
+
+@dataclass(frozen=True)
+class LinearGaussianConfig:
+    """The keys of a recipe's `model`; raises ValueError naming the key where a value makes no model."""
+
+    channels: int
+    """Values seen at a step; the data says how many."""
+    width: int = 8
+    """Latents."""
+
+    def __post_init__(self) -> None:
+        for name in ("channels", "width"):
+            value = getattr(self, name)
+            if not isinstance(value, int) or isinstance(value, bool) or value < 1:
+                raise ValueError(f"model.{name}: {value!r} must be a whole number of at least 1")
+
+    def scaled(self, width: int) -> "LinearGaussianConfig":
+        """The ladder: the number of latents is its only dial."""
+        return replace(self, width=width)
+
+
+class LinearGaussianModel(nn.Module):
+    """z_t = A z_{t-1} + b + B e_t, x_t = C z_t + c + D psi_t B and D lower triangular; see models/kalman/filter.py."""
+
+    compiles = False
+    """Its work is linear algebra in float64, which a compiler leaves as it is."""
+    stochastic = False
+    exact = True
+    """Its loss is the likelihood, and its forecasts have a closed form."""
+
+    def __init__(self, config: LinearGaussianConfig) -> None:
+        super().__init__()
+        self.config = config
+        channels, width = config.channels, config.width
+        self.transition = nn.Parameter(torch.empty(width, width))
+        self.emission = nn.Parameter(torch.empty(channels, width))
+        self.transition_noise = nn.Parameter(torch.empty(triangle(width)))
+        """B by rows, its diagonal by logarithms (`factor_of`); so are the two below."""
+        self.emission_noise = nn.Parameter(torch.empty(triangle(channels)))
+        self.initial_noise = nn.Parameter(torch.empty(triangle(width)))
+        self.initial_mean = nn.Parameter(torch.empty(width))
+        self.latent_offset = nn.Parameter(torch.empty(width))
+        self.emission_offset = nn.Parameter(torch.empty(channels))
+        self.reset_parameters()
+
+    @torch.no_grad()
+    def reset_parameters(self) -> None:
+        """Latents of variance 1 that forget within 2 to 200 steps, as many slow as fast ones; every pair turns.
+
+        A latent that forgets in n steps loses the share 1/n of itself in each. Values get a random mixture of all.
+        """
+        width = self.config.width
+        memory = 2 * 100 ** (torch.arange(width) // 2 * 2 / max(1, width - 1))
+        decay = 1 - 1 / memory
+        nn.init.zeros_(self.transition)
+        self.transition.diagonal().copy_(decay)
+        for first in range(0, width - 1, 2):
+            angle = float(torch.rand((), device="cpu")) * math.pi / 4
+            turn = torch.tensor([[math.cos(angle), -math.sin(angle)], [math.sin(angle), math.cos(angle)]])
+            self.transition[first : first + 2, first : first + 2] = turn * decay[first]
+        self.transition_noise.copy_(packed_of((1 - decay**2).sqrt().diag()))
+        self.emission_noise.copy_(packed_of(math.sqrt(0.5) * torch.eye(self.config.channels)))
+        self.initial_noise.copy_(packed_of(torch.eye(width)))
+        nn.init.normal_(self.emission, std=math.sqrt(0.5 / width))
+        for vector in (self.initial_mean, self.latent_offset, self.emission_offset):
+            nn.init.zeros_(vector)
+
+    def parameters_in_double(self) -> Parameters:
+        """As models/kalman/precision_form.py takes them; gradients pass."""
+        return Parameters(
+            transition=self.transition.double(),
+            transition_factor=factor_of(self.transition_noise.double()),
+            emission=self.emission.double(),
+            emission_factor=factor_of(self.emission_noise.double()),
+            initial_mean=self.initial_mean.double(),
+            initial_factor=factor_of(self.initial_noise.double()),
+            latent_offset=self.latent_offset.double(),
+            emission_offset=self.emission_offset.double(),
+        )
+
+    def forward(self, batch: dict[str, Tensor]) -> Loss:
+        """values (B, T, C), observed (B, T, C) bool, steps (B, T) bool -> -log p(x), exact.
+
+        A step behind the end of a series is one that misses everything: it adds nothing.
+        """
+        parameters, units = self.parameters_in_double(), batch["steps"].sum()
+        if torch.is_grad_enabled():
+            total = log_likelihood_with_gradient(parameters, batch["values"], batch["observed"])
+        else:
+            total = posterior(parameters, batch["values"], batch["observed"]).log_likelihood_B.sum()
+        return Loss(-total.float(), units, {})
+
+    @torch.no_grad()
+    def log_likelihood(self, batch: dict[str, Tensor], particles: int = 1, method: str = "exact") -> Tensor:
+        """(B,) float64: log p(x) of every series; exact, so that both settings change nothing."""
+        return posterior(self.parameters_in_double(), batch["values"], batch["observed"]).log_likelihood_B
+
+    @torch.no_grad()
+    def forecast(self, batch: dict[str, Tensor], horizon: int, samples: int) -> Tensor:
+        """(samples, B, horizon, C): values of the steps that follow each series, drawn from torch's generator."""
+        p = self.parameters_in_double()
+        mean_BD, covariance_BDD = self._last(p, batch)
+
+        def noise(*shape: int) -> Tensor:
+            return torch.randn(*shape, dtype=torch.float64, device=mean_BD.device)
+
+        z_SBD = mean_BD + (torch.linalg.cholesky(covariance_BDD) @ noise(samples, *mean_BD.shape, 1))[..., 0]
+        drawn = []
+        for _ in range(horizon):
+            z_SBD = z_SBD @ p.transition.mT + p.latent_offset + noise(*z_SBD.shape) @ p.transition_factor.mT
+            mean_SBC = z_SBD @ p.emission.mT + p.emission_offset
+            drawn.append(mean_SBC + noise(*mean_SBC.shape) @ p.emission_factor.mT)
+        return torch.stack(drawn, dim=2).float()
+
+    @torch.no_grad()
+    def predict(self, batch: dict[str, Tensor], horizon: int) -> tuple[Tensor, Tensor]:
+        """Mean (B, horizon, C) and deviation of every value that `forecast` draws: each is normal, float64."""
+        p = self.parameters_in_double()
+        mean_BD, covariance_BDD = self._last(p, batch)
+        moved, read = p.transition_factor @ p.transition_factor.mT, p.emission_factor @ p.emission_factor.mT
+        means, deviations = [], []
+        for _ in range(horizon):
+            mean_BD = mean_BD @ p.transition.mT + p.latent_offset
+            covariance_BDD = p.transition @ covariance_BDD @ p.transition.mT + moved
+            means.append(mean_BD @ p.emission.mT + p.emission_offset)
+            covariance_BCC = p.emission @ covariance_BDD @ p.emission.mT + read
+            deviations.append(covariance_BCC.diagonal(dim1=1, dim2=2).sqrt())
+        return torch.stack(means, dim=1), torch.stack(deviations, dim=1)
+
+    def _last(self, parameters: Parameters, batch: dict[str, Tensor]) -> tuple[Tensor, Tensor]:
+        """Mean (B, D) and covariance (B, D, D) of the latent of every series' last step."""
+        given = posterior(parameters, batch["values"], batch["observed"])
+        covariance_GTDD, _ = given.factor.inverse_blocks()
+        last_B = batch["steps"].sum(1) - 1
+        rows = torch.arange(len(last_B), device=last_B.device)
+        return given.mean_BTD[rows, last_B], covariance_GTDD[given.group_B, last_B]
+
+    def known(self) -> LinearGaussian:
+        """The model as models/kalman/filter.py and models/kalman/certificate.py take it."""
+        return model_of(self.parameters_in_double())
+
+    @torch.no_grad()
+    def set(self, model: LinearGaussian) -> None:
+        """Takes over the parameters of a model, as EM or a generated source has them; its noise must have full rank."""
+        given = parameters_of(model)
+        for name in ("transition", "emission", "initial_mean", "latent_offset", "emission_offset"):
+            getattr(self, name).copy_(getattr(given, name))
+        for name in ("transition", "emission", "initial"):
+            getattr(self, f"{name}_noise").copy_(packed_of(getattr(given, f"{name}_factor")))
+
+    def blocks(self) -> list[nn.Module]:
+        """None: all parameters are needed at once, and nothing is held for backward."""
+        return []
+
+    def parameter_groups(self) -> list[ParameterGroup]:
+        """Matrices move by the width rule; nothing decays, for a pull towards 0 is no maximum of the likelihood.
+
+        The rule's base is BASE_LATENTS and not that of networks: its matrices have a handful of rows, and the noise,
+        which is learnt by logarithms, has to keep up with them.
+        """
+        matrices = [p for p in self.parameters() if p.ndim == 2]
+        vectors = [p for p in self.parameters() if p.ndim == 1]
+        rate = BASE_LATENTS / self.config.width
+        return [ParameterGroup("matrices", matrices, rate, 0.0), ParameterGroup("vectors", vectors, 1.0, 0.0)]
+
+
+def triangle(size: int) -> int:
+    """Entries of a lower triangular matrix."""
+    return size * (size + 1) // 2
+
+
+def linear_gaussian_cost(config: LinearGaussianConfig, lengths: Lengths) -> Cost:
+    """Parameters, and FLOPs per step of a complete series by itself (conventions: models/cost/ledger.py).
+
+    Cholesky factors, triangular solves and inverses are no matrix products and count nothing, as in torch's counter;
+    neither does what a batch needs once. That complete series of a batch share the covariances, and with them all
+    that grows with the cube of the latents, is a saving like any other: it shows as speed and not in the ledger.
+    Training is not three times forward: the gradient costs what the posterior covariances cost.
+    """
+    C, D = config.channels, config.width
+    # Cyclic reduction eliminates all steps but one, and a transition has one step less than the series.
+    inner = 1 - 1 / lengths.target
+    factorise, solve, invert = 6 * D**3, 8 * D**2, 12 * D**3
+    forward = inner * (factorise + solve + 2 * D**2) + 4 * C * D + 2 * C**2
+    moments = inner * (invert + 4 * D**2) + 4 * D**2 + 2 * C**2 + 2 * C * D
+    parameters = D**2 + C * D + 2 * triangle(D) + triangle(C) + 2 * D + C
+    return Cost(
+        family="linear-gaussian",
+        parameters=parameters,
+        parameters_without_embeddings=parameters,
+        forward_flops_per_unit=forward,
+        training_flops_per_unit=forward + moments,
+        checkpointing_flops_per_unit=0.0,
+        activation_elements_per_unit=0.0,
+        checkpointed_elements_per_unit=0.0,
+    )

@@ -1,0 +1,286 @@
+"""Recurrent language model: an embedding, several layers of LSTM, GRU or Elman cells, and an output layer.
+
+The recurrences, with x_t what the layer below gives at step t (sigma the logistic function, * elementwise):
+
+    elman   h_t = phi(W_h h_{t-1} + W_x x_t + b),  phi = tanh or relu (Elman 1990)
+    gru     r, u = sigma(W h_{t-1} + W' x_t + b);  n = tanh(W_n x_t + b_n + r * (W_m h_{t-1} + b_m));
+            h_t = (1 - u) * n + u * h_{t-1}  (Cho et al. 2014, with r after the product, as fused kernels have it)
+    lstm    i, f, o = sigma(W h_{t-1} + W' x_t + b);  g = tanh(W_g h_{t-1} + W_g' x_t + b_g);
+            c_t = f * c_{t-1} + i * g;  h_t = o * tanh(c_t)  (Hochreiter and Schmidhuber 1997, Gers et al. 2000)
+
+Elman's output y_t = phi(W_y h_t + b_y) is here the distribution of the next token: phi is the softmax, W_y the output
+layer (the embedding table where it is tied) and b_y a bias per token; all cells share it. Every b is the sum of the
+two vectors that the fused kernels have.
+
+Each layer is one call of torch's kernel over all steps: nothing here loops over time. Tensors inside have time first
+(`x_TBD`), as the kernels want it.
+"""
+
+import math
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, replace
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from reducible.models.cost.ledger import Cost, Lengths
+from reducible.models.layers.activation_checkpointing import chunk_length, over_time
+from reducible.models.layers.adapted_weights import weight_of
+from reducible.models.layers.width_rule import EMBEDDING_DEVIATION, ParameterGroup, logit_scale, width_groups
+from reducible.models.loss import IGNORE, Loss, cross_entropy
+
+KERNELS: dict[str, Callable[..., nn.RNNBase]] = {"lstm": nn.LSTM, "gru": nn.GRU, "elman": nn.RNN}
+GATES = {"lstm": 4, "gru": 3, "elman": 1}
+HELD = {"lstm": 16.3, "gru": 8.0, "elman": 2.0}
+"""Numbers that a layer holds for backward per unit and token, h included, what comes from below not.
+
+Of the CPU's kernels: oneDNN's LSTM keeps a workspace of about 15 (a little more for short sequences), where torch's own
+would keep 8; the others are torch's own.
+"""
+FORGET_BIAS = 1.0
+"""Start of the LSTM's forget bias: what a new cell holds survives some steps (Jozefowicz et al. 2015)."""
+
+LOGIT_GAIN = {"lstm": 7.5, "gru": 7.5, "elman": 3.0}
+"""Logits, times the width rule's: h is bounded and small where a transformer's last norm makes it 1.
+
+Tried on bytes of the standard library, width 64, 300 to 400 steps of 1,024, best of two or three learning rates: LSTM
+2.00 nats at 1, 1.78 at 3, 1.75 at 7.5, 1.79 at 20; GRU 2.01, 1.79, 1.78 at 1, 3, 7.5; Elman 1.98, 2.06 at 3, 7.5.
+"""
+
+State = tuple[Tensor, ...]
+"""Of one layer, each (1, B, D): (h,) or, of an LSTM, (h, c)."""
+
+REFUSED_DOCUMENTS = "documents: a recurrent model carries its state over their borders and cannot mask them"
+
+
+@dataclass(frozen=True)
+class RecurrentConfig:
+    """The keys of a recipe's `model`; raises ValueError naming the key where a value makes no model."""
+
+    vocabulary: int
+    width: int = 128
+    """Size of the embedding and of every layer's state."""
+    depth: int = 2
+    cell: str = "lstm"
+    nonlinearity: str = "tanh"
+    """Phi of an Elman cell: tanh or relu."""
+    tied: bool = True
+    """Whether the output layer is the embedding table."""
+    dropout: float = 0.0
+    """On what goes into each layer and into the output, one mask for all steps of a sequence."""
+    truncation: int | None = None
+    """Steps that gradients reach back at most; the state goes on. None: the whole sequence."""
+
+    def __post_init__(self) -> None:
+        for name in ("vocabulary", "width", "depth"):
+            value = getattr(self, name)
+            if not isinstance(value, int) or isinstance(value, bool) or value < 1:
+                raise ValueError(f"model.{name}: {value!r} must be a whole number of at least 1")
+        if self.cell not in KERNELS:
+            raise ValueError(f"model.cell: {self.cell!r} must be lstm, gru or elman")
+        if self.nonlinearity not in ("tanh", "relu"):
+            raise ValueError(f"model.nonlinearity: {self.nonlinearity!r} must be tanh or relu")
+        if self.nonlinearity != "tanh" and self.cell != "elman":
+            raise ValueError(f"model.nonlinearity: is for elman cells; leave it out with {self.cell}")
+        if not isinstance(self.tied, bool):
+            raise ValueError(f"model.tied: {self.tied!r} must be true or false")
+        if not 0 <= self.dropout < 1:
+            raise ValueError(f"model.dropout: {self.dropout!r} must be at least 0 and below 1")
+        steps = self.truncation
+        if steps is not None and (not isinstance(steps, int) or isinstance(steps, bool) or steps < 1):
+            raise ValueError(f"model.truncation: {steps!r} must be a whole number of at least 1, or left out")
+
+    @property
+    def gates(self) -> int:
+        return GATES[self.cell]
+
+    def scaled(self, width: int) -> "RecurrentConfig":
+        """The ladder: this config at another width, which sets the depth: 1 layer, 2 from width 24, 3 from 512.
+
+        Tried on bytes (300 steps of 1,024): a second layer pays more than width from about 10,000 parameters on; a
+        third one is slower to start.
+        """
+        if width < 2:
+            raise ValueError(f"model.width: {width!r} must be at least 2")
+        return replace(self, width=width, depth=1 if width < 24 else 2 if width < 512 else 3)
+
+
+class Memory:
+    """The state of every layer after what was read so far; `logits` moves it on."""
+
+    def __init__(self, depth: int) -> None:
+        self.states: list[State | None] = [None] * depth
+
+
+class Recurrent(nn.Module):
+    """Initialised and scaled by the width rule (layers/width_rule.py): input and state matrices are hidden matrices."""
+
+    compiles = False
+    """torch.compile finds no graph in a fused recurrence (pytorch #141184)."""
+
+    def __init__(self, config: RecurrentConfig) -> None:
+        super().__init__()
+        self.config = config
+        self.logit_scale = LOGIT_GAIN[config.cell] * logit_scale(config.width)
+        self.embedding = nn.Embedding(config.vocabulary, config.width)
+        # Layers apart, and dropout between them ours: cuDNN's draws from a state of its own.
+        more = {"nonlinearity": config.nonlinearity} if config.cell == "elman" else {}
+        kernel = KERNELS[config.cell]
+        self.layers = nn.ModuleList(kernel(config.width, config.width, **more) for _ in range(config.depth))
+        self.output = None if config.tied else nn.Linear(config.width, config.vocabulary, bias=False)
+        self.output_bias = nn.Parameter(torch.empty(config.vocabulary))
+        self.rebuilds = False
+        """Activation checkpointing sqrt-time: the model cuts its time itself, all layers and the output together."""
+        self.left: dict[str, list[Tensor]] = {}
+        """What the last piece of a truncated sequence left for the next."""
+        self.reset_parameters()
+
+    @torch.no_grad()
+    def reset_parameters(self) -> None:
+        """Draw every parameter anew from torch's global generator, as the width rule says; biases are 0, but one."""
+        nn.init.normal_(self.embedding.weight, std=EMBEDDING_DEVIATION)
+        if self.output is not None:
+            nn.init.normal_(self.output.weight, std=EMBEDDING_DEVIATION)
+        nn.init.zeros_(self.output_bias)
+        for layer in self.layers:
+            for name, parameter in layer.named_parameters():
+                if parameter.ndim == 2:
+                    nn.init.normal_(parameter, std=1 / math.sqrt(parameter.shape[1]))
+                else:
+                    nn.init.zeros_(parameter)
+                if self.config.cell == "lstm" and name == "bias_ih_l0":
+                    parameter[self.config.width : 2 * self.config.width] = FORGET_BIAS  # gates are i, f, g, o
+
+    def forward(self, batch: dict[str, Tensor]) -> Loss:
+        """Batch: inputs, targets (B, T) int64, IGNORE where there is no target; `state` where pieces() cut it."""
+        if "documents" in batch:
+            raise ValueError(REFUSED_DOCUMENTS)
+        inputs_TB, targets_TB = batch["inputs"].T, batch["targets"].T
+        left: dict[str, list[Tensor]] = batch.get("state", {})  # type: ignore[assignment]
+        states = self._unpacked(left["states"]) if left else [None] * self.config.depth
+        masks = left["masks"] if left else self._masks(inputs_TB.shape[1])
+
+        def advance(inputs_TB: Tensor, targets_TB: Tensor, states: list[State | None]) -> tuple[Tensor, list[State]]:
+            h_TBD, new = self.advance(inputs_TB, states, masks)
+            return cross_entropy(self.predict(h_TBD), targets_TB).nats, new
+
+        nats, new = over_time(advance, (inputs_TB, targets_TB), states, self.rebuilds)
+        if self.config.truncation is not None:
+            self.left = {"states": [part.detach() for state in new for part in state], "masks": masks}
+        return Loss(torch.stack(nats).sum(), (targets_TB != IGNORE).sum(), {})
+
+    def advance(
+        self, tokens_TB: Tensor, states: Sequence[State | None], masks: Sequence[Tensor] = ()
+    ) -> tuple[Tensor, list[State]]:
+        """Reads tokens from a state (None: zeros): the top layer's h (T, B, D) and the state of every layer."""
+        x_TBD = self.embedding(tokens_TB)
+        new = []
+        for number, (layer, state) in enumerate(zip(self.layers, states, strict=True)):
+            if masks:
+                x_TBD = x_TBD * masks[number]
+            # nn.LSTM takes and gives a pair, the others a tensor.
+            given = state[0] if state is not None and len(state) == 1 else state
+            x_TBD, after = layer(x_TBD, given)
+            new.append(after if isinstance(after, tuple) else (after,))
+        return (x_TBD * masks[-1] if masks else x_TBD), new
+
+    def logits(self, tokens_BT: Tensor, documents_BT: Tensor | None = None, caches: Memory | None = None) -> Tensor:
+        """(B, T, vocabulary): the next token's unnormalised log-probabilities at every position.
+
+        With a memory reading goes on where it stopped, and the memory moves on.
+        """
+        if documents_BT is not None:
+            raise ValueError(REFUSED_DOCUMENTS)
+        memory = Memory(self.config.depth) if caches is None else caches
+        h_TBD, new = self.advance(tokens_BT.T, memory.states)
+        memory.states = list(new)
+        return self.predict(h_TBD).transpose(0, 1)
+
+    def caches(self, rows: int, length: int) -> Memory:
+        """An empty memory for `logits` to read bit by bit; it takes any number of rows and any length."""
+        return Memory(self.config.depth)
+
+    def pieces(self, batch: dict[str, Tensor]) -> Iterator[tuple[dict[str, Tensor], bool]]:
+        """(piece, whether it is the last) of `truncation` steps each, for back-propagation piece by piece.
+
+        A piece starts from the state that forward of the one before left, as a number: gradients stop there, and what
+        a piece held for backward can go before the next one runs. Dropout's masks go on through all pieces.
+        """
+        length = batch["inputs"].shape[1]
+        step = self.config.truncation or length
+        for start in range(0, length, step):
+            piece: dict[str, Tensor] = {name: tensor[:, start : start + step] for name, tensor in batch.items()}
+            if start:
+                piece["state"] = self.left  # type: ignore[assignment]
+            yield piece, start + step >= length
+        self.left = {}
+
+    def predict(self, h_TBD: Tensor) -> Tensor:
+        table = self.embedding.weight if self.output is None else weight_of(self.output)
+        return F.linear(h_TBD * self.logit_scale, table, self.output_bias)
+
+    def _masks(self, rows: int) -> list[Tensor]:
+        """(B, D) for each layer and the output: 0 or 1 / (1 - dropout) (Gal and Ghahramani 2016).
+
+        One mask for all steps keeps chance apart from time: pieces and chunks of a sequence see what the whole sees.
+        """
+        if not (self.training and self.config.dropout):
+            return []
+        ones = self.embedding.weight.new_ones(rows, self.config.width)
+        return [F.dropout(ones, self.config.dropout) for _ in range(self.config.depth + 1)]
+
+    def _unpacked(self, tensors: Sequence[Tensor]) -> list[State | None]:
+        size = len(tensors) // self.config.depth
+        return [tuple(tensors[at : at + size]) for at in range(0, len(tensors), size)]
+
+    @property
+    def stochastic(self) -> bool:
+        """Whether training draws random numbers."""
+        return self.config.dropout > 0
+
+    def blocks(self) -> list[nn.Module]:
+        """The layers: the units of sharding and of full activation checkpointing."""
+        return list(self.layers)
+
+    def parameter_groups(self) -> list[ParameterGroup]:
+        tables = [self.embedding.weight] + ([] if self.output is None else [self.output.weight])
+        inside = [parameter for layer in self.layers for parameter in layer.parameters()]
+        return width_groups(
+            self.config.width,
+            tables,
+            [parameter for parameter in inside if parameter.ndim == 2],
+            [parameter for parameter in inside if parameter.ndim == 1] + [self.output_bias],
+        )
+
+
+def recurrent_cost(config: RecurrentConfig, lengths: Lengths) -> Cost:
+    """Parameters and FLOPs (conventions: models/cost/ledger.py); activations as eager fp32 on a CPU holds them.
+
+    A layer of G gates (4, 3, 1) multiplies G matrices for what comes from below and G for its state. Parameters are
+    exact and so are the FLOPs, but that torch's loop for GRU and Elman cells skips the gradient towards the zeros that
+    a sequence starts from, 2 G width^2 a layer and sequence.
+    """
+    width, depth, vocabulary = config.width, config.depth, config.vocabulary
+    matrices = 2 * config.gates * width * width
+    tables = vocabulary * width * (1 if config.tied else 2)
+    inside = depth * (matrices + 2 * config.gates * width) + vocabulary
+    forward = depth * 2 * matrices + 2 * vocabulary * width
+    held = (depth * HELD[config.cell] + 1) * width + vocabulary
+    if config.cell == "lstm":  # its kernel holds h as well as what is made of h: the scaled one, the masked ones
+        held += width * (depth if config.dropout else 1)
+    # What waits for backward at once: a piece of the sequence, or the states in it and one chunk that is rebuilt.
+    piece = min(config.truncation or lengths.target, lengths.target)
+    chunk = chunk_length(round(piece))
+    state = (2 if config.cell == "lstm" else 1) * depth * width
+    return Cost(
+        family="recurrent",
+        parameters=tables + inside,
+        parameters_without_embeddings=inside,
+        forward_flops_per_unit=forward,
+        training_flops_per_unit=3 * forward,
+        checkpointing_flops_per_unit=depth * 2 * matrices,
+        sqrt_time_flops_per_unit=forward,
+        activation_elements_per_unit=held * piece / lengths.target,
+        sqrt_time_elements_per_unit=(state * piece / chunk + held * chunk) / lengths.target,
+    )

@@ -1,0 +1,356 @@
+"""Deep state-space model: latents that move, values that depend on the latent of their step alone, an encoder.
+
+    p(x, z) = prod_t p(z_t | z_<t) p(x_t | z_t)         transition and emission
+    log p(x) >= E_q [ log p(x, z) - log q(z | x) ]      the ELBO: what is trained and what `forward` returns
+
+(Chung et al. 2015; Krishnan, Shalit and Sontag 2017.) The Kullback-Leibler term of a step is exact given the latents
+before it: KL(q(z_t) || p(z_t | z_<t)), averaged over one draw of them.
+"""
+
+from dataclasses import dataclass, replace
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from reducible.models.cost.ledger import Cost, Lengths
+from reducible.models.layers.gaussian import gaussian_kl
+from reducible.models.layers.width_rule import ParameterGroup, hidden_rate
+from reducible.models.loss import Loss, Unsayable
+from reducible.models.state_space.approximate_posteriors import Posterior, StructuredPosterior
+from reducible.models.state_space.emissions import (
+    BernoulliEmission,
+    CategoricalEmission,
+    Emission,
+    GaussianEmission,
+    KnownEmission,
+)
+from reducible.models.state_space.particles import forecast, importance, particle_filter
+from reducible.models.state_space.transitions import GatedTransition, KnownTransition, LinearTransition, LstmTransition
+
+TRANSITIONS = ("lstm", "gated", "linear")
+EMISSIONS = ("gaussian", "bernoulli", "categorical")
+POSTERIORS = ("causal", "bidirectional", "structured")
+CELLS = ("lstm", "elman")
+
+LSTM_ELEMENTS = 17
+"""Numbers that torch's LSTM on a CPU holds for backward, per unit and step."""
+
+Matrix = tuple[tuple[float, ...], ...]
+
+
+@dataclass(frozen=True)
+class SsmConfig:
+    """The keys of a recipe's `model`; raises ValueError naming the key where a value makes no model."""
+
+    channels: int
+    """Values seen at a step; the data says how many."""
+    width: int = 64
+    """Of the encoder's recurrence, and of everything below that is left out."""
+    latent: int | None = None
+    """Coordinates of z_t. None: half the width."""
+    transition: str = "lstm"
+    """lstm: from all past latents; gated: from the last one (deep Markov model); linear: A z + b."""
+    transition_width: int | None = None
+    emission: str = "gaussian"
+    emission_width: int | None = None
+    emission_depth: int = 2
+    """Hidden layers between latent and values; 0: a linear map."""
+    categories: int = 2
+    """emission categorical: classes of every channel, numbered from 0."""
+    posterior: str = "causal"
+    cell: str = "lstm"
+    """Of the encoder: lstm, or elman with tanh."""
+    kl_start: float = 1.0
+    """Weight of the Kullback-Leibler term at the first step; it rises linearly to 1."""
+    kl_rise: float = 0.2
+    """Share of the run over which it rises."""
+    dropout: float = 0.0
+    """Of the values that the encoder reads."""
+    A: Matrix | None = None
+    """With B, C and D: a known linear-Gaussian model z_t = A z_t-1 + B e_t, x_t = C z_t + D psi_t, B and D diagonal.
+    Only the encoder is trained, and how near it comes to log p(x) can be told exactly (docs/state-space.md)."""
+    B: Matrix | None = None
+    C: Matrix | None = None
+    D: Matrix | None = None
+
+    def __post_init__(self) -> None:
+        for name in ("channels", "width", "latent", "transition_width", "emission_width"):
+            value = getattr(self, name)
+            if value is None and name not in ("channels", "width"):
+                continue
+            if not isinstance(value, int) or isinstance(value, bool) or value < 1:
+                raise ValueError(f"model.{name}: {value!r} must be a whole number of at least 1")
+        for name, least in (("emission_depth", 0), ("categories", 2)):
+            value = getattr(self, name)
+            if not isinstance(value, int) or isinstance(value, bool) or value < least:
+                raise ValueError(f"model.{name}: {value!r} must be a whole number of at least {least}")
+        for name, allowed in (
+            ("transition", TRANSITIONS),
+            ("emission", EMISSIONS),
+            ("posterior", POSTERIORS),
+            ("cell", CELLS),
+        ):
+            if getattr(self, name) not in allowed:
+                raise ValueError(f"model.{name}: {getattr(self, name)!r} must be one of {', '.join(allowed)}")
+        for name in ("kl_start", "kl_rise"):
+            if not 0 <= getattr(self, name) <= 1:
+                raise ValueError(f"model.{name}: {getattr(self, name)!r} must be between 0 and 1")
+        if not 0 <= self.dropout < 1:
+            raise ValueError(f"model.dropout: {self.dropout!r} must be at least 0 and below 1")
+        if any(getattr(self, name) is not None for name in "ABCD"):
+            self._check_known()
+
+    def _check_known(self) -> None:
+        for name in "ABCD":
+            rows = getattr(self, name)
+            if rows is None:
+                raise ValueError(f"model.{name}: a known model has all of A, B, C and D")
+            # Lists, as JSON has them, become what compares and hashes.
+            object.__setattr__(self, name, tuple(tuple(float(cell) for cell in row) for row in rows))
+        assert self.A is not None and self.C is not None
+        states = len(self.A)
+        for name, height, width in (
+            ("A", states, states),
+            ("B", states, states),
+            ("C", self.channels, states),
+            ("D", self.channels, self.channels),
+        ):
+            rows = getattr(self, name)
+            if len(rows) != height or any(len(row) != width for row in rows):
+                raise ValueError(
+                    f"model.{name}: must be {height} x {width}, with A and the data's {self.channels} channels"
+                )
+        for name in "BD":
+            matrix = np.array(getattr(self, name))
+            if (matrix != np.diag(np.diag(matrix))).any() or (np.diag(matrix) <= 0).any():
+                raise ValueError(f"model.{name}: must be diagonal with numbers above 0")
+        if (self.emission, self.latent) != ("gaussian", None):
+            raise ValueError("model.A: a known model has its own emission and latent; leave both out")
+        stationary_covariance(self)
+
+    @property
+    def latents(self) -> int:
+        if self.A is not None:
+            return len(self.A)
+        return self.latent if self.latent is not None else max(1, self.width // 2)
+
+    @property
+    def inputs(self) -> int:
+        """Numbers that the encoder reads at a step: see StateSpace.inputs."""
+        per_channel = {"gaussian": 2, "bernoulli": 1, "categorical": self.categories}[self.emission]
+        return self.channels * per_channel
+
+    def scaled(self, width: int) -> "SsmConfig":
+        """The ladder: this config at another width, with the latent and both networks in the same proportion."""
+        if width < 2:
+            raise ValueError(f"model.width: {width!r} must be at least 2")
+
+        def part(size: int | None) -> int | None:
+            return None if size is None else max(1, round(size * width / self.width))
+
+        return replace(
+            self,
+            width=width,
+            latent=part(self.latent),
+            transition_width=part(self.transition_width),
+            emission_width=part(self.emission_width),
+        )
+
+
+class StateSpace(nn.Module):
+    """Time comes first inside (x_TBC): the recurrences and the chain of latents run over it."""
+
+    compiles = False
+    """It draws random numbers and holds an LSTM: compiled, gradients could be wrong and nothing would be faster."""
+    stochastic = True
+
+    def __init__(self, config: SsmConfig) -> None:
+        super().__init__()
+        self.config = config
+        latent, width = config.latents, config.width
+        self.posterior: Posterior | StructuredPosterior
+        if config.posterior == "structured":
+            self.posterior = StructuredPosterior(config.inputs, latent, width, config.cell)
+        else:
+            backwards = config.posterior == "bidirectional"
+            self.posterior = Posterior(config.inputs, latent, width, config.cell, backwards)
+        self.transition = transition_of(config)
+        self.emission = emission_of(config)
+        self.kl_weight = config.kl_start
+        self.checked = config.emission == "gaussian"
+        self.reset_parameters()
+
+    def reset_parameters(self) -> None:
+        """Draw every parameter anew from torch's global generator."""
+        self.posterior.reset_parameters()
+        self.transition.reset_parameters()
+        self.emission.reset_parameters()
+
+    def at_step(self, step: int, stop: int) -> frozenset[str]:
+        """Sets the weight of the Kullback-Leibler term in this step's loss; every parameter may move."""
+        config = self.config
+        share = step / (config.kl_rise * stop) if config.kl_rise * stop > 0 else 1.0
+        self.kl_weight = config.kl_start + (1 - config.kl_start) * min(1.0, share)
+        return frozenset()
+
+    def forward(self, batch: dict[str, Tensor]) -> Loss:
+        """values (B, T, C), observed (B, T, C) bool, steps (B, T) bool -> -ELBO, one draw of the latents a series.
+
+        In training the Kullback-Leibler term is weighted (see at_step); in evaluation it counts in full. The parts
+        are both terms, unweighted.
+        """
+        values = batch["values"]
+        if not self.checked:
+            self.check(values)
+        rows, steps = values.shape[:2]
+        noise_TBL = torch.randn(steps, rows, self.config.latents, device=values.device, dtype=values.dtype)
+        return self.bound(batch, noise_TBL)
+
+    def bound(self, batch: dict[str, Tensor], noise_TBL: Tensor) -> Loss:
+        """`forward` with the noise given: a latent is mean + deviation x noise."""
+        x_TBC, observed_TBC = batch["values"].transpose(0, 1), batch["observed"].transpose(0, 1)
+        steps_TB = batch["steps"].t()
+        lengths_B = steps_TB.sum(0)
+        mean_TBL, deviation_TBL, z_TBL = self.posterior(self.inputs(x_TBC, observed_TBC), lengths_B, noise_TBL)
+        prior_mean_TBL, prior_deviation_TBL = self.transition(z_TBL)
+        kl_TBL = gaussian_kl(mean_TBL, deviation_TBL, prior_mean_TBL, prior_deviation_TBL)
+        nats_TBC = self.emission.log_prob(self.emission(z_TBL), x_TBC)
+        # where and not a product: a latent behind the end of a series may be anything, even not finite.
+        kl = torch.where(steps_TB[..., None], kl_TBL, 0.0).sum()
+        reconstruction = -torch.where(observed_TBC, nats_TBC, 0.0).sum()
+        weight = self.kl_weight if self.training else 1.0
+        return Loss(
+            reconstruction + weight * kl,
+            lengths_B.sum(),
+            {"kl": kl.detach(), "reconstruction": reconstruction.detach()},
+        )
+
+    def check(self, values: Tensor) -> None:
+        """Whether the emission can say such values; once, on the first batch, for it waits for the device.
+
+        Raises:
+            Unsayable: naming a value that it cannot.
+        """
+        classes = self.config.categories if self.config.emission == "categorical" else 2
+        wrong = values[(values < 0) | (values >= classes) | (values != values.round())]
+        if len(wrong):
+            hint = ", or raise model.categories" if self.config.emission == "categorical" else ""
+            raise Unsayable(
+                f"model.emission: {self.config.emission} says whole numbers from 0 to {classes - 1}; the data holds "
+                f"{float(wrong[0]):g}; set data.standardise: false{hint}, or take gaussian"
+            )
+        self.checked = True
+
+    def inputs(self, x_TBC: Tensor, observed_TBC: Tensor) -> Tensor:
+        """What the encoder reads: values, and which of them are there."""
+        if self.config.emission == "gaussian":
+            # A standardised value of 0 is nothing special, so a missing one needs a sign of its own.
+            x_TBX = torch.cat((x_TBC, observed_TBC.to(x_TBC.dtype)), dim=-1)
+        elif self.config.emission == "bernoulli":
+            x_TBX = torch.where(observed_TBC, 2 * x_TBC - 1, 0.0)
+        else:
+            classes_TBCK = nn.functional.one_hot(x_TBC.long(), self.config.categories)
+            x_TBX = (classes_TBCK * observed_TBC[..., None]).flatten(-2).to(x_TBC.dtype)
+        return nn.functional.dropout(x_TBX, self.config.dropout, self.training)
+
+    @torch.no_grad()
+    def log_likelihood(self, batch: dict[str, Tensor], particles: int, method: str = "importance") -> Tensor:
+        """(B,) float64: log p(x) of every series, estimated from below on average (models/state_space/particles.py).
+
+        Draws from torch's default generator. `method` is importance or particle.
+        """
+        if method == "importance":
+            return importance(self, batch, particles)
+        return particle_filter(self, batch, particles).log_likelihood_B
+
+    @torch.no_grad()
+    def forecast(self, batch: dict[str, Tensor], horizon: int, samples: int, particles: int = 1) -> Tensor:
+        """(samples, B, horizon, C): values of the steps that follow each series. The first of them follows the last
+        step of the series, wherever in the batch that is. `particles` of the filter for each sample."""
+        return forecast(self, batch, horizon, samples, particles)
+
+    def blocks(self) -> list[nn.Module]:
+        """The units of sharding and of full activation checkpointing."""
+        return [self.posterior, self.transition, self.emission]
+
+    def parameter_groups(self) -> list[ParameterGroup]:
+        """The width rule; matrices that read the values keep their rate, for the values do not grow with the width."""
+        parameters = list(self.parameters())
+        matrices = [p for p in parameters if p.ndim == 2]
+        vectors = [p for p in parameters if p.ndim == 1]
+        rate = hidden_rate(self.config.width)
+        return [ParameterGroup("matrices", matrices, rate, 1 / rate), ParameterGroup("vectors", vectors, 1.0, 0.0)]
+
+
+def stationary_covariance(config: SsmConfig) -> np.ndarray:
+    """Of the first latent of a known model: P = A P A' + B B'; ValueError where it is not diagonal or there is none."""
+    from scipy.linalg import solve_discrete_lyapunov
+
+    A, B = np.array(config.A), np.array(config.B)
+    radius = float(np.abs(np.linalg.eigvals(A)).max())
+    if radius >= 1:
+        raise ValueError(
+            f"model.A: its largest eigenvalue is {radius:.4g} in size; a stationary start needs less than 1"
+        )
+    P = np.asarray(solve_discrete_lyapunov(A, B @ B.T))
+    if np.abs(P - np.diag(np.diag(P))).max() > 1e-9 * np.abs(P).max():
+        raise ValueError(
+            "model.A: the coordinates of a known model's first latent must be independent; make A diagonal"
+        )
+    return P
+
+
+def transition_of(config: SsmConfig) -> LstmTransition | GatedTransition | LinearTransition | KnownTransition:
+    latent, width = config.latents, config.transition_width or config.width
+    if config.A is not None:
+        first = np.sqrt(np.diag(stationary_covariance(config)))
+        deviation = np.diag(np.array(config.B))
+        return KnownTransition(*(torch.tensor(part, dtype=torch.float32) for part in (config.A, deviation, first)))
+    if config.transition == "linear":
+        return LinearTransition(latent)
+    return LstmTransition(latent, width) if config.transition == "lstm" else GatedTransition(latent, width)
+
+
+def emission_of(config: SsmConfig) -> Emission:
+    if config.A is not None:
+        deviation = np.diag(np.array(config.D))
+        return KnownEmission(*(torch.tensor(part, dtype=torch.float32) for part in (config.C, deviation)))
+    sizes = (config.latents, config.emission_width or config.width, config.emission_depth, config.channels)
+    if config.emission == "gaussian":
+        return GaussianEmission(*sizes)
+    if config.emission == "bernoulli":
+        return BernoulliEmission(*sizes)
+    return CategoricalEmission(*sizes, config.categories)
+
+
+def ssm_cost(config: SsmConfig, lengths: Lengths) -> Cost:
+    """Parameters and FLOPs per step of a series; activations as eager fp32 on a CPU was measured to hold them."""
+    with torch.device("meta"):
+        model = StateSpace(config)
+    parameters = sum(p.numel() for p in model.parameters())
+    forward = model.posterior.flops + model.transition.flops + model.emission.flops
+    inside = (LSTM_ELEMENTS if config.cell == "lstm" else 3) + (0 if config.posterior == "causal" else 2)
+    read = inside * config.width * (2 if config.posterior == "bidirectional" else 1)
+    moved = {"lstm": LSTM_ELEMENTS, "gated": 2, "linear": 0}[config.transition if config.A is None else "linear"]
+    # Rebuilding stops at the last tensor that backward needs: where the emission ends in a plain product, its result is
+    # none. With a known model there is but the posterior, and nothing is rebuilt.
+    rebuilt = 0
+    if config.A is None:
+        last = model.emission.layers[-1]
+        assert isinstance(last, nn.Linear)
+        spared = 0 if config.emission == "gaussian" else 2 * last.in_features * last.out_features
+        rebuilt = model.posterior.flops + model.transition.flops + model.emission.flops - spared
+    said = config.emission_depth * (config.emission_width or config.width) + 3 * config.inputs
+    return Cost(
+        family="ssm",
+        parameters=parameters,
+        parameters_without_embeddings=parameters,
+        forward_flops_per_unit=forward,
+        training_flops_per_unit=3 * forward,
+        checkpointing_flops_per_unit=rebuilt,
+        activation_elements_per_unit=read
+        + moved * (config.transition_width or config.width)
+        + said
+        + 13 * config.latents,
+    )

@@ -1,0 +1,1 @@
+"""What families are built of: attention, recurrences, output layers, the width rule, activation checkpointing."""

@@ -1,0 +1,24 @@
+"""Which kind of device a tensor's work is for, where code takes another path on a GPU than on a CPU."""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from contextvars import ContextVar
+
+from torch import Tensor
+
+_rehearsed: ContextVar[str | None] = ContextVar("rehearsed", default=None)
+
+
+def device_kind(tensor: Tensor) -> str:
+    """The tensor's own of "cpu" and "cuda", or the one that a rehearsal speaks for (memory/rehearsed_step.py)."""
+    return _rehearsed.get() or tensor.device.type
+
+
+@contextmanager
+def rehearsed_for(kind: str) -> Iterator[None]:
+    """Inside, tensors count as being on that kind of device, which this machine need not have."""
+    token = _rehearsed.set(kind)
+    try:
+        yield
+    finally:
+        _rehearsed.reset(token)

@@ -1,0 +1,303 @@
+"""A training step rehearsed: every operator of the real one, on tensors that have sizes and no contents.
+
+Under torch's FakeTensorMode a model of 70 billion parameters is built and goes through forward, backward and AdamW in
+seconds, on any machine. What is counted is what the real step does: bytes by following storages
+(models/memory/counted_bytes.py), FLOPs by the counter (models/cost/flop_counter.py), which refuses an operator that it
+does not know.
+
+The examples of the batch are real, though. Some families look at values on the host (at lengths, at what is missing, at
+which targets are none), and what they do next follows from what they see. So operators on real tensors alone are
+computed, and a tensor loses its contents where it meets one that has none.
+"""
+
+import math
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, nullcontext
+from dataclasses import dataclass
+from typing import Any, NamedTuple
+from unittest.mock import patch
+
+import torch
+from torch import Tensor, nn
+from torch._subclasses.fake_tensor import FakeTensor, FakeTensorMode, unset_fake_temporarily
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves
+
+from reducible.models.cost.flop_counter import WholeOperators
+from reducible.models.layers.device_kind import rehearsed_for
+from reducible.models.memory.counted_bytes import Alive
+from reducible.models.memory.lstm_workspace import cudnn_bytes, onednn_bytes, onednn_scratch
+from reducible.models.quantise.quantised_base import blocks_of
+
+aten = torch.ops.aten
+
+NO_PRODUCTS = (
+    aten.linalg_cholesky_ex,
+    aten.linalg_solve_triangular,
+    aten.cholesky_inverse,
+    aten.cholesky_solve,
+)
+"""Counted as nothing in the ledger too (cost/ledger.py): linear-gaussian's factorisations and triangular solves."""
+
+
+@dataclass(frozen=True)
+class Units:
+    """What is gathered at once, in bytes as it is gathered: the blocks, and all outside of them."""
+
+    blocks: tuple[int, ...]
+    blocks_trained: tuple[int, ...]
+    """Numbers of each that have a gradient."""
+    root: int
+    root_trained: int
+    table: int
+    """Numbers of the largest trained matrix outside of blocks: its gradient is there before those of the blocks."""
+
+    @property
+    def gathered(self) -> int:
+        return sum(self.blocks) + self.root
+
+
+@dataclass(frozen=True)
+class Stage:
+    """A stretch of the step: forward, then backward from one gradient to the next, named after the parameter whose
+    gradient ends it, then what is left."""
+
+    name: str
+    others: float
+    """The most that is alive at once besides gradients that have arrived, weights and moments included."""
+    gradients: float
+    """What has arrived before, and stays."""
+
+
+@dataclass(frozen=True)
+class Rehearsal:
+    """What one step of one process takes, in bytes and FLOPs."""
+
+    parameters: int
+    trained: int
+    """Of the parameters, those that have a gradient."""
+    weights: float
+    gradients: float
+    moments: float
+    held: float
+    """What forward leaves for backward, of the largest piece if the family goes by pieces."""
+    stages: tuple[Stage, ...]
+    """Each grows evenly with the model and the batch; which of them is the largest changes with both."""
+    flops: float
+    """Of one micro-batch, forward and backward, with all that is computed twice."""
+    units: Units
+    """What FSDP2 shards one after another."""
+    operators: int
+    """How long the rehearsal was."""
+
+    @property
+    def activations(self) -> float:
+        """The most that is alive at once besides weights, gradients and moments: held, and what backward makes."""
+        return max(stage.others for stage in self.stages) - self.weights - self.moments
+
+    @property
+    def peak(self) -> float:
+        """The most that is alive at once, in the first micro-batch of a step: gradients come as activations go."""
+        # Gradients that no loss reached are made as zeros for the update, when all else is gone.
+        update = self.weights + self.moments + self.gradients
+        return max(update, *(stage.others + stage.gradients for stage in self.stages))
+
+    @property
+    def accumulating_peak(self) -> float:
+        """The same in a later one, or under DDP: all gradients are there from the start."""
+        return max(stage.others for stage in self.stages) + self.gradients
+
+
+def rehearse(
+    build: Callable[[], nn.Module],
+    batch: dict[str, Tensor],
+    *,
+    autocast: torch.dtype | None = None,
+    device: str = "cpu",
+) -> Rehearsal:
+    """A step of the model that `build` gives, ready for training (checkpointing set, what is frozen frozen).
+
+    batch: real tensors on the CPU, of the sizes in question. autocast: compute in that type. device: "cpu", or "cuda"
+    for the paths that models take on a GPU, which need not exist here.
+
+    Raises:
+        UncountedOperator: the step multiplies matrices in a way that has no formula.
+    """
+    alive = Alive(onednn_scratch) if device == "cpu" else Alive()
+    with torch.random.fork_rng(devices=()), rehearsed_for(device), fake_where_it_matters(device), alive:
+        with moves_that_move_nothing():
+            model = build()
+        trained = {parameter: name for name, parameter in model.named_parameters() if parameter.requires_grad}
+        moments = [torch.zeros_like(parameter) for parameter in trained for _ in range(2)]
+        state = alive.bytes_of([*model.parameters(), *model.buffers(), *moments])
+        ends: dict[str, StageEnd] = {}
+        for parameter, name in trained.items():
+            parameter.register_post_accumulate_grad_hook(_noting(ends, name, alive))
+        began, held = len(alive.history), 0
+        with WholeOperators(dict.fromkeys((*NO_PRODUCTS, *_dequantising(model)), _nothing)) as counter:
+            for piece in pieces_of(model, batch):
+                before = alive.now
+                # Casts are cached inside autocast and go with it, as in the train step.
+                with torch.autocast("cpu", autocast) if autocast else nullcontext():
+                    loss = model(piece)
+                    held = max(held, alive.now - before)
+                    ends.setdefault("forward", StageEnd(len(alive.history)))
+                    loss.nats.backward()
+                del loss
+        ends["rest"] = StageEnd(len(alive.history))
+        return Rehearsal(
+            parameters=parameters_of(model),
+            trained=sum(parameter.numel() for parameter in trained),
+            weights=state - alive.bytes_of(moments),
+            gradients=sum(parameter.nbytes for parameter in trained),
+            moments=alive.bytes_of(moments),
+            held=held,
+            stages=_stages(alive.history, began, ends),
+            flops=counter.total,
+            units=units_of(model),
+            operators=len(alive.history),
+        )
+
+
+def _dequantising(model: nn.Module) -> tuple[Any, ...]:
+    """Operators of bitsandbytes that look numbers up in tables."""
+    if not blocks_of(model):
+        return ()
+    library = torch.ops.bitsandbytes
+    return library.dequantize_4bit, library.dequantize_blockwise
+
+
+def _nothing(*_: Any, **__: Any) -> int:
+    return 0
+
+
+class StageEnd(NamedTuple):
+    operators: int
+    """How many came before."""
+    gradient: int = 0
+    """Bytes of the gradient that is now where the optimizer finds it."""
+
+
+def _noting(ends: dict[str, StageEnd], name: str, alive: Alive) -> Callable[[Tensor], None]:
+    def note(parameter: Tensor) -> None:
+        if parameter.grad is not None:  # a later piece adds to what is there
+            ends.setdefault(name, StageEnd(len(alive.history), parameter.grad.nbytes))
+
+    return note
+
+
+def _stages(history: list[int], began: int, ends: dict[str, StageEnd]) -> tuple[Stage, ...]:
+    """Of bytes alive after each operator. Gradients that arrive together have one stage."""
+    stages, gradients = [], 0
+    for name, end in ends.items():
+        if end.operators > began:
+            stages.append(Stage(name, max(history[began : end.operators]) - gradients, gradients))
+        began, gradients = end.operators, gradients + end.gradient
+    return tuple(stages)
+
+
+def units_of(model: nn.Module) -> Units:
+    blocks = [list(block.parameters()) for block in model.blocks()]  # type: ignore[operator]
+    inside = {parameter for block in blocks for parameter in block}
+    root = [parameter for parameter in model.parameters() if parameter not in inside]
+    return Units(
+        blocks=tuple(sum(p.nbytes for p in block) for block in blocks),
+        blocks_trained=tuple(sum(p.numel() for p in block if p.requires_grad) for block in blocks),
+        root=sum(p.nbytes for p in root),
+        root_trained=sum(p.numel() for p in root if p.requires_grad),
+        table=max((p.numel() for p in root if p.requires_grad and p.ndim > 1), default=0),
+    )
+
+
+def parameters_of(model: nn.Module) -> int:
+    """A quantised matrix counts as what it stands for."""
+    blocks = blocks_of(model)
+    codes = {parameter for module in blocks for parameter in module.parameters()}
+    plain = sum(parameter.numel() for parameter in model.parameters() if parameter not in codes)
+    return plain + sum(math.prod(module.shape) for module in blocks)
+
+
+def pieces_of(model: nn.Module, batch: dict[str, Tensor]) -> Iterator[dict[str, Tensor]]:
+    if not hasattr(model, "pieces"):
+        yield batch
+        return
+    for piece, _ in model.pieces(batch):  # type: ignore[operator]
+        yield piece
+
+
+@contextmanager
+def fake_where_it_matters(device: str = "cpu") -> Iterator[None]:
+    """Inside, new tensors have no contents, but those that follow from real ones alone."""
+    with FakeTensorMode(allow_non_fake_inputs=True), _RealStaysReal(device):
+        yield
+
+
+@contextmanager
+def moves_that_move_nothing() -> Iterator[None]:
+    """peft moves its layers to where they are already; module.to() would swap fake tensors, which cannot be."""
+    swap = torch.utils.swap_tensors
+
+    def swap_what_differs(old: Tensor, new: Tensor) -> None:
+        if (old.dtype, old.device) != (new.dtype, new.device):
+            swap(old, new)
+
+    with patch.object(torch.utils, "swap_tensors", swap_what_differs):
+        yield
+
+
+class _RealStaysReal(TorchDispatchMode):
+    """Stands before FakeTensorMode and computes what it need not fake, and knows a size that it does not."""
+
+    def __init__(self, device: str) -> None:
+        super().__init__()
+        self.device = device
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        kwargs = kwargs or {}
+        tensors = [leaf for leaf in tree_leaves((args, kwargs)) if isinstance(leaf, Tensor)]
+        if any(isinstance(tensor, FakeTensor) for tensor in tensors):
+            if func in _INDEXING:
+                args = (args[0], _unpacked(args[1]), *args[2:])
+            result = func(*args, **kwargs)
+            if func is aten.mkldnn_rnn_layer.default:
+                return (*result[:3], self._workspace(args))
+            return result
+        if tensors or _gives_whole_numbers(func, args, kwargs):
+            with unset_fake_temporarily():
+                return func(*args, **kwargs)
+        return func(*args, **kwargs)
+
+    def _workspace(self, args: tuple[Any, ...]) -> Tensor:
+        input_TBX, hidden, train = args[0], args[10], args[15]
+        steps, rows, inputs = input_TBX.shape
+        if not train:
+            size = 0
+        elif self.device == "cpu":
+            size = onednn_bytes(steps, rows, inputs, hidden)
+        else:
+            size = cudnn_bytes(steps, rows, hidden, input_TBX.element_size())
+        return torch.empty(size, dtype=torch.uint8)
+
+
+_INDEXING = {aten.index.Tensor, aten.index_put.default, aten.index_put_.default, aten._index_put_impl_.default}
+
+
+def _unpacked(indices: Any) -> list[Tensor | None]:
+    """As indexing takes them, a real mask of several axes in place of as many indices."""
+    found: list[Tensor | None] = []
+    for index in indices:
+        if isinstance(index, Tensor) and not isinstance(index, FakeTensor) and index.dtype == torch.bool:
+            with unset_fake_temporarily():
+                found += index.nonzero(as_tuple=True)
+        else:
+            found.append(index)
+    return found
+
+
+def _gives_whole_numbers(func: Any, args: Any, kwargs: Any) -> bool:
+    """Whether an operator without tensors makes integers, truth values or a single number: nothing large, nor slow."""
+    if kwargs.get("dtype") in (torch.bool, torch.uint8, torch.int32, torch.int64):
+        return True
+    if func._overloadpacket in (aten.arange, aten.tril_indices, aten.triu_indices):
+        return all(isinstance(argument, int) for argument in args)
+    return func._overloadpacket in (aten.rand, aten.randn, aten.scalar_tensor) and args[0] == []

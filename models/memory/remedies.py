@@ -1,0 +1,115 @@
+"""What would make a step fit into a memory: other settings, ranked by the time that they cost."""
+
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass, replace
+from typing import Literal
+
+from reducible.models.families.registry import FAMILIES
+from reducible.models.layers.activation_checkpointing import MODES, saves_nothing
+from reducible.models.memory.step_plan import MemoryPlan, Method, Setting, largest_micro_batch, planned
+
+MOST_RANKS = 1024
+
+
+@dataclass(frozen=True)
+class Way:
+    """A setting that fits."""
+
+    plan: MemoryPlan
+    time: float
+    """Of a step on as many devices, as a multiple of what it takes without recomputation: FLOPs over FLOPs. Waiting for
+    other ranks is not in it."""
+    changes: tuple[str, ...]
+
+
+def ways_to_fit(
+    setting: Setting, memory: float, rows: int, watch: Callable[[list[Setting]], Iterable[Setting]] = iter
+) -> list[Way]:
+    """Settings whose peak is at most `memory` bytes a rank, fastest first; of equal ones those that change less.
+
+    rows: examples that a rank has in a step, which a smaller micro-batch spreads over more passes. Tried are every way
+    to checkpoint, DDP and FSDP2, adapters in place of all weights, and where nothing fits, more devices. `watch` goes
+    through a list of settings, as a progress bar does: each takes seconds.
+    """
+    first = planned(replace(setting, checkpointing="none", micro_batch=1)).flops
+    smaller: dict[str, list[Literal["lora", "qlora"]]] = {"full": ["lora", "qlora"], "lora": ["qlora"], "qlora": []}
+    others = [replace(setting.method, kind=kind) for kind in smaller[setting.method.kind]]
+    methods = [setting.method, *(method for method in others if _takes(setting, method))]
+    strategies: Sequence[Literal["none", "ddp", "fsdp"]] = ("ddp", "fsdp") if setting.world > 1 else ("none",)
+    modes = [mode for mode in MODES if saves_nothing(FAMILIES[setting.family], setting.config, mode) is None]
+    candidates = [
+        replace(setting, method=method, checkpointing=mode, strategy=strategy)
+        for method in methods
+        for mode in modes
+        for strategy in strategies
+    ]
+    found = [way for candidate in watch(candidates) if (way := _way(setting, candidate, memory, rows, first))]
+    if not any(way.plan.setting.method == setting.method for way in found):
+        found += _with_more_ranks(setting, memory, rows, first, modes)
+    ranked = sorted(found, key=lambda way: (way.time, len(way.changes), -way.plan.setting.micro_batch))
+    return _worth_telling(ranked)
+
+
+def _takes(setting: Setting, method: Method) -> bool:
+    """Whether the model has anything to adapt, and matrices large enough to be worth few bits."""
+    try:
+        planned(replace(setting, method=method, strategy="none", world=1, checkpointing="none", micro_batch=1))
+    except ValueError:
+        return False
+    return True
+
+
+def _way(base: Setting, setting: Setting, memory: float, rows: int, first: float) -> Way | None:
+    most = largest_micro_batch(setting, memory, min(rows, base.micro_batch))
+    if most == 0:
+        return None
+    passes = -(-rows // most)
+    accumulating = replace(setting, micro_batches=passes)
+    most = largest_micro_batch(accumulating, memory, most)  # gradients of earlier passes are there
+    if most == 0:
+        return None
+    plan = planned(replace(accumulating, micro_batch=most, micro_batches=-(-rows // most)))
+    return Way(plan, plan.flops / most / first, _changes(base, plan.setting))
+
+
+def _with_more_ranks(setting: Setting, memory: float, rows: int, first: float, modes: Sequence[str]) -> list[Way]:
+    """The fewest devices, by doubling, on which FSDP2 fits; each has fewer examples of the step."""
+    world = max(2, 2 * setting.world)
+    while world <= MOST_RANKS:
+        fewer = max(1, rows * setting.world // world)
+        candidates = [replace(setting, checkpointing=mode, strategy="fsdp", world=world) for mode in modes]
+        found = [way for candidate in candidates if (way := _way(setting, candidate, memory, fewer, first))]
+        if found:
+            return found
+        world *= 2
+    return []
+
+
+def _changes(base: Setting, setting: Setting) -> tuple[str, ...]:
+    changes = []
+    if setting.method != base.method:
+        changes.append(f"method {setting.method.kind}")
+    if setting.world != base.world:
+        changes.append(f"{setting.world} devices")
+    if setting.strategy != base.strategy:
+        changes.append(f"strategy {setting.strategy}")
+    if setting.checkpointing != base.checkpointing:
+        changes.append(f"checkpointing {setting.checkpointing}")
+    if setting.micro_batch != base.micro_batch:
+        changes.append(f"micro_batch {setting.micro_batch}, {setting.micro_batches} a step")
+    return tuple(changes)
+
+
+def _worth_telling(ranked: list[Way]) -> list[Way]:
+    """Without those that change all that a faster one changes, and more."""
+    kept: list[Way] = []
+    for way in ranked:
+        names = {_kind(change) for change in way.changes}
+        if not any({_kind(change) for change in other.changes} <= names for other in kept):
+            kept.append(way)
+    return kept
+
+
+def _kind(change: str) -> str:
+    """Of a change, what it is, without the numbers of a micro-batch."""
+    return "micro_batch" if change.startswith("micro_batch") else change

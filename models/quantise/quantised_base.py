@@ -1,0 +1,312 @@
+"""A frozen base in 4 or 8 bits a number, by bitsandbytes' kernels: QLoRA (Dettmers et al. 2023).
+
+Blocks of 64 numbers share one constant, the largest among them in size; with double quantisation these constants are
+8-bit numbers themselves, in blocks of 256: 0.516 bytes a number of nf4 and fp4, 1.016 of int8. nf4's levels are
+quantiles of the normal distribution; int8's are evenly spaced, and suit weights that were drawn uniformly (relative
+error 0.004, nf4's 0.09). models/quantise/reference.py states the mathematics.
+
+Matrices of nn.Linear, nn.LSTM, nn.GRU and nn.RNN are held by models/finetune/held_matrices.py, which makes them dense
+for a call and again in backward, and never keeps them. bitsandbytes' own Linear4bit would do for 4 bits and linear
+layers alone, and on a CPU with bf16 instructions it repacks its codes in evaluation: they are then no longer what was
+saved.
+
+Numbers are quantised once, for the kernels of a CPU and of a GPU differ in some: saved as codes, loaded as codes.
+"""
+
+import hashlib
+import json
+import math
+from collections.abc import Iterator, Mapping
+from dataclasses import asdict, dataclass
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
+from torch import Tensor, nn
+
+from reducible.models.families.registry import FAMILIES, family
+from reducible.models.finetune.held_matrices import Matrix, hold
+from reducible.models.other_libraries import first_line, import_quietly
+
+BLOCK, CONSTANTS_BLOCK = 64, 256
+SMALLEST = 1024
+"""Numbers that a matrix must have: of smaller ones there is nothing to save."""
+
+FOUR_BITS = ("nf4", "fp4")
+KINDS = (*FOUR_BITS, "int8")
+
+
+@dataclass(frozen=True)
+class Quantization:
+    """The keys of a recipe's `quantization`; raises ValueError naming the key."""
+
+    kind: str = "nf4"
+    double: bool = True
+    """Whether the constants are quantised too."""
+
+    def __post_init__(self) -> None:
+        if self.kind not in KINDS:
+            raise ValueError(f"quantization.kind: {self.kind!r} must be one of {', '.join(KINDS)}")
+        if not isinstance(self.double, bool):
+            raise ValueError(f"quantization.double: {self.double!r} must be true or false")
+
+    @property
+    def bytes_per_parameter(self) -> float:
+        constants = 1 + 4 / CONSTANTS_BLOCK if self.double else 4
+        return (0.5 if self.kind in FOUR_BITS else 1.0) + constants / BLOCK
+
+
+class Blocks(nn.Module):
+    """A matrix in blocks; calling it gives the dense one in fp32.
+
+    What it holds are parameters without gradient, and not buffers, which DDP would send around in every step.
+    """
+
+    def __init__(self, shape: tuple[int, int], quantization: Quantization, tensors: Mapping[str, Tensor]) -> None:
+        """`tensors`: codes and constants, with double quantisation also scales and offset of these."""
+        super().__init__()
+        self.shape, self.quantization = shape, quantization
+        for name in names_of(quantization):
+            self.register_parameter(name, nn.Parameter(tensors[name], requires_grad=False))
+
+    @classmethod
+    def of(cls, dense: Tensor, quantization: Quantization) -> "Blocks":
+        kernels, dense = _kernels(), dense.detach().float().contiguous()
+        if quantization.kind in FOUR_BITS:
+            codes, state = kernels.quantize_4bit(dense, blocksize=BLOCK, quant_type=quantization.kind)
+        else:
+            codes, state = kernels.quantize_blockwise(dense, code=_levels(dense.device), blocksize=BLOCK)
+        tensors = {"codes": codes, "constants": state.absmax}
+        if quantization.double:
+            tensors["offset"] = state.absmax.mean().reshape(1)  # FSDP2 takes no scalars
+            tensors["constants"], second = kernels.quantize_blockwise(
+                state.absmax - tensors["offset"], blocksize=CONSTANTS_BLOCK
+            )
+            tensors["scales"] = second.absmax
+        return cls((dense.shape[0], dense.shape[1]), quantization, tensors)
+
+    @classmethod
+    def like(cls, dense: Tensor, quantization: Quantization) -> "Blocks":
+        """Blocks of the same size without contents: for a rehearsal (memory/rehearsed_step.py)."""
+        count = -(-dense.numel() // BLOCK)
+        codes = (_codes(dense.numel(), quantization), 1) if quantization.kind in FOUR_BITS else dense.shape
+        tensors = {
+            "codes": dense.new_empty(codes, dtype=torch.uint8),
+            "constants": dense.new_empty(count, dtype=torch.uint8 if quantization.double else torch.float32),
+            "scales": dense.new_empty(-(-count // CONSTANTS_BLOCK), dtype=torch.float32),
+            "offset": dense.new_empty(1, dtype=torch.float32),
+        }
+        return cls((dense.shape[0], dense.shape[1]), quantization, tensors)
+
+    def forward(self) -> Tensor:
+        kernels, constants = _kernels(), self.constants
+        if self.quantization.double:
+            constants = kernels.dequantize_blockwise(constants, absmax=self.scales, blocksize=CONSTANTS_BLOCK)
+            constants += self.offset
+        if self.quantization.kind not in FOUR_BITS:
+            levels = _levels(self.codes.device)
+            return kernels.dequantize_blockwise(self.codes, absmax=constants, code=levels, blocksize=BLOCK)
+        # bitsandbytes 0.50 on a CPU begins every row with a block of its own: wrong where rows are no whole number of
+        # blocks. As rows of one block each it is right.
+        count = math.prod(self.shape)
+        rows = count // BLOCK if count % BLOCK == 0 else 1
+        state = kernels.QuantState(
+            absmax=constants,
+            shape=torch.Size((rows, count // rows)),
+            dtype=torch.float32,
+            blocksize=BLOCK,
+            quant_type=self.quantization.kind,
+        )
+        return kernels.dequantize_4bit(self.codes, state).view(self.shape)
+
+    def extra_repr(self) -> str:
+        return f"{self.shape[0]} x {self.shape[1]}, {self.quantization.kind}"
+
+
+def names_of(quantization: Quantization) -> tuple[str, ...]:
+    """What a matrix in blocks consists of."""
+    return ("codes", "constants", "scales", "offset") if quantization.double else ("codes", "constants")
+
+
+@cache
+def _kernels() -> Any:
+    """Imported when it is needed: it takes seconds."""
+    with import_quietly():
+        import bitsandbytes.functional
+    return bitsandbytes.functional
+
+
+@cache
+def _levels(device: torch.device) -> Tensor:
+    """int8: from -127/127 to 127/127 in even steps."""
+    return _kernels().create_linear_map().to(device)
+
+
+def make_tables() -> None:
+    """Makes what bitsandbytes makes at its first call and keeps: a rehearsal needs them with their numbers in."""
+    kernels = _kernels()
+    _levels(torch.device("cpu"))
+    kernels.name2qmap.setdefault("dynamic", kernels.create_dynamic_map())
+
+
+# A model's matrices ---------------------------------------------------------------------------------------------------
+
+
+def quantize_model(model: nn.Module, quantization: Quantization, blocks: Any = Blocks.of) -> None:
+    """Puts the matrices of linear and recurrent layers into blocks, in place, and frees the dense ones one by one.
+
+    Tables of embeddings and outputs, gains, biases and matrices of fewer than SMALLEST numbers stay as they are. Also
+    takes a part of a model, so that one can be built and quantised block by block. `blocks` makes them: Blocks.of, or
+    Blocks.like where sizes are all that matters.
+
+    Raises:
+        ValueError: where there is nothing to quantise, and where there are adapters already.
+    """
+    if any(".lora_" in f".{name}" for name, _ in model.named_parameters()):
+        raise ValueError("a model is quantised before it gets adapters")
+    found = list(_large(model))
+    if not found:
+        raise ValueError(f"the model has no matrix of {SMALLEST} numbers or more to quantise")
+    for layer, name in found:
+        (matrix,) = hold(layer, [name])
+        matrix.replace(blocks(matrix.frozen(), quantization))
+
+
+def _large(model: nn.Module) -> Iterator[tuple[nn.Module, str]]:
+    for at, module in model.named_modules():
+        if at == "output":
+            continue
+        names: list[str] = []
+        if isinstance(module, nn.Linear):
+            names = ["weight"]
+        elif isinstance(module, nn.RNNBase):
+            names = [name for name in module._flat_weights_names if name.startswith("weight")]
+        for name in names:
+            parameter = module._parameters.get(name)
+            if parameter is not None and parameter.numel() >= SMALLEST:
+                yield module, name
+
+
+def quantized(model: nn.Module) -> dict[str, Blocks]:
+    """The matrices in blocks, by the names that they have in the plain model."""
+    return {
+        plain_name(at): matrix.base
+        for at, matrix in model.named_modules()
+        if isinstance(matrix, Matrix) and isinstance(matrix.base, Blocks)
+    }
+
+
+def blocks_of(model: nn.Module) -> list[Blocks]:
+    return [module for module in model.modules() if isinstance(module, Blocks)]
+
+
+def plain_name(name: str) -> str:
+    """Of a matrix or parameter, without what adapters and quantisation put around it."""
+    return ".".join(part for part in name.split(".") if part not in ("base_layer", "matrices"))
+
+
+# One file -------------------------------------------------------------------------------------------------------------
+
+FORMAT = "reducible quantized 1"
+
+
+def save_quantized(model: nn.Module, quantization: Quantization, file: Path) -> None:
+    """The whole base in one safetensors file: codes, constants and everything that is not quantised; no adapters.
+
+    Its metadata hold the quantisation, family and configuration of the model, and a SHA-256 of the rest.
+    """
+    tensors: dict[str, Tensor] = {}
+    for name, blocks in quantized(model).items():
+        tensors |= {f"{name}.{part}": tensor for part, tensor in blocks.named_parameters()}
+    for name, tensor in model.state_dict().items():
+        if ".matrices." not in f".{name}":
+            tensors[plain_name(name)] = tensor
+        elif name.endswith(".base"):  # held for an adapter, and not quantised
+            tensors[plain_name(name).removesuffix(".base")] = tensor
+    tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items() if "lora_" not in name}
+    kind = next(kind for kind in FAMILIES.values() if isinstance(model, kind.build))  # type: ignore[arg-type]
+    metadata = {
+        "format": FORMAT,
+        "quantization": json.dumps(asdict(quantization)),
+        "family": kind.name,
+        "config": json.dumps(asdict(model.config)),  # type: ignore[call-overload]
+        "sha256": _digest(tensors),
+    }
+    file.parent.mkdir(parents=True, exist_ok=True)
+    save_file(tensors, str(file), metadata=metadata)
+
+
+def load_quantized(model: nn.Module, file: Path) -> None:
+    """Fills a plain model of the same family and configuration in place, on whatever device it is, meta included.
+
+    Nothing is dense on the way, nothing quantised again. A model on the meta device comes to be on the CPU.
+
+    Raises:
+        ValueError: naming the file, where it is damaged or another model's.
+    """
+    metadata, tensors = _read(file)
+    _fill(model, metadata, tensors, file)
+
+
+def quantized_model(file: Path) -> nn.Module:
+    """The model that a file describes, on the CPU, in evaluation mode."""
+    metadata, tensors = _read(file)
+    kind = family(metadata["family"])
+    with torch.device("meta"):
+        model = kind.build(kind.config(**json.loads(metadata["config"])))
+    _fill(model, metadata, tensors, file)
+    return model.eval()
+
+
+def _fill(model: nn.Module, metadata: dict[str, str], tensors: dict[str, Tensor], file: Path) -> None:
+    quantization = Quantization(**json.loads(metadata["quantization"]))
+    device = next(model.parameters()).device
+    tensors = tensors if device.type in ("cpu", "meta") else {name: t.to(device) for name, t in tensors.items()}
+    plain = {name: parameter.shape for name, parameter in model.state_dict().items()}
+    in_blocks = [name.removesuffix(".codes") for name in tensors if name.endswith(".codes")]
+    rest = {name: tensor for name, tensor in tensors.items() if name in plain}
+    strangers = set(plain) ^ (set(in_blocks) | set(rest))
+    wrong = [name for name, tensor in rest.items() if tensor.shape != plain[name]]
+    wrong += [
+        name
+        for name in set(in_blocks) & set(plain)
+        if tensors[f"{name}.codes"].numel() != _codes(plain[name].numel(), quantization)
+    ]
+    if strangers or wrong:
+        raise ValueError(f"{file}: is of another model: {min([*strangers, *wrong])} does not fit this one")
+    for name in in_blocks:
+        at, _, parameter = name.rpartition(".")
+        (matrix,) = hold(model.get_submodule(at), [parameter])
+        parts = {part: tensors[f"{name}.{part}"] for part in names_of(quantization)}
+        matrix.replace(Blocks(matrix.shape, quantization, parts))
+    model.load_state_dict(rest, strict=False, assign=True)
+
+
+def _codes(numbers: int, quantization: Quantization) -> int:
+    return -(-numbers // 2) if quantization.kind in FOUR_BITS else numbers
+
+
+def _read(file: Path) -> tuple[dict[str, str], dict[str, Tensor]]:
+    try:
+        with safe_open(str(file), "pt") as opened:
+            metadata = opened.metadata() or {}
+            # Copied: what safetensors gives lies in the file itself, which may be replaced.
+            tensors = {name: opened.get_tensor(name).clone() for name in opened.keys()}  # noqa: SIM118
+    except (OSError, SafetensorError) as error:
+        raise ValueError(f"{file}: holds no quantised base ({first_line(error)})") from None
+    if metadata.get("format") != FORMAT:
+        raise ValueError(f"{file}: holds no quantised base, or one of another version")
+    if metadata.get("sha256") != _digest(tensors):
+        raise ValueError(f"{file}: is not what was saved; its numbers have changed")
+    return metadata, tensors
+
+
+def _digest(tensors: Mapping[str, Tensor]) -> str:
+    digest = hashlib.sha256()
+    for name in sorted(tensors):
+        digest.update(f"{name} {tensors[name].dtype} {tuple(tensors[name].shape)}".encode())
+        digest.update(tensors[name].flatten().view(torch.uint8).numpy().data)
+    return digest.hexdigest()

@@ -1,0 +1,131 @@
+"""What fine-tuning starts from: a training of ours, or a checkpoint from elsewhere."""
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from reducible.data.errors import DataError
+from reducible.data.hashes import HashCache
+from reducible.models.families.registry import Family, family
+from reducible.pipelines.find import NotFound, find
+from reducible.pipelines.training import data_kind_for
+from reducible.tasks.dataset.tokenise import FileSpec
+from reducible.tasks.errors import UserError
+from reducible.tasks.train import pretrained_base as pretrained
+from reducible.tasks.train.pretrained_base import Location, PretrainedSpec
+from reducible.tasks.workflow.store import MANIFEST, Store, read_manifest, remedy
+from reducible.tasks.workflow.task import Task, finished
+
+
+@dataclass(frozen=True)
+class Base:
+    name: str
+    family: Family
+    config: Any
+    model: Task
+    """Its artifact holds model/."""
+    tokenizers: Mapping[str, Task]
+    """By the names under which a dataset takes them; none for series."""
+    dataset: Mapping[str, Any]
+    """dataset.json of what it was trained on, as far as anybody knows."""
+    sequence: int | None = None
+    """Length of the examples that it was trained on."""
+
+
+def base_of(wanted: str, store: Store) -> Base:
+    """The base that a recipe's `finetune.base` names: a path, or what `find` finds among the trainings.
+
+    Raises:
+        UserError: there is none, it diverged, or it cannot be read; one line.
+    """
+    from reducible.models.weights.pretrained import ACCEPTED, is_checkpoint
+
+    path = Path(wanted).expanduser()
+    if path.name == "model" and (path.parent / MANIFEST).is_file():
+        return _of_ours(path.parent, store)  # as `reducible run` prints it
+    if is_checkpoint(path):
+        return _from_elsewhere(path.absolute(), store)
+    if path.suffix not in (".bin", ".gguf", ".safetensors"):
+        try:
+            return _of_ours(find(store, "train", wanted), store)
+        except NotFound:
+            if not path.exists():
+                raise
+    what = "is no checkpoint" if path.exists() else "no such file"
+    raise UserError(f"finetune.base: {path}: {what}; give the name of a run, {ACCEPTED}")
+
+
+def data_kind(wanted: str, root: str) -> str:
+    """Which data.kind a base reads."""
+    reads = base_of(wanted, Store(root)).family.reads
+    return data_kind_for(reads)
+
+
+def _of_ours(folder: Path, store: Store) -> Base:
+    manifest = read_manifest(folder)
+    if manifest["task"] != "train":
+        raise UserError(f"finetune.base: {folder} is a {manifest['task']}, no training; give the name of a run")
+    if not store.committed("train", manifest["identity"]):
+        raise UserError(f"finetune.base: {folder} lies outside {store.root}; give its own root with --root")
+    if not (folder / "model").is_dir():
+        if json.loads((folder / "result.json").read_text())["status"] == "finished":
+            raise UserError(f"{folder / 'model'}: missing; {remedy(folder)}")
+        raise UserError(f"finetune.base: {manifest['label']} left no model (it diverged); give another run")
+    kind = family(manifest["spec"]["family"])
+    dataset = store.artifact("dataset", manifest["inputs"]["data"])
+    inputs = read_manifest(dataset)["inputs"]
+    tokenizers = {
+        name: finished("tokenizer", inputs[name], name) for name in ("tokenizer", "source_tokenizer") if name in inputs
+    }
+    label = str(manifest["label"])
+    return Base(
+        label.removeprefix("train "),
+        kind,
+        kind.config(**manifest["spec"]["model"]),
+        finished("train", manifest["identity"], label),
+        tokenizers,
+        _content(dataset),
+        manifest["spec"]["sequence"],
+    )
+
+
+def _content(dataset: Path) -> Mapping[str, Any]:
+    from reducible.tasks.dataset.dataset import open_dataset
+
+    content: Mapping[str, Any] = open_dataset(dataset).content
+    return content
+
+
+def _from_elsewhere(path: Path, store: Store) -> Base:
+    from reducible.data.pretrained_tokenizer import tokenizer_files
+    from reducible.models.weights.pretrained import checkpoint_config, checkpoint_files
+
+    try:
+        weights = checkpoint_files(path)
+        config = checkpoint_config(path)
+        tokenizer = tokenizer_files(path, config.vocabulary)
+    except (ValueError, DataError) as error:
+        raise UserError(f"finetune.base: {error}") from None
+    hashes = HashCache(store.root / "hashes")
+
+    def task(name: str, function: str, files: list[Path], label: str) -> Task:
+        specs = []
+        for file in files:
+            size, sha256 = hashes.sha256(file)
+            specs.append(FileSpec(name=file.name, size=size, sha256=sha256))
+        return Task(
+            name=name,
+            version=pretrained.VERSION,
+            run=f"reducible.tasks.train.pretrained_base:{function}",
+            spec=PretrainedSpec(files=tuple(specs), vocabulary=config.vocabulary),
+            label=label,
+            execution=Location(path=str(path)),
+        )
+
+    name = path.stem if path.is_file() else path.name
+    model = task("checkpoint", "make_model", weights, f"checkpoint {name}")
+    tokenizers = {"tokenizer": task("tokenizer", "make_tokenizer", tokenizer, f"tokenizer of {name}")}
+    hashes.save()
+    return Base(name, family("transformer"), config, model, tokenizers, {})

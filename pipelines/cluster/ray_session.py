@@ -1,0 +1,288 @@
+"""Opens Ray for a command: joins the cluster that was named, or starts a quiet one on this machine alone."""
+
+import os
+import secrets
+import shutil
+import signal
+import socket
+import sys
+import tempfile
+import threading
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from reducible.pipelines.cluster.upload import PACKAGE, code_files, pack
+from reducible.tasks.errors import UserError
+
+# Ray reads these from the environment, some of them while it is imported. A value of the user's own wins.
+SETTINGS = {
+    "RAY_AUTH_MODE": "token",
+    "RAY_USAGE_STATS_ENABLED": "0",
+    "RAY_SCHEDULER_EVENTS": "0",
+    "RAY_TRAIN_ENABLE_PRINT_PATCH": "0",
+    # A task that asked for no GPU sees none; otherwise torch would take one that Ray gave to another task.
+    "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "1",
+    # Threads that spin on a busy core make torch far slower; who wants more threads asks torch for them.
+    "OMP_NUM_THREADS": "1",
+}
+LOOPBACK = {"RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER": "0"}  # without it Ray turns 127.0.0.1 into the interface's address
+OBJECT_STORE_BYTES = 256 * 2**20  # small: paths travel between tasks, not objects
+TOKEN_HELP = (
+    "does not know this token; copy the cluster's to ~/.ray/auth_token, or name its file in RAY_AUTH_TOKEN_PATH"
+)
+AUTOSCALER = Path("~/ray_bootstrap_config.yaml")  # what `ray up` leaves on the head, where the drivers of jobs run
+
+
+@dataclass(frozen=True)
+class Machine:
+    """A kind of node: what one of them gives, and how many there are or, where it scales, can be."""
+
+    name: str
+    cpus: float
+    gpus: float
+    count: int = 1
+    scales: bool = False
+
+    def holds(self, cpus: float, gpus: float) -> int:
+        """How many workers of this size one such node takes."""
+        shares = [have / ask for have, ask in ((self.cpus, cpus), (self.gpus, gpus)) if ask > 0]
+        return int(min(shares) + 1e-6) if shares else sys.maxsize
+
+    def __str__(self) -> str:
+        count = f"up to {self.count} x " if self.scales else f"{self.count} x " if self.count > 1 else ""
+        return f"{count}{self.name} ({self.cpus:g} CPU + {self.gpus:g} GPU)"
+
+
+@dataclass(frozen=True)
+class Cluster:
+    """Where the tasks run. `machines` is None where an autoscaler decides whose limits cannot be seen from here."""
+
+    local: bool
+    machines: tuple[Machine, ...] | None
+    scales_to: int = 0
+
+    def require(self, what: str, cpus: float = 1, gpus: float = 0, workers: int = 1) -> None:
+        """Ray waits for ever, and silently, for what no node can give: say so before anything starts.
+
+        Raises:
+            UserError: what was asked for and what there is.
+        """
+        if self.machines is None:
+            return
+        room = capacity(self.machines, self.scales_to, cpus, gpus)
+        if room < workers:
+            asked = "1 worker" if workers == 1 else f"{workers} workers"
+            raise UserError(
+                f"{what}: asks for {asked} of {cpus:g} CPU + {gpus:g} GPU, and there is room for {room}: "
+                f"{'; '.join(map(str, self.machines)) or 'no node'}. Lower compute.workers, cpus_per_worker or "
+                "gpus_per_worker, or " + ("submit to a cluster" if self.local else "give the cluster more nodes")
+            )
+
+
+def capacity(machines: tuple[Machine, ...], scales_to: int, cpus: float, gpus: float) -> int:
+    """How many workers of this size an empty cluster holds, with at most `scales_to` nodes started on demand."""
+    held = sum(machine.count * machine.holds(cpus, gpus) for machine in machines if not machine.scales)
+    for machine in sorted((m for m in machines if m.scales), key=lambda m: -m.holds(cpus, gpus)):
+        nodes = min(machine.count, scales_to)
+        held += nodes * machine.holds(cpus, gpus)
+        scales_to -= nodes
+    return held
+
+
+@contextmanager
+def session(address: str | None = None, cpus: int | None = None, gpus: int | None = None) -> Iterator[Cluster]:
+    """Ray for the length of a `with`; it ends with it, also after an error or Ctrl-C.
+
+    Joins `address` (host:port of a head), else RAY_ADDRESS, which Ray sets inside a job. Without either it
+    starts Ray on this machine, on loopback only, with `cpus` and `gpus` (default: all there are). Where Ray is open
+    already, it is used and left open.
+
+    Raises:
+        UserError: nothing answers at the address, or not to this token or this version of Ray.
+    """
+    address = address or os.environ.get("RAY_ADDRESS")
+    settings = SETTINGS | (LOOPBACK if not address or _host(address) in ("127.0.0.1", "localhost") else {})
+    settings = {key: os.environ.get(key, value) for key, value in settings.items()}
+    if not address:
+        # A secret of this session's own: none is written under HOME, and none of a cluster is used here.
+        settings["RAY_AUTH_TOKEN"] = secrets.token_hex(32)
+        settings["PYTHONPATH"] = os.pathsep.join(filter(None, (str(PACKAGE.parent), os.environ.get("PYTHONPATH"))))
+    with _environment(settings):
+        import ray
+
+        if ray.is_initialized():
+            yield _cluster(local=False)
+            return
+        reread_environment()
+        scratch = Path(tempfile.mkdtemp(prefix="reducible-ray-"))
+        keep_logs = False
+        try:
+            with _sigterm_kept():
+                if address:
+                    _join(address, scratch)
+                else:
+                    _start(cpus, gpus, scratch)
+            yield _cluster(local=not address)
+        except Exception as error:
+            keep_logs = not isinstance(error, UserError)  # for the rest, Ray's logs may say why
+            raise
+        finally:
+            ray.shutdown()
+            if not keep_logs:
+                shutil.rmtree(scratch, ignore_errors=True)
+
+
+def reread_environment() -> None:
+    """What Ray reads from the environment once per process, read again: whoever changes it says so here."""
+    from ray import _raylet
+    from ray._private import ray_constants
+
+    _raylet.Config.initialize("")  # type: ignore[attr-defined]
+    _raylet.AuthenticationTokenLoader.instance().reset_cache()  # type: ignore[attr-defined]
+    # Otherwise a session that opens after something else imported Ray would listen on every interface.
+    ray_constants.ENABLE_RAY_CLUSTER = ray_constants.env_bool(ray_constants.ENABLE_RAY_CLUSTERS_ENV_VAR, True)
+
+
+def _start(cpus: int | None, gpus: int | None, scratch: Path) -> None:
+    import ray
+
+    ray.init(
+        "local",  # without it Ray would join any head that runs on this machine
+        num_cpus=cpus,
+        num_gpus=gpus,
+        object_store_memory=OBJECT_STORE_BYTES,
+        include_dashboard=False,
+        logging_level="ERROR",
+        log_to_driver=False,
+        _temp_dir=str(scratch),
+    )
+
+
+def _join(address: str, scratch: Path) -> None:
+    """Raises UserError where Ray cannot be joined at the address."""
+    import ray
+
+    if address.startswith(("http://", "https://")):
+        raise UserError(
+            f"RAY_ADDRESS={address}: is where jobs are submitted (`reducible submit ... --address {address}`); "
+            "a command of this machine joins a cluster by host:port, such as 10.0.0.5:6379"
+        )
+    host, _, port = address.rpartition(":")
+    if "://" in address or not host or not port.isdigit():
+        raise UserError(f"RAY_ADDRESS={address}: give the head's host:port, such as 10.0.0.5:6379, or submit a job")
+    try:
+        socket.create_connection((host.strip("[]"), int(port)), timeout=5).close()
+    except OSError:
+        raise UserError(f"RAY_ADDRESS={address}: nothing answers there; is the head running?") from None
+    _check_token(address)
+    try:
+        ray.init(address, runtime_env=_runtime_env(scratch), logging_level="ERROR", log_to_driver=False)
+    except (OSError, RuntimeError, ValueError, ray.exceptions.RayError) as error:
+        reason = next((line.strip() for line in str(error).splitlines() if line.strip()), type(error).__name__)
+        raise UserError(f"RAY_ADDRESS={address}: cannot be joined: {reason}") from None
+
+
+def _check_token(address: str) -> None:
+    """ray.init tries a wrong token for 20 s and then does not say that it was the token."""
+    import grpc  # type: ignore[import-untyped]
+    from ray._private.grpc_utils import init_grpc_channel
+    from ray.core.generated.gcs_service_pb2 import GetClusterIdRequest
+    from ray.core.generated.gcs_service_pb2_grpc import NodeInfoGcsServiceStub
+
+    with init_grpc_channel(address) as channel:
+        try:
+            NodeInfoGcsServiceStub(channel).GetClusterId(GetClusterIdRequest(), timeout=10)
+        except grpc.RpcError as error:
+            if error.code() == grpc.StatusCode.UNAUTHENTICATED:
+                raise UserError(f"RAY_ADDRESS={address}: {TOKEN_HELP}") from None
+            raise UserError(
+                f"RAY_ADDRESS={address}: is no Ray head, or not of this version ({error.code().name})"
+            ) from None
+
+
+def _runtime_env(scratch: Path) -> dict[str, Any]:
+    """What workers elsewhere need of us. Inside a job Ray has brought it along with the job itself."""
+    if "RAY_JOB_CONFIG_JSON_ENV_VAR" in os.environ:
+        return {}
+    archive = scratch / "code.zip"
+    pack(archive, code_files())
+    return {"working_dir": str(archive), "env_vars": worker_settings()}
+
+
+def worker_settings() -> dict[str, str]:
+    """The part of our settings that a cluster's workers need, whoever started them."""
+    names = ("RAY_TRAIN_ENABLE_PRINT_PATCH", "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "OMP_NUM_THREADS")
+    return {name: os.environ.get(name, SETTINGS[name]) for name in names}
+
+
+def _cluster(local: bool) -> Cluster:
+    import ray
+
+    nodes = [node["Resources"] for node in ray.nodes() if node["Alive"]]
+    if local:
+        return Cluster(True, (_machine("this machine", nodes[0]),))
+    try:
+        declared = yaml.safe_load(AUTOSCALER.expanduser().read_text())
+    except OSError:
+        # On Kubernetes the autoscaler is KubeRay's, and what it may start is written where we cannot look.
+        return Cluster(False, None if "KUBERAY_GEN_RAY_START_CMD" in os.environ else _grouped(nodes))
+    return autoscaled(nodes, declared)
+
+
+def autoscaled(nodes: list[dict[str, float]], declared: Mapping[str, Any]) -> Cluster:
+    """The head as it stands, and the workers that the configuration of `ray up` lets the autoscaler start."""
+    kinds = {
+        name: kind for name, kind in declared["available_node_types"].items() if name != declared["head_node_type"]
+    }
+    if any("CPU" not in kind.get("resources", {}) for kind in kinds.values()):
+        return Cluster(False, None)  # an instance type that Ray could not look up
+    head = [node for node in nodes if "node:__internal_head__" in node]
+    workers = [_machine(name, kind["resources"], kind.get("max_workers", 0), True) for name, kind in kinds.items()]
+    return Cluster(False, (*_grouped(head), *workers), declared["max_workers"])
+
+
+def _machine(name: str, resources: Mapping[str, float], count: int = 1, scales: bool = False) -> Machine:
+    return Machine(name, resources.get("CPU", 0), resources.get("GPU", 0), count, scales)
+
+
+def _grouped(nodes: list[dict[str, float]]) -> tuple[Machine, ...]:
+    sizes = [(node.get("CPU", 0), node.get("GPU", 0)) for node in nodes]
+    return tuple(Machine("node", *size, count=sizes.count(size)) for size in sorted(set(sizes), reverse=True))
+
+
+def _host(address: str) -> str:
+    return address.rpartition(":")[0]
+
+
+@contextmanager
+def _environment(settings: Mapping[str, str]) -> Iterator[None]:
+    """These variables for a while, then what was there before."""
+    before = {name: os.environ.get(name) for name in settings}
+    os.environ.update(settings)
+    try:
+        yield
+    finally:
+        for name, value in before.items():
+            if value is None:
+                del os.environ[name]
+            else:
+                os.environ[name] = value
+
+
+@contextmanager
+def _sigterm_kept() -> Iterator[None]:
+    """ray.init takes SIGTERM over; the command has its own way to stop, which stays."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    handler = signal.getsignal(signal.SIGTERM)
+    try:
+        yield
+    finally:
+        if handler not in (signal.SIG_DFL, None):
+            signal.signal(signal.SIGTERM, handler)

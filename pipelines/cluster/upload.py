@@ -1,0 +1,186 @@
+"""What a job carries to a cluster: our packages, and the recipes and data that its command names.
+
+One zip: the packages, and `files`, in which the job runs and which mirrors the folder the command was given in, so that
+relative paths mean there what they mean here. The rule for every path that a command or its recipe names:
+
+- relative: it travels, whatever .gitignore says. It has to lie in the current folder; .rayignore refuses it by name;
+- absolute: it stays, and means the same path on the cluster. One that exists here is refused, because it was surely
+  meant, unless it lies beside --root, on the storage that all nodes see.
+"""
+
+import glob
+import logging
+import os
+import zipfile
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+import reducible
+from reducible.pipelines.recipe.load import PATHS
+from reducible.tasks.errors import UserError
+
+PACKAGE = Path(reducible.__file__).parent
+LIMIT = 100 * 2**20  # bytes of the zip: what Ray's job server takes
+
+
+@dataclass(frozen=True)
+class Named:
+    """A path, the field or argument it stands in, and where it leads as written: relative to here, or absolute."""
+
+    field: str
+    text: str
+    written: Path
+
+
+def pack(archive: Path, files: Iterable[tuple[str, Path]]) -> None:
+    """A zip that is the same, byte for byte, for the same contents: Ray uploads once what it has seen before.
+
+    Raises:
+        UserError: a file cannot be read, or the zip grows larger than a job can carry.
+    """
+    with zipfile.ZipFile(archive, "w") as target:
+        for name, path in sorted(files):
+            entry = zipfile.ZipInfo(name, (1980, 1, 1, 0, 0, 0))
+            entry.compress_type = zipfile.ZIP_DEFLATED
+            try:
+                with path.open("rb") as content, target.open(entry, "w", force_zip64=True) as packed:
+                    while archive.stat().st_size <= LIMIT and (block := content.read(2**20)):
+                        packed.write(block)
+            except OSError as error:
+                raise UserError(f"{path}: cannot be uploaded ({error.strerror})") from None
+            if archive.stat().st_size > LIMIT:
+                raise UserError(
+                    f"the upload passes {LIMIT >> 20} MiB, the most that a job can carry, at {path} "
+                    f"({path.stat().st_size / 2**20:.0f} MiB); put the data on storage that all nodes see and name it "
+                    "by its absolute path there"
+                )
+
+
+def code_files() -> Iterator[tuple[str, Path]]:
+    """The package reducible as it is now, but for what .gitignore and .rayignore leave out."""
+    ignored = _ignored_by(PACKAGE.parent, gitignore=True)
+    for entry in sorted(PACKAGE.iterdir()):
+        files = _files_under(entry.resolve()) if entry.is_dir() else [entry]  # folders of a checkout are links
+        for path in files:
+            inside = path.relative_to(entry.resolve()) if entry.is_dir() else Path()
+            if "__pycache__" not in path.parts and not ignored(path):
+                yield (Path(PACKAGE.name) / entry.name / inside).as_posix(), path
+
+
+def named_files(arguments: Sequence[str], root: Path, here: Path) -> Iterator[tuple[str, Path]]:
+    """The recipes and local data behind the arguments of a command that was given in the folder `here`.
+
+    Raises:
+        UserError: a path that would not exist on the cluster, or that .rayignore keeps here.
+    """
+    ignored = _ignored_by(here, gitignore=False)
+    storage = root if root.parent == root.parent.parent else root.parent
+    found = {path: named for named in _named(arguments, here) for path in _travelling(named, storage, here)}
+    for path, named in found.items():
+        if ignored(path):
+            raise UserError(f"{named.field}: needs {path}, which .rayignore keeps from being uploaded")
+        yield f"files/{path.relative_to(here).as_posix()}", path
+
+
+def _named(arguments: Sequence[str], here: Path) -> Iterator[Named]:
+    """Every path that a command names: its arguments that are files, and the data of its recipe."""
+    overrides: dict[str, str] = {}
+    recipes: list[Path] = []
+    for argument in arguments:
+        option, equals, value = argument.partition("=")
+        if equals and not argument.startswith("-"):
+            overrides[option] = value
+            continue
+        text = value if equals else argument
+        written = Path(text).expanduser()
+        if (here / written).is_file():
+            yield Named(argument, text, written)
+            if written.suffix in (".yaml", ".yml"):
+                recipes.append(written)
+    chain = [part for recipe in recipes for part in _with_bases(recipe, here)]
+    for path, content in chain:
+        for base in _at(content, ["base"]):
+            yield Named("base", base, path.parent / base)
+    for field in PATHS:
+        places = [(_texts(_value(overrides[field])), Path())] if field in overrides else []
+        places += [(found, path.parent) for path, content in chain if (found := _at(content, field.split(".")))]
+        texts, folder = places[0] if places else ([], Path())
+        for text in texts:
+            if not text.startswith("builtin:"):
+                yield Named(field, text, folder / Path(text).expanduser())
+
+
+def _with_bases(path: Path, here: Path) -> list[tuple[Path, Any]]:
+    """A recipe and its bases, the nearest first. Their mistakes are load_recipe's to explain, not ours."""
+    chain: list[tuple[Path, Any]] = []
+    while (here / path).is_file() and path not in [seen for seen, _ in chain]:
+        chain.append((path, yaml.safe_load((here / path).read_text())))
+        path = Path(os.path.normpath(path.parent / next(iter(_at(chain[-1][1], ["base"])), "")))
+    return chain
+
+
+def _at(content: Any, keys: Sequence[str]) -> list[str]:
+    """The path, or the paths of a list, at this place of a recipe."""
+    value = content
+    for key in keys:
+        value = value.get(key) if isinstance(value, dict) else None
+    return _texts(value)
+
+
+def _value(text: str) -> Any:
+    """An override's value as load_recipe reads it; what is no YAML, such as *.md, is text."""
+    try:
+        return yaml.safe_load(text)
+    except yaml.YAMLError:
+        return text
+
+
+def _texts(value: Any) -> list[str]:
+    return [item for item in (value if isinstance(value, list) else [value]) if isinstance(item, str)]
+
+
+def _travelling(named: Named, storage: Path, here: Path) -> list[Path]:
+    """The files behind a path that have to be uploaded, by the rule above."""
+    path = Path(os.path.normpath(here / named.written))
+    found = _matches(path)
+    shared = f"put it on the storage that all nodes see ({storage}) and give its absolute path"
+    if named.written.is_absolute():
+        if found and not path.is_relative_to(storage):
+            raise UserError(
+                f"{named.field}: {named.text} is a path of this machine, which the cluster does not see; "
+                f"name it relative to the current folder, which uploads it, or {shared}"
+            )
+        return []
+    if not path.is_relative_to(here):
+        raise UserError(
+            f"{named.field}: {named.text} lies outside the current folder ({here}) and is not uploaded; "
+            f"submit from a folder that holds it, or {shared}"
+        )
+    if not found:
+        raise UserError(f"{named.field}: {path} does not exist")
+    return found
+
+
+def _matches(path: Path) -> list[Path]:
+    """A file, all files of a folder, or those of a glob; hidden ones stay, as data/sources.py leaves them out."""
+    if path.is_dir():
+        return [file for file in _files_under(path) if not any(p.startswith(".") for p in file.relative_to(path).parts)]
+    if path.exists() or path.is_symlink():
+        return [path]
+    return [match for name in glob.glob(str(path), recursive=True) if not (match := Path(name)).is_dir()]
+
+
+def _files_under(folder: Path) -> Iterator[Path]:
+    return (path for path in sorted(folder.rglob("*")) if not path.is_dir())
+
+
+def _ignored_by(folder: Path, gitignore: bool) -> Callable[[Path], bool]:
+    """Whether .rayignore (and .gitignore) of a folder leave a path in it out, read as Ray reads them."""
+    from ray._private.runtime_env.packaging import get_excludes_from_ignore_files
+
+    excludes = get_excludes_from_ignore_files(folder, gitignore, logging.getLogger(__name__))
+    return lambda path: any(exclude(path) for exclude in excludes)

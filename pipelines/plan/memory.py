@@ -1,0 +1,281 @@
+"""What `reducible plan` says about memory: bytes by kind and rank, FLOPs and time, what is sent, and what would fit."""
+
+import re
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
+from functools import partial
+from typing import TYPE_CHECKING, Any, Literal
+
+import click
+from tqdm import tqdm
+
+from reducible.models.cost.ledger import state_bytes
+from reducible.models.memory.gpus import Gpu, gpu
+from reducible.models.memory.step_plan import MemoryPlan, Method, Setting, largest_micro_batch, planned
+from reducible.pipelines.plan.amounts import duration, written
+from reducible.pipelines.recipe.finetune_section import Finetune
+from reducible.pipelines.recipe.recipe import Recipe
+from reducible.pipelines.training import SHARE_OF_PEAK, cost_at, idle_workers
+from reducible.tasks.errors import UserError
+from reducible.tasks.workflow.task import Task
+
+if TYPE_CHECKING:
+    from reducible.models.memory.remedies import Way
+
+UNITS = {"kB": 1e3, "MB": 1e6, "GB": 1e9, "TB": 1e12, "KiB": 2**10, "MiB": 2**20, "GiB": 2**30, "TiB": 2**40}
+MOST_UNITS = 1 << 22
+"""Target units of the largest micro-batch that is rehearsed."""
+ADVICE = 8
+"""Ways to fit that are printed."""
+
+
+@dataclass(frozen=True)
+class Asked:
+    """The options of `plan` that ask for more than the recipe's own machine; all None: nothing was asked."""
+
+    gpus: int | None = None
+    gpu: str | None = None
+    sequence: int | None = None
+    memory: str | None = None
+    mfu: float | None = None
+    report: bool = False
+
+    def __post_init__(self) -> None:
+        """Raises UserError: said before anything is printed."""
+        _ = self.device, self.bytes
+
+    @property
+    def anything(self) -> bool:
+        return self.report or any(v is not None for v in (self.gpus, self.gpu, self.sequence, self.memory, self.mfu))
+
+    @property
+    def device(self) -> Gpu | None:
+        try:
+            return None if self.gpu is None and self.gpus is None else gpu(self.gpu or "h100")
+        except ValueError as error:
+            raise UserError(f"--{error}") from None
+
+    @property
+    def bytes(self) -> float | None:
+        """That one rank may take: --memory, else the device's."""
+        if self.memory is None:
+            return None if self.device is None else self.device.memory
+        match = re.fullmatch(rf"\s*(\d+\.?\d*|\.\d+)\s*({'|'.join(UNITS)})\s*", self.memory)
+        if match is None or float(match[1]) == 0:
+            raise UserError(f"--memory: {self.memory!r} must be a size such as 80GB or 24GiB")
+        return float(match[1]) * UNITS[match[2]]
+
+
+def print_memory(recipe: Recipe, training: Sequence[Task], asked: Asked) -> None:
+    """Of the largest of the trainings, by the ledger's formulas."""
+    spec: Any
+    largest = max(training, key=_about_bytes)
+    spec = largest.spec
+    setting, examples = setting_of(recipe, spec, asked)
+    plan = planned(setting)
+    click.echo("\nmemory of a training step" + (f" of {largest.title}" if len(training) > 1 else ""))
+    for line in table(plan):
+        click.echo(f"  {line}")
+    if note := idle_workers(examples, setting.micro_batch, setting.world):
+        click.echo(f"  {note}")
+    if not asked.anything:
+        return
+    for section in (_work, _fits, _inference, _attention):
+        for line in section(recipe, spec, plan, examples, asked):
+            click.echo(f"  {line}" if line else "")
+
+
+def setting_of(recipe: Recipe, spec: Any, asked: Asked) -> tuple[Setting, int]:
+    """The recipe's step on the devices that were asked for, and the examples of a step over all ranks.
+
+    Micro-batches are dealt to the ranks whole, as training does it. Where other devices or lengths are asked for than
+    the recipe's, the micro-batch may become smaller, so that every rank has one.
+    """
+    from reducible.models.families.registry import family
+
+    kind, device = family(spec.family), asked.device
+    world, sequence = asked.gpus or recipe.compute.workers, asked.sequence or spec.sequence
+    if device is not None and spec.precision not in device.peaks:
+        raise UserError(f"train.precision: {asked.gpu} has no {spec.precision}; it has {', '.join(device.peaks)}")
+    examples = max(1, spec.batch // sequence)
+    micro_batch = min(examples, max(1, spec.micro_batch * spec.sequence // sequence))
+    if asked.gpus is not None or asked.sequence is not None:
+        micro_batch = min(micro_batch, -(-examples // world))
+    if micro_batch * sequence > MOST_UNITS:
+        raise UserError(
+            f"train.micro_batch: {micro_batch} x {sequence} target units are more than the {MOST_UNITS} that are "
+            "rehearsed; plan with a smaller one, or shorter sequences"
+        )
+    strategy: Literal["none", "ddp", "fsdp"] = recipe.compute.strategy
+    if world == 1:
+        strategy = "none"
+    elif strategy == "none":
+        strategy = "ddp"
+    method = method_of(spec, recipe.finetune)
+    setting = Setting(
+        *(kind.name, kind.config(**spec.model), sequence, micro_batch, method),
+        checkpointing=recipe.train.checkpointing,
+        precision=spec.precision,
+        strategy=strategy,
+        world=world,
+        micro_batches=-(-examples // (micro_batch * world)),
+        device="cpu" if device is None else "cuda",
+    )
+    return setting, examples
+
+
+def method_of(spec: Any, section: Finetune | None) -> Method:
+    """Of the training's spec; how its base is quantised stands in the recipe alone."""
+    found = getattr(spec, "method", None)
+    if found is None or found.kind == "full":
+        return Method()
+    from reducible.models.finetune.lora import Adapter
+
+    adapter = Adapter(found.rank, found.alpha, found.dropout, found.targets)
+    if found.kind == "lora" or section is None:
+        return Method(found.kind, adapter)
+    from reducible.models.quantise.quantised_base import Quantization
+
+    return Method(found.kind, adapter, Quantization(section.quantisation, section.double))
+
+
+def table(plan: MemoryPlan) -> Iterator[str]:
+    setting = plan.setting
+    passes = f", {setting.micro_batches} a step" if setting.micro_batches > 1 else ""
+    ranks = f", {setting.strategy} on {setting.world} ranks" if setting.world > 1 else ""
+    yield (
+        f"micro-batch {setting.micro_batch} x {setting.sequence}{passes}, {setting.precision}, "
+        f"checkpointing {setting.checkpointing}{ranks}"
+    )
+    several = setting.world > 1
+    yield f"{'':17} {'bits per parameter':>18} {'bytes':>10}" + (f" {'on each rank':>13}" if several else "")
+    sharded = 1 / plan.shards
+    for name, whole, share in (
+        ("weights", plan.weights, sharded),
+        ("gradients", plan.gradients, sharded),
+        ("AdamW's moments", plan.moments, sharded),
+        ("activations", plan.activations, 1.0),
+    ):
+        each = f" {written(whole * share):>13}" if several else ""
+        yield f"{name:17} {plan.bits(whole):>18.3g} {written(whole):>10}{each}"
+    yield f"{'peak':17} {'':>18} " + (f"{'':>10} {written(plan.peak):>13}" if several else f"{written(plan.peak):>10}")
+
+
+def _work(recipe: Recipe, spec: Any, plan: MemoryPlan, examples: int, asked: Asked) -> Iterator[str]:
+    setting, device = plan.setting, asked.device
+    cost = cost_at(spec, setting.sequence)
+    step = cost.training_flops_per_unit * examples * setting.sequence
+    steps = (spec.stop_step - spec.start_step) * spec.batch / (examples * setting.sequence)
+    really = plan.flops * examples / setting.micro_batch
+    if setting.method.kind != "full":
+        step = really
+        yield f"FLOPs             {step:.4g} a step, {step * steps:.4g} in all (counted)"
+    else:
+        yield f"FLOPs             {step:.4g} a step, {step * steps:.4g} in all"
+    if abs(really / step - 1) > 0.005:
+        twice = ["attention's scores"] if hasattr(setting.config, "heads") else []
+        twice += ["what is checkpointed"] if setting.checkpointing != "none" else []
+        why = f"{' and '.join(twice)} come twice" if really > step and twice else "backward is not twice forward"
+        yield f"really computed   {really / step:.3g} times that: {why}"
+    peak, mfu = _peak(recipe, setting, device), asked.mfu or SHARE_OF_PEAK
+    if peak is not None:
+        # All wait for the rank that has most to do.
+        most = min(examples, setting.micro_batches * setting.micro_batch)
+        seconds = step * most / examples / (mfu * peak)
+        again = planned(replace(setting, checkpointing="none"))
+        more = plan.flops / again.flops
+        longer = f", of which checkpointing is {seconds * (more - 1):.3g} s" if more > 1.001 else ""
+        where = f"{setting.world} x {asked.gpu or 'h100'}" if device else "this machine"
+        yield (
+            f"time              {seconds * more:.3g} s a step, {duration(seconds * more * steps)} in all on {where} "
+            f"at {mfu:.0%} of {peak:.3g} FLOP/s{longer}"
+        )
+    if setting.world > 1:
+        for strategy, title in (("ddp", "DDP"), ("fsdp", "FSDP2")):
+            other = planned(replace(setting, strategy=strategy))  # type: ignore[arg-type]
+            yield f"{title:17} peak {written(other.peak)} and {written(other.sent)} sent a step, each rank"
+
+
+def _fits(recipe: Recipe, spec: Any, plan: MemoryPlan, examples: int, asked: Asked) -> Iterator[str]:
+    memory = asked.bytes
+    if memory is None:
+        return
+    setting = plan.setting
+    most = largest_micro_batch(setting, memory, max(1, MOST_UNITS // setting.sequence))
+    if most:
+        yield f"largest           micro-batch {most} fits into {written(memory)}"
+    else:
+        one = planned(replace(setting, micro_batch=1)).peak
+        yield f"too large         one example takes {written(one)}, there are {written(memory)}"
+    if plan.peak <= memory:
+        return
+    from reducible.models.memory.remedies import ways_to_fit
+
+    yield f"{written(plan.peak)} do not fit into {written(memory)}. What would, fastest first:"
+    rows = -(-examples // setting.world)
+    ways = ways_to_fit(setting, memory, rows, partial(tqdm, desc="  rehearsing", leave=False, disable=None))
+    if not ways:
+        yield "  nothing that is known here, on up to 1024 devices"
+        return
+    yield f"  {'time x':>6} {'peak':>9} {'sent':>9}  change"
+    adapting = [way for way in ways if way.plan.setting.method != setting.method and recipe.finetune is None]
+    yield from map(_way, [way for way in ways if way not in adapting][:ADVICE])
+    if adapting:
+        yield "  with a base that is trained already (reducible finetune):"
+        yield from map(_way, adapting[:ADVICE])
+
+
+def _way(way: "Way") -> str:
+    changes = "; ".join(way.changes)
+    return f"  {way.time:>6.2f} {written(way.plan.peak):>9} {written(way.plan.sent):>9}  {changes}"
+
+
+def _inference(recipe: Recipe, spec: Any, plan: MemoryPlan, examples: int, asked: Asked) -> Iterator[str]:
+    from reducible.models.cost.inference import remembered, weight_bytes
+
+    parameters = cost_at(spec, plan.setting.sequence).parameters
+    weights = ", ".join(f"{name} {written(count)}" for name, count in weight_bytes(parameters).items())
+    yield ""
+    yield f"inference         weights: {weights}"
+    kept = remembered(spec.family, plan.setting.config, 2)
+    each = f"{written(kept.per_token)} a token, " if kept.per_token else ""
+    bits = "" if "float64" in kept.what else " in 16 bits"
+    yield f"                  {kept.what}{bits}: {each}{written(kept.bytes(plan.setting.sequence))} a sequence"
+
+
+def _attention(recipe: Recipe, spec: Any, plan: MemoryPlan, examples: int, asked: Asked) -> Iterator[str]:
+    from reducible.models.cost.attention import AttentionCost
+
+    setting, config = plan.setting, plan.setting.config
+    if not hasattr(config, "heads"):
+        return
+    T, d, h = setting.sequence, config.width, config.heads
+    shared = getattr(config, "kv_heads", h)
+    cost = AttentionCost(T, d, h, shared)
+    one = AttentionCost(T, d, 1, 1)
+    yield ""
+    yield f"attention         a layer and sequence, T = {T}, d = {d}, h = {h} heads"
+    formula = "8 T d^2" if shared == h else f"4 T d^2 (1 + {shared}/{h})"
+    projections, products = f"{formula} = {cost.projections:.4g}", f"4 T^2 d = {cost.products:.4g}"
+    written_down, alone = (written(some.score_bytes(setting.compute)) for some in (cost, one))
+    yield f"                  time    projections {projections}, products {products} FLOPs"
+    yield (
+        f"                  memory  scores h T^2: {written_down} if written down, with one head {alone} at the same "
+        f"FLOPs; flash holds {written(cost.fused_bytes(setting.compute))}"
+    )
+
+
+def _about_bytes(task: Task) -> float:
+    spec: Any = task.spec
+    cost = cost_at(spec, spec.sequence)
+    return state_bytes(cost.parameters).total + float(cost.activation_bytes(spec.micro_batch * spec.sequence))
+
+
+def _peak(recipe: Recipe, setting: Setting, device: Gpu | None) -> float | None:
+    if device is not None:
+        return device.peaks[setting.precision]
+    import torch
+
+    from reducible.tasks.train.peak import peak_flops
+
+    return peak_flops(torch.device("cpu"), setting.precision)

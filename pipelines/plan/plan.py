@@ -1,0 +1,160 @@
+"""Says what would run and why, what it costs and about how long it takes. Runs nothing."""
+
+from collections.abc import Iterator, Sequence
+from itertools import groupby
+from typing import TYPE_CHECKING, Any
+
+import click
+import yaml
+
+from reducible.pipelines.engine import to_make_again
+from reducible.pipelines.plan.amounts import duration, written
+from reducible.pipelines.recipe.recipe import Recipe
+from reducible.pipelines.run import run_tasks
+from reducible.pipelines.sweep.sweep import after_the_cells, sweep_tasks
+from reducible.pipelines.training import SHARE_OF_PEAK, cost_at
+from reducible.tasks.report.words import plural
+from reducible.tasks.workflow.code_version import code_version
+from reducible.tasks.workflow.execute import pending
+from reducible.tasks.workflow.record import flatten
+from reducible.tasks.workflow.store import Store
+from reducible.tasks.workflow.task import Task, description, in_order
+
+if TYPE_CHECKING:
+    from reducible.pipelines.plan.memory import Asked
+
+
+def print_plan(recipe: Recipe, root: str, fresh: Sequence[str], settings: bool, asked: "Asked | None" = None) -> None:
+    store = Store(root)
+    provisional = False
+    if recipe.sweep is not None:
+        cells = sweep_tasks(recipe, store)
+        provisional = cells.provisional
+        targets = [cell.train for cell in cells.cells]
+        fresh = [name for name in fresh if name not in after_the_cells(recipe)]
+    else:
+        targets = [run_tasks(recipe, store).summary]
+    again = to_make_again(fresh, targets)
+    if settings:
+        click.echo(yaml.safe_dump(recipe.model_dump(mode="json"), sort_keys=False))
+    waiting = {task.identity for task in pending(store, targets)} | again.keys()
+    lines = [
+        (task, *state_of(store, task, task.identity in waiting, again.get(task.identity, "")))
+        for task in in_order(targets)
+    ]
+    for (_, state, why), group in groupby(lines, key=lambda line: (line[0].name, *line[1:])):
+        tasks = [line[0] for line in group]
+        title = tasks[0].title if len(tasks) == 1 else f"{tasks[0].title} ... {tasks[-1].title} ({len(tasks)} tasks)"
+        click.echo(f"  {state:9} {title}  {click.style(why, dim=True)}")
+    if recipe.sweep is not None:
+        several = "a fit for each family, what overtakes what" if recipe.sweep.families else "fit"
+        click.echo(f"  then      {several} and report, over the cells that finish")
+    if provisional:
+        click.echo("  the cells are a guess: what a unit costs is known when the dataset is there")
+    training = [task for task in in_order(targets) if task.name == "train" and task.run]
+    _print_cost(recipe, training, waiting, here=asked is None or asked.device is None)
+    if training:
+        from reducible.pipelines.plan.memory import Asked, print_memory
+
+        print_memory(recipe, training, asked or Asked())
+
+
+def state_of(store: Store, task: Task, waits: bool, again: str = "") -> tuple[str, str]:
+    """("done" | "will run" | "not needed", why)."""
+    if again:
+        return "will run", again
+    if store.committed(task.name, task.identity):
+        made_by = store.manifest(task.name, task.identity)["code"]
+        other = f"made by other code ({made_by[:12]})" if made_by != code_version() else ""
+        return "done", other
+    if not waits:
+        return "not needed", "what needed it is done"
+    checkpoints = sorted((store.work(task.name, task.identity) / "checkpoints").glob("step-*"))
+    if checkpoints:
+        return "will run", f"goes on from {checkpoints[-1].name}"
+    return "will run", why_new(store, task)
+
+
+def why_new(store: Store, task: Task) -> str:
+    """Which field of the spec or which input differs from the most similar finished task of this name."""
+    mine = _fields(description(task))
+    best: list[str] | None = None
+    for manifest in store.manifests(task.name):
+        theirs = _fields(manifest)
+        changed = sorted(key for key in mine.keys() | theirs.keys() if mine.get(key) != theirs.get(key))
+        if best is None or len(changed) < len(best):
+            best = [_change(key, theirs.get(key), mine.get(key)) for key in changed]
+    if best is None:
+        return "never made"
+    return f"differs from a finished one in {', '.join(best[:3])}" + (
+        f" and {len(best) - 3} more" if len(best) > 3 else ""
+    )
+
+
+def _fields(described: dict[str, Any]) -> dict[str, Any]:
+    return {
+        "version": described["version"],
+        **flatten(described["spec"]),
+        **{f"input {name}": identity for name, identity in described["inputs"].items()},
+    }
+
+
+def _change(key: str, before: Any, now: Any) -> str:
+    if key.startswith("input ") or isinstance(before, list) or isinstance(now, list):
+        return key
+    return f"{key} ({before} -> {now})"
+
+
+def _print_cost(recipe: Recipe, training: list[Task], waiting: set[str], here: bool) -> None:
+    total = sum(task.weight for task in training)
+    left = sum(task.weight for task in training if task.identity in waiting)
+    click.echo(f"\n{plural(len(training), 'training')}, {total:.4g} FLOPs; to do {left:.4g} FLOPs")
+    for line in _model_lines(recipe, training):
+        click.echo(f"  {line}")
+    if left and here:
+        import torch
+
+        from reducible.tasks.train.peak import peak_flops
+
+        device = torch.device("cuda" if torch.cuda.is_available() and recipe.compute.gpus_per_worker else "cpu")
+        peak = peak_flops(device, recipe.train.precision)
+        if peak is not None:
+            seconds = left / (SHARE_OF_PEAK * peak * _at_once(recipe))
+            click.echo(f"  about {duration(seconds)} on this machine, at {SHARE_OF_PEAK:.0%} of its matrix speed")
+
+
+def _model_lines(recipe: Recipe, training: list[Task]) -> Iterator[str]:
+    """One line for each size: parameters, and the bytes of weights, gradients and AdamW's moments in fp32."""
+    from reducible.models.cost.ledger import state_bytes
+    from reducible.models.families.registry import family
+    from reducible.models.layers.activation_checkpointing import saves_nothing
+
+    seen = set()
+    several = len({task.tags.get("family") for task in training}) > 1
+    for task in training:
+        spec: Any = task.spec
+        kind = family(spec.family)
+        config = kind.config(**spec.model)
+        if (kind.name, repr(config)) in seen:
+            continue
+        seen.add((kind.name, repr(config)))
+        cost = cost_at(spec, spec.sequence)
+        per_unit = task.weight / ((spec.stop_step - spec.start_step) * spec.batch)  # with the data's own lengths
+        whose = f"{task.tags['family']} " if several else ""
+        adapter = spec.method is not None and spec.method.kind != "full"  # then the table of memory says what is held
+        held = "" if adapter else f", {written(state_bytes(cost.parameters).total)} for weights, gradients and AdamW"
+        yield (
+            f"{whose}width {spec.model.get('width', '-'):>5}: N {cost.parameters:>13,} "
+            f"({cost.parameters_without_embeddings:,} without embeddings), "
+            f"{per_unit:.4g} FLOPs a {recipe.data.unit}{held}"
+        )
+        if reason := saves_nothing(kind, config, recipe.train.checkpointing):
+            yield f"  train.checkpointing: {recipe.train.checkpointing} saves nothing: {reason}"
+
+
+def _at_once(recipe: Recipe) -> float:
+    import os
+
+    if recipe.sweep is None:
+        return recipe.compute.workers * recipe.compute.cpus_per_worker
+    return float(os.cpu_count() or 1)

@@ -1,0 +1,70 @@
+"""The recipe's finetune section: which base is adapted, and how."""
+
+from typing import Annotated, Any, Literal
+
+from pydantic import Field, field_validator, model_validator
+
+from reducible.pipelines.recipe.fields import Number, Section, Share
+from reducible.tasks.train.train_spec import MethodSpec
+
+LEARNING_RATE = {"full": 2e-4, "lora": 2e-3, "qlora": 2e-3}
+"""Where the recipe says nothing: L2 begins at 0, so that the updates of an adapter need larger steps."""
+
+
+class Finetune(Section):
+    base: str = Field(description="the name of a run, a llama2.c .bin, a .gguf, or a folder of safetensors")
+    method: Literal["full", "lora", "qlora"] = "lora"
+    rank: int = Field(default=8, ge=1)
+    alpha: Annotated[Number, Field(gt=0)] | None = Field(default=None, description="default twice the rank")
+    dropout: Share = 0.0
+    targets: tuple[str, ...] = Field(default=(), description="patterns of weights; default those of hidden layers")
+    quantisation: Literal["nf4", "fp4", "int8"] = Field(default="nf4", description="qlora: how the base is stored")
+    double: bool = Field(default=True, description="qlora: the blocks' constants are quantised too")
+    epochs: Annotated[Number, Field(gt=0)] = Field(default=3.0, description="where train.tokens says nothing")
+    merge: Literal["fp32", "bf16"] = Field(default="fp32", description="how the merged model is stored")
+
+    @field_validator("targets", mode="before")
+    @classmethod
+    def _targets_are_a_list(cls, targets: Any) -> Any:
+        if isinstance(targets, str):
+            raise ValueError(f"a list of patterns, such as [{targets}]")
+        return targets
+
+    @model_validator(mode="after")
+    def _settings_belong_to_methods(self) -> "Finetune":
+        given = self.model_fields_set
+        adapter = {"rank", "alpha", "dropout", "targets", "merge"} & given
+        if self.method == "full" and adapter:
+            raise ValueError(f"{sorted(adapter)[0]}: is for lora and qlora; leave it out with method full")
+        if self.method != "qlora" and {"quantisation", "double"} & given:
+            setting = sorted({"quantisation", "double"} & given)[0]
+            raise ValueError(f"{setting}: is for method qlora; leave it out with {self.method}")
+        return self
+
+    @property
+    def spec(self) -> MethodSpec:
+        """As the training has it."""
+        if self.method == "full":
+            return MethodSpec(kind="full")
+        return MethodSpec(
+            kind=self.method,
+            rank=self.rank,
+            alpha=2.0 * self.rank if self.alpha is None else self.alpha,
+            dropout=self.dropout,
+            targets=self.targets,
+            merge=self.merge,
+        )
+
+
+def with_defaults(content: Any) -> Any:
+    """A recipe's content with what fine-tuning does otherwise than training from nothing, where it says nothing."""
+    section = content.get("finetune") if isinstance(content, dict) else None
+    train = content.get("train", {}) if isinstance(content, dict) else None
+    if not isinstance(section, dict) or not isinstance(train, dict):
+        return content
+    optimizer = train.get("optimizer", {})
+    method = section.get("method", "lora")
+    if not isinstance(optimizer, dict) or not isinstance(method, str) or method not in LEARNING_RATE:
+        return content
+    rate = LEARNING_RATE[method]
+    return {**content, "train": {**train, "optimizer": {"learning_rate": rate, "weight_decay": 0.0, **optimizer}}}

@@ -1,0 +1,255 @@
+"""Reads a recipe: YAML, its base, overrides from the command line; mistakes become one line that says what is right."""
+
+import difflib
+import os
+import re
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any, get_args
+
+import yaml
+from pydantic import BaseModel, ConfigDict, ValidationError
+
+from reducible.pipelines.recipe.recipe import DATA_KINDS, Recipe, kind_of
+from reducible.pipelines.recipe.text_section import TextData
+from reducible.tasks.errors import UserError
+from reducible.tasks.evaluate.evaluate_spec import EvaluateSpec
+
+PATHS = ("data.source", "data.validation", "data.test", "data.tokenizer.path", "data.source_tokenizer.path")
+"""Keys that name files: a path or a list of paths."""
+
+HOLDS_MODEL = ("config.json", "manifest.json")
+"""Of these files a folder that can be a base has one: a checkpoint from elsewhere, an artifact of ours."""
+
+
+def load_recipe(path: Path, overrides: Sequence[str] = ()) -> Recipe:
+    """The checked recipe; its name defaults to the file's.
+
+    Paths inside it are relative to the recipe's own folder, so that it means the same from everywhere.
+
+    Raises:
+        UserError: file, field, what is wrong, what would be right.
+    """
+    return _checked(_read(path), path.stem, overrides, f"{path}: ")
+
+
+def finetuning_recipe(
+    base: str,
+    reads: str,
+    data: str | None,
+    method: str | None,
+    path: Path | None,
+    name: str | None,
+    overrides: Sequence[str],
+) -> Recipe:
+    """The recipe of `reducible finetune`: a file, if there is one, under what the command line says.
+
+    `reads`: the kind of data that the base takes.
+
+    Raises:
+        UserError: as load_recipe.
+    """
+    content = _read(path) if path else {}
+    section = {**_section(content, "finetune", path), "base": _base(base, Path())}
+    if method:
+        section["method"] = method
+    content["finetune"] = section
+    if data is not None:
+        content["data"] = {"kind": reads, **_section(content, "data", path), "source": _absolute(data, Path())}
+    if name is not None:
+        content["name"] = name
+    default = f"{Path(base).stem}-{section.get('method', 'lora')}"
+    return _checked(content, path.stem if path else default, overrides, f"{path}: " if path else "")
+
+
+def _section(content: Mapping[str, Any], name: str, path: Path | None) -> Mapping[str, Any]:
+    section = content.get(name) or {}
+    if not isinstance(section, Mapping):
+        raise UserError(f"{path}: {name}: {section!r} is not allowed; a section holds `key: value` lines")
+    return section
+
+
+def _checked(content: dict[str, Any], name: str, overrides: Sequence[str], where: str) -> Recipe:
+    for override in overrides:
+        _apply(content, override)
+    content = {key: value for key, value in content.items() if value is not None}  # a section left empty
+    content.setdefault("name", re.sub(r"[^\w. -]", "-", name).lstrip(".- ") or "recipe")
+    try:
+        recipe = Recipe.model_validate(content)
+    except ValidationError as error:
+        raise UserError(f"{where}{explain(error, Recipe, content)}") from None
+    return recipe
+
+
+def load_evaluation(settings: dict[str, Any], overrides: Sequence[str]) -> EvaluateSpec:
+    """Settings of an evaluation with overrides as for a recipe, such as evaluate.split=test.
+
+    Raises:
+        UserError: field, what is wrong, what would be right.
+    """
+    content: dict[str, Any] = {"evaluate": dict(settings)}
+    for override in overrides:
+        _apply(content, override)
+    try:
+        return Evaluated.model_validate(content).evaluate
+    except ValidationError as error:
+        raise UserError(explain(error, Evaluated, content)) from None
+
+
+class Evaluated(BaseModel):
+    """A recipe of which only the evaluation counts."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    evaluate: EvaluateSpec
+
+
+def _read(path: Path, seen: tuple[Path, ...] = ()) -> dict[str, Any]:
+    if path.resolve() in seen:
+        raise UserError(f"{path}: base leads back to itself")
+    try:
+        text = path.read_text()
+    except FileNotFoundError:
+        near = difflib.get_close_matches(path.name, os.listdir(path.parent) if path.parent.is_dir() else [], n=1)
+        raise UserError(
+            f"{path}: no such recipe" + (f"; did you mean {path.parent / near[0]}?" if near else "")
+        ) from None
+    except (OSError, UnicodeDecodeError) as error:
+        raise UserError(f"{path}: cannot be read as a recipe ({error})") from None
+    try:
+        content = yaml.safe_load(text)
+    except yaml.YAMLError as error:
+        mark = getattr(error, "problem_mark", None)
+        where = f", line {mark.line + 1}" if mark else ""
+        raise UserError(f"{path}{where}: is not YAML ({getattr(error, 'problem', error)})") from None
+    if not isinstance(content, dict):
+        raise UserError(f"{path}: a recipe is a list of `key: value` lines, such as `data: {{source: notes}}`")
+    _absolute_paths(content, path.parent)
+    base = content.pop("base", None)
+    if base is None:
+        return content
+    if not isinstance(base, str):
+        raise UserError(f"{path}: base: {base!r} must be the path of another recipe")
+    return _merged(_read(path.parent / base, (*seen, path.resolve())), content)
+
+
+def _absolute_paths(content: dict[str, Any], folder: Path) -> None:
+    """Sources, tokenizers and a base named relative to the recipe's folder."""
+    finetune = content.get("finetune")
+    if isinstance(finetune, dict) and "base" in finetune:
+        finetune["base"] = _base(finetune["base"], folder)
+    data = content.get("data")
+    if not isinstance(data, dict):
+        return
+    for dotted in PATHS:
+        section: Any = data
+        keys = dotted.split(".")[1:]
+        for key in keys[:-1]:
+            section = section.get(key) if isinstance(section, dict) else None
+        if isinstance(section, dict) and section.get(keys[-1]) is not None:
+            section[keys[-1]] = _absolute(section[keys[-1]], folder)
+
+
+def _absolute(value: Any, folder: Path) -> Any:
+    """A path, or each of a list of paths, seen from the folder; what is no path stays as it is."""
+    if isinstance(value, list):
+        return [_absolute(item, folder) for item in value]
+    if not isinstance(value, str) or not value or value.startswith("builtin:"):
+        return value
+    return str((folder / Path(value).expanduser()).absolute())
+
+
+def _base(value: Any, folder: Path) -> Any:
+    """The base of a fine-tuning: a path where there is one, else the name of a run.
+
+    A folder of data often has the name of the run on it: without a slash it is a path only if it holds a model.
+    """
+    if not isinstance(value, str):
+        return value
+    path = folder / Path(value).expanduser()
+    named = path.is_dir() and "/" not in value and not any((path / file).is_file() for file in HOLDS_MODEL)
+    return _absolute(value, folder) if path.exists() and not named else value
+
+
+def _merged(base: dict[str, Any], over: Mapping[str, Any]) -> dict[str, Any]:
+    result = dict(base)
+    for key, value in over.items():
+        both = isinstance(value, Mapping) and isinstance(result.get(key), dict)
+        result[key] = _merged(result[key], value) if both else value
+    return result
+
+
+def _apply(content: dict[str, Any], override: str) -> None:
+    """train.tokens=100M; the value is read as YAML. Paths given here are relative to where the command runs."""
+    dotted, equals, text = override.partition("=")
+    keys = dotted.split(".")
+    if not equals or not all(keys):
+        raise UserError(f"{override}: an override reads key=value, such as train.tokens=100M")
+    try:
+        value = yaml.safe_load(text)
+    except yaml.YAMLError:
+        value = text
+    section: Any = content
+    for key in keys[:-1]:
+        if section.get(key) is None:
+            section[key] = {}
+        inner = section[key]
+        if not isinstance(inner, dict):
+            raise UserError(f"{override}: {key} holds a value, no section with a {keys[-1]} in it")
+        section = inner
+    if dotted == "finetune.base":
+        value = _base(value, Path())
+    section[keys[-1]] = _absolute(value, Path()) if dotted in PATHS else value
+
+
+def explain(error: ValidationError, model: type[BaseModel], content: Any) -> str:
+    """The first mistake in one line: dotted field, what is wrong, what would be right."""
+    first = min(error.errors(), key=_order)
+    location = [str(part) for part in first["loc"] if not _is_tag(part)]
+    if location[:1] == ["data"] and location[1:2] and location[1] in DATA_KINDS:
+        del location[1]  # which kind of data it is appears in pydantic's locations; a person did not write it there
+    if first["type"] == "union_tag_invalid":
+        return f"{location[0]}.kind: {first['ctx']['tag']!r} is not allowed; it must be {', '.join(DATA_KINDS)}"
+    field = ".".join(location)
+    if first["type"] == "extra_forbidden":
+        fields = _fields_at(model, location[:-1], kind_of(content.get("data")))
+        near = difflib.get_close_matches(location[-1], fields, n=1, cutoff=0.5)
+        known = f"did you mean {near[0]}?" if near else f"allowed here: {', '.join(fields)}"
+        return f"{field}: unknown key; {known}"
+    if first["type"] == "missing":
+        return f"{field}: is missing" + ("; for example data: {source: builtin:stdlib}" if field == "data" else "")
+    message = first["msg"].removeprefix("Value error, ").removeprefix("Input should be ")
+    if first["type"] == "string_pattern_mismatch":
+        message = "letters, digits, spaces, dots, - and _, a letter or digit first"
+    given = first["input"]
+    if isinstance(given, BaseModel | dict):
+        return f"{field}: {message}" if field else message
+    return f"{field}: {given!r} is not allowed; it must be {message}"
+
+
+def _order(problem: Any) -> int:
+    """An unknown key says more than the missing one it was meant to be, and both more than another form of a union."""
+    if problem["type"] == "extra_forbidden":
+        return 0
+    return 2 if problem["type"] == "literal_error" and isinstance(problem["input"], dict) else 1
+
+
+def _is_tag(part: Any) -> bool:
+    """Members of a union appear in pydantic's locations; a person did not write them."""
+    return isinstance(part, str) and (part.startswith(("tuple[", "literal[", "function-")) or part in ("Search", "int"))
+
+
+def _fields_at(model: type[BaseModel], location: Sequence[str], data_kind: Any) -> list[str]:
+    for part in location:
+        if part == "data":
+            model = DATA_KINDS.get(data_kind, TextData)
+            continue
+        field = model.model_fields.get(part)
+        if field is None:
+            continue
+        inner = [field.annotation, *get_args(field.annotation)]
+        inner += [deep for argument in inner for deep in get_args(argument)]
+        models = [kind for kind in inner if isinstance(kind, type) and issubclass(kind, BaseModel)]
+        if models:
+            model = models[0]
+    return list(model.model_fields)

@@ -1,0 +1,216 @@
+"""The recipe: what a person writes in YAML, checked field by field. Everything but the data has a default."""
+
+from typing import Annotated, Any, Literal
+
+from pydantic import ConfigDict, Discriminator, Field, Tag, model_validator
+
+from reducible.pipelines.recipe.fields import Number, Section, Share
+from reducible.pipelines.recipe.finetune_section import Finetune, with_defaults
+from reducible.pipelines.recipe.pairs_section import PairData
+from reducible.pipelines.recipe.series_section import SeriesData
+from reducible.pipelines.recipe.text_section import TextData
+from reducible.tasks.count import Count
+from reducible.tasks.evaluate.evaluate_spec import EvaluateSpec
+
+DATA_KINDS: dict[str, type[Section]] = {"text": TextData, "pairs": PairData, "series": SeriesData}
+
+
+def kind_of(data: Any) -> Any:
+    """data.kind, which is text where nothing is said."""
+    return data.get("kind", "text") if isinstance(data, dict) else getattr(data, "kind", "text")
+
+
+Data = Annotated[
+    Annotated[TextData, Tag("text")] | Annotated[PairData, Tag("pairs")] | Annotated[SeriesData, Tag("series")],
+    Discriminator(kind_of),
+]
+
+
+class Optimizer(Section):
+    """AdamW; learning_rate is that of the base width, the width rule carries it to every other."""
+
+    learning_rate: Annotated[Number, Field(gt=0)] = 4e-3
+    weight_decay: Annotated[Number, Field(ge=0)] = 0.1
+    betas: tuple[Share, Share] = (0.9, 0.95)
+    epsilon: Annotated[Number, Field(gt=0)] = 1e-8
+    clip: Annotated[Number, Field(gt=0)] | None = 1.0
+
+
+class Schedule(Section):
+    """Shares of the run: linear warm-up, and for wsd the linear cooldown at its end."""
+
+    kind: Literal["constant", "wsd", "cosine"] = "wsd"
+    warmup: Annotated[Number, Field(ge=0, lt=1)] = 0.02
+    cooldown: Annotated[Number, Field(ge=0, le=1)] = 0.2
+    final_fraction: Annotated[Number, Field(ge=0, le=1)] = 0.0
+
+
+class Validation(Section):
+    every: Annotated[Number, Field(gt=0, le=1)] = Field(
+        default=0.25, description="share of the run between validations"
+    )
+    units: Count = Field(default=65_536, description="target units of the fixed validation examples")
+
+
+class Train(Section):
+    tokens: Count | None = Field(default=None, description="target units in all; default 20 for each parameter")
+    batch: Count | None = Field(
+        default=None, description="target units per step; default grows with the root of tokens"
+    )
+    micro_batch: int | None = Field(
+        default=None, ge=1, description="sequences per forward pass; default up to 16k units"
+    )
+    optimizer: Optimizer = Optimizer()
+    schedule: Schedule = Schedule()
+    validation: Validation = Validation()
+    precision: Literal["fp32", "bf16", "fp16"] = "fp32"
+    checkpointing: Literal["none", "full", "selective", "sqrt-time"] = "none"
+    seed: int = Field(default=0, ge=0)
+    deterministic: bool = False
+    spike_guard: Annotated[Number, Field(gt=0)] | None = None
+
+
+class Compute(Section):
+    """Where and how it runs; no part of any identity."""
+
+    workers: int = Field(default=1, ge=1)
+    cpus_per_worker: Annotated[Number, Field(gt=0)] = 1
+    gpus_per_worker: Annotated[Number, Field(ge=0)] = 0
+    strategy: Literal["none", "ddp", "fsdp"] = "none"
+    compile: bool = False
+    checkpoint_every: int | None = Field(default=None, ge=1, description="steps; default a tenth of the run")
+    keep_last: int = Field(default=2, ge=1)
+    log_every: int | None = Field(default=None, ge=1, description="steps; default about 200 rows a run")
+
+
+class Search(Section):
+    """A small search of the learning rate inside each cell, on a first share of its run."""
+
+    samples: int = Field(default=6, ge=2)
+    low: Annotated[Number, Field(gt=0)] = 1e-3
+    high: Annotated[Number, Field(gt=0)] = 1e-1
+    share: Annotated[Number, Field(gt=0, le=1)] = 0.2
+
+    @model_validator(mode="after")
+    def _ordered(self) -> "Search":
+        if self.low >= self.high:
+            raise ValueError("low must be below high")
+        return self
+
+
+class Cell(Section):
+    width: int = Field(ge=2)
+    tokens: Count
+
+
+Widths = tuple[int, ...] | tuple[tuple[int, ...], ...]
+"""For all budgets, or a list each."""
+
+
+class SweepFamily(Section):
+    """One of several families in a sweep. Every key that is not listed here is one of its model's."""
+
+    model_config = ConfigDict(frozen=True, extra="allow", allow_inf_nan=False)
+
+    family: str
+    name: str | None = Field(default=None, pattern=r"^\w[\w.-]*$", description="default the family's")
+    widths: Widths = Field(default=(), description="its own ladder, instead of the sweep's")
+    sizes: tuple[Count, ...] = ()
+    optimizer: Optimizer | None = Field(default=None, description="what differs from train.optimizer")
+
+    @property
+    def title(self) -> str:
+        return self.name or self.family
+
+    @property
+    def model(self) -> dict[str, Any]:
+        return {"family": self.family, **(self.model_extra or {})}
+
+
+class Sweep(Section):
+    """Which cells: budgets x sizes (isoFLOP), an explicit grid, or trunks of several token counts per size."""
+
+    budgets: tuple[Annotated[Number, Field(gt=0)], ...] = Field(default=(), description="training FLOPs per cell")
+    families: tuple[SweepFamily, ...] = Field(
+        default=(), description="several on the same data and ledger, instead of model"
+    )
+    widths: Widths = Field(default=(), description="for all budgets, or a list each")
+    sizes: tuple[Count, ...] = Field(default=(), description="about so many parameters, instead of widths")
+    tokens: tuple[Count, ...] = Field(default=(), description="target units, instead of budgets")
+    cells: tuple[Cell, ...] = Field(default=(), description="the grid itself, instead of budgets and widths")
+    trunk: bool = Field(
+        default=False, description="one constant-rate trunk per size; each count of tokens cools off it"
+    )
+    batches: tuple[Count, ...] = Field(default=(), description="target units per step, one for each budget")
+    tokens_per_parameter: tuple[Number, Number] | None = Field(default=None, description="cells outside are left out")
+    seeds: int = Field(default=1, ge=1)
+    learning_rate: Literal["rule"] | Search = "rule"
+
+    @model_validator(mode="after")
+    def _one_design(self) -> "Sweep":
+        self._check_families()
+        if self.cells:
+            if self.budgets or self.widths or self.sizes or self.tokens:
+                raise ValueError("cells is the whole grid; leave out budgets, widths, sizes and tokens")
+            return self
+        if bool(self.budgets) == bool(self.tokens):
+            raise ValueError("give one of budgets (FLOPs) and tokens, with widths or sizes")
+        if not self.families and bool(self.widths) == bool(self.sizes):
+            raise ValueError("give one of widths and sizes")
+        if self.trunk and not self.tokens:
+            raise ValueError("trunk needs tokens: the counts at which branches cool down")
+        if self.batches and len(self.batches) != len(self.budgets or self.tokens):
+            raise ValueError("batches needs one entry for each budget")
+        if self.trunk and self.learning_rate != "rule":
+            raise ValueError("a trunk takes its learning rate from the width rule; leave out learning_rate or trunk")
+        if self.trunk and len(set(self.batches)) > 1:
+            raise ValueError("the branches of a trunk share its batch: give one value in train.batch instead")
+        for ladder in (self.widths, *(entry.widths for entry in self.families)):
+            if ladder and isinstance(ladder[0], tuple) and len(ladder) != len(self.budgets or self.tokens):
+                raise ValueError("widths is one list for all budgets, or one list for each")
+        return self
+
+    def _check_families(self) -> None:
+        titles = [entry.title for entry in self.families]
+        for title in titles:
+            if titles.count(title) > 1:
+                raise ValueError(f"families: {titles.count(title)} are called {title}; give each a name of its own")
+        for entry in self.families:
+            if self.cells and (entry.widths or entry.sizes):
+                raise ValueError(f"families: cells is the whole grid; leave out widths and sizes of {entry.title}")
+            # What an entry does not say is the sweep's.
+            ladders = [bool(entry.widths), bool(entry.sizes)]
+            ladders = ladders if any(ladders) else [bool(self.widths), bool(self.sizes)]
+            if not self.cells and sum(ladders) != 1:
+                raise ValueError(f"families: give one of widths and sizes for {entry.title}, there or for all")
+
+
+class Recipe(Section):
+    name: str = Field(default="recipe", pattern=r"^\w[\w. -]*$")
+    data: Data
+    model: dict[str, Any] = Field(default_factory=dict)
+    train: Train = Train()
+    compute: Compute = Compute()
+    evaluate: EvaluateSpec = EvaluateSpec()
+    sweep: Sweep | None = None
+    finetune: Finetune | None = None
+    mlflow: str | None = Field(default=None, description="tracking URI; default a database under --root")
+
+    @model_validator(mode="before")
+    @classmethod
+    def _finetuning_defaults(cls, content: Any) -> Any:
+        return with_defaults(content)
+
+    @model_validator(mode="after")
+    def _finetuning_has_its_model(self) -> "Recipe":
+        if self.finetune is not None and self.model:
+            raise ValueError("finetune: the base is the model; leave out the section model")
+        if self.finetune is not None and self.sweep is not None:
+            raise ValueError("finetune: one fine-tuning at a time; leave out sweep")
+        return self
+
+    @model_validator(mode="after")
+    def _branches_cool_down(self) -> "Recipe":
+        if self.sweep is not None and self.sweep.trunk and self.train.schedule.kind != "wsd":
+            raise ValueError("the branches of sweep.trunk cool down: train.schedule.kind must be wsd")
+        return self

@@ -1,0 +1,1 @@
+"""Sweeps: which cells, the tasks they become, and the law fitted to them."""

@@ -1,0 +1,209 @@
+"""The cells of a sweep as tasks: trainings of their own, each with its search of a learning rate, or trunk branches."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from itertools import groupby
+
+from reducible.pipelines.dataset.text_tasks import dataset_task, lengths_of, model_facts
+from reducible.pipelines.recipe.recipe import Recipe
+from reducible.pipelines.recipe.recipe import Search as SearchSection
+from reducible.pipelines.sweep.design import CellPlan, blamed, cells_of, recipes_of
+from reducible.pipelines.training import (
+    execution_of,
+    family_of,
+    model_of,
+    steps_of,
+    train_spec,
+    training_flops,
+    training_task,
+)
+from reducible.tasks.errors import UserError
+from reducible.tasks.report.colours import family_colour
+from reducible.tasks.train.learning_rate_search import VERSION as SEARCH_VERSION
+from reducible.tasks.train.learning_rate_search import SearchSpec
+from reducible.tasks.train.train_spec import TrainSpec
+from reducible.tasks.workflow.execute import LAUNCHER_BYTES
+from reducible.tasks.workflow.store import Store
+from reducible.tasks.workflow.task import Resources, Task
+
+
+@dataclass(frozen=True)
+class SweepCell:
+    plan: CellPlan
+    train: Task
+
+
+@dataclass(frozen=True)
+class FamilyCells:
+    """The cells of one family; its name is empty where the sweep has no other."""
+
+    name: str
+    recipe: Recipe
+    cells: list[SweepCell]
+    tags: Mapping[str, str]
+    """Of all its runs in MLflow."""
+
+
+@dataclass(frozen=True)
+class SweepTasks:
+    dataset: Task
+    families: list[FamilyCells]
+    provisional: bool
+    """The dataset is not there yet, and how long its examples are decides what a cell of a budget is."""
+
+    @property
+    def cells(self) -> list[SweepCell]:
+        return [cell for family in self.families for cell in family.cells]
+
+
+def sweep_tasks(recipe: Recipe, store: Store) -> SweepTasks:
+    """The cells as tasks; what the fit and the report are made of is known when they have ended.
+
+    Raises:
+        UserError: a family that cannot read the data, a section that makes no model, cells that make no sweep.
+    """
+    recipes = recipes_of(recipe)
+    reads = _reads(recipes)
+    dataset = dataset_task(recipe, store)
+    provisional = reads != "text" and not store.committed("dataset", dataset.identity)
+    facts, lengths = model_facts(recipe, store), lengths_of(recipe, store, dataset, reads)
+    families = []
+    for index, (name, own) in enumerate(recipes.items()):
+        with blamed(name):
+            base = model_of(own, facts, lengths)
+            plans = cells_of(own, base, name, provisional)
+            tags = {"sweep": recipe.name, "family": name or base.family.name}
+            if name:
+                tags["mlflow.runColor"] = family_colour(index)
+            families.append(FamilyCells(name, own, _cells(own, plans, dataset, tags), tags))
+    return SweepTasks(dataset, families, provisional)
+
+
+def _reads(recipes: Mapping[str, Recipe]) -> str:
+    """What the families read: all the same, or their losses are of different units."""
+    kinds = {}
+    for name, own in recipes.items():
+        with blamed(name):
+            kinds[name] = family_of(own).reads
+    (first, reads), *others = kinds.items()
+    for name, other in others:
+        if other != reads:
+            raise UserError(
+                f"sweep.families: {first} reads {reads} and {name} reads {other}, so that their losses do not compare; "
+                "put them into sweeps of their own"
+            )
+    return reads
+
+
+def _cells(recipe: Recipe, plans: list[CellPlan], dataset: Task, tags: Mapping[str, str]) -> list[SweepCell]:
+    assert recipe.sweep is not None
+    if recipe.sweep.trunk:
+        return _trunks(recipe, plans, dataset, tags)
+    return [SweepCell(plan, _cell(recipe, plan, dataset, tags)) for plan in plans]
+
+
+def _cell(recipe: Recipe, plan: CellPlan, dataset: Task, tags: Mapping[str, str]) -> Task:
+    """One training of its own, its learning rate by the width rule or from a search within the cell."""
+    assert recipe.sweep is not None
+    search = recipe.sweep.learning_rate
+    inputs = {"data": dataset}
+    if isinstance(search, SearchSection):
+        inputs["search"] = _search(recipe, plan, search, dataset, tags)
+    spec = train_spec(
+        recipe, plan.model, tokens=plan.tokens, batch=plan.batch, seed=plan.seed, searched="search" in inputs
+    )
+    return _train(recipe, plan, spec, inputs, plan.label, tags)
+
+
+def _search(recipe: Recipe, plan: CellPlan, search: SearchSection, dataset: Task, tags: Mapping[str, str]) -> Task:
+    short = train_spec(
+        recipe,
+        plan.model,
+        tokens=max(plan.batch, round(search.share * plan.tokens)),
+        batch=plan.batch,
+        seed=plan.seed,
+        searched=True,
+    )
+    return Task(
+        name="search",
+        version=SEARCH_VERSION,
+        run="reducible.tasks.train.learning_rate_search:run",
+        spec=SearchSpec(train=short, samples=search.samples, low=search.low, high=search.high),
+        inputs={"data": dataset},
+        label=f"search {plan.label}",
+        # It only waits for its trials, which hold the cores; its memory keeps too many from waiting at once.
+        resources=Resources(cpus=0, memory=LAUNCHER_BYTES),
+        execution=execution_of(recipe, short),
+        weight=search.samples * training_flops(short, plan.model.cost),
+        tags=tags,
+    )
+
+
+def _trunks(recipe: Recipe, plans: list[CellPlan], dataset: Task, tags: Mapping[str, str]) -> list[SweepCell]:
+    """For each size one chain of constant-rate segments, and a cooldown branch off it for each count of tokens.
+
+    A branch leaves the trunk where its cooldown starts; the next segment goes on from there, so that a larger count
+    later adds one segment and one branch and repeats nothing (Hägele et al. 2024).
+    """
+
+    def trunk(plan: CellPlan) -> tuple[int, int]:
+        return plan.seed, plan.width
+
+    cells = []
+    for _, group in groupby(sorted(plans, key=trunk), key=trunk):
+        branches = sorted(group, key=lambda plan: plan.tokens)
+        # The warm-up is that of the shortest branch: it must not depend on what is added later.
+        warmup = round(recipe.train.schedule.warmup * steps_of(branches[0].tokens, branches[0].batch))
+        segment: Task | None = None
+        reached = 0
+        for plan in branches:
+            stop = steps_of(plan.tokens, plan.batch)
+            leaves = stop - round(recipe.train.schedule.cooldown * stop)
+            if not 0 < leaves < stop:
+                raise UserError(
+                    f"sweep.trunk: {plan.label} has {stop} steps, and a cooldown of {recipe.train.schedule.cooldown:g} "
+                    f"of them leaves no {'branch' if leaves else 'trunk'}; train.schedule.cooldown or sweep.tokens "
+                    "must change"
+                )
+            if leaves > reached:
+                spec = train_spec(
+                    recipe,
+                    plan.model,
+                    tokens=leaves * plan.batch,
+                    batch=plan.batch,
+                    seed=plan.seed,
+                    start_step=reached,
+                    warmup_steps=warmup,
+                    kind="constant",
+                )
+                whose = f"{plan.family} " if plan.family else ""
+                label = f"{whose}trunk N={plan.model.cost.parameters:,} steps {reached}-{leaves}"
+                inputs = {"data": dataset, **({"start": segment} if segment else {})}
+                segment = _train(recipe, plan, spec, inputs, label, tags, role="trunk")
+                reached = leaves
+            assert segment is not None
+            spec = train_spec(
+                recipe,
+                plan.model,
+                tokens=plan.tokens,
+                batch=plan.batch,
+                seed=plan.seed,
+                start_step=leaves,
+                warmup_steps=warmup,
+                kind="wsd",
+            )
+            inputs = {"data": dataset, "start": segment}
+            cells.append(SweepCell(plan, _train(recipe, plan, spec, inputs, plan.label, tags)))
+    return cells
+
+
+def _train(
+    recipe: Recipe,
+    plan: CellPlan,
+    spec: TrainSpec,
+    inputs: Mapping[str, Task],
+    label: str,
+    tags: Mapping[str, str],
+    role: str = "cell",
+) -> Task:
+    return training_task(recipe, plan.model, spec, inputs, label, {**tags, "role": role, "width": str(plan.width)})

@@ -1,0 +1,129 @@
+"""The cells of a sweep: which sizes get how many tokens, as plain data, before anything runs."""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any
+
+from reducible.pipelines.recipe.recipe import Recipe, Sweep
+from reducible.pipelines.training import Model, batch_units, scaled, steps_of
+from reducible.tasks.errors import UserError
+
+
+@dataclass(frozen=True)
+class CellPlan:
+    """One cell before it is a task. budget is None in a design by tokens."""
+
+    model: Model
+    width: int
+    tokens: int
+    batch: int
+    seed: int
+    budget: float | None = None
+    family: str = ""
+    """Its name in a sweep of several."""
+
+    @property
+    def label(self) -> str:
+        size = self.model.cost.parameters
+        start = f"C={self.budget:.3g}" if self.budget else f"D={self.tokens:.3g}"
+        whose = f"{self.family} " if self.family else ""
+        return f"{whose}{start} N={size:,} (width {self.width})" + (f" seed {self.seed}" if self.seed else "")
+
+    @property
+    def flops(self) -> float:
+        return steps_of(self.tokens, self.batch) * self.batch * self.model.cost.training_flops_per_unit
+
+    @property
+    def units_per_parameter(self) -> float:
+        return self.tokens / self.model.cost.parameters
+
+
+def recipes_of(recipe: Recipe) -> dict[str, Recipe]:
+    """Each family of the sweep as a recipe of its own, by name; one family alone has the name "".
+
+    They share everything but model, optimizer and ladder.
+    """
+    sweep = recipe.sweep
+    assert sweep is not None
+    if not sweep.families:
+        return {"": recipe}
+    recipes = {}
+    for entry in sweep.families:
+        own: dict[str, Any] = {"families": ()}
+        if entry.widths or entry.sizes:
+            own |= {"widths": entry.widths, "sizes": entry.sizes}
+        train = recipe.train
+        if entry.optimizer is not None:
+            given = {key: getattr(entry.optimizer, key) for key in entry.optimizer.model_fields_set}
+            train = train.model_copy(update={"optimizer": train.optimizer.model_copy(update=given)})
+        parts = {"model": entry.model, "train": train, "sweep": sweep.model_copy(update=own)}
+        recipes[entry.title] = recipe.model_copy(update=parts)
+    return recipes
+
+
+@contextmanager
+def blamed(family: str) -> Iterator[None]:
+    """A mistake in the section of one family among several is said to be there."""
+    try:
+        yield
+    except UserError as error:
+        if not family:
+            raise
+        raise UserError(f"sweep.families, {family}: {error}") from None
+
+
+def cells_of(recipe: Recipe, base: Model, family: str = "", provisional: bool = False) -> list[CellPlan]:
+    """The grid as the recipe describes it, smallest budget first.
+
+    family: its name in a sweep of several. provisional: what a unit costs is a guess, so that no cell is refused.
+
+    Raises:
+        UserError: where no cell is left, or one is too short for a single step.
+    """
+    sweep = recipe.sweep
+    assert sweep is not None
+    cells = [
+        cell
+        for seed in range(recipe.train.seed, recipe.train.seed + sweep.seeds)
+        for cell in _grid(recipe, sweep, base, seed, family)
+    ]
+    if sweep.tokens_per_parameter is not None:
+        low, high = sweep.tokens_per_parameter
+        cells = [cell for cell in cells if low <= cell.units_per_parameter <= high]
+        if not cells:
+            raise UserError(f"sweep.tokens_per_parameter: no cell of the grid has between {low:g} and {high:g}")
+    for cell in cells:
+        if cell.tokens < cell.batch and not provisional:
+            raise UserError(
+                f"sweep: {cell.label} is shorter than one step ({cell.tokens} of {cell.batch} target units); "
+                "a larger budget, a smaller width or a smaller batch would do"
+            )
+    return cells
+
+
+def _grid(recipe: Recipe, sweep: Sweep, base: Model, seed: int, family: str) -> Iterator[CellPlan]:
+    if sweep.cells:
+        for cell in sweep.cells:
+            model = scaled(base, cell.width)
+            units = batch_units(recipe, model, cell.tokens)
+            yield CellPlan(model, cell.width, cell.tokens, units, seed, family=family)
+        return
+    for index, amount in enumerate(sweep.budgets or sweep.tokens):
+        batch = sweep.batches[index] if sweep.batches else None
+        for width in _widths(sweep, index, base):
+            model = scaled(base, width)
+            budget = float(amount) if sweep.budgets else None
+            tokens = round(amount / model.cost.training_flops_per_unit) if sweep.budgets else round(amount)
+            # The branches of a trunk share the batch of the shortest, so that a longer one later changes nothing.
+            units = batch_units(recipe, model, min(sweep.tokens) if sweep.trunk else tokens, batch)
+            yield CellPlan(model, width, tokens, units, seed, budget, family)
+
+
+def _widths(sweep: Sweep, index: int, base: Model) -> list[int]:
+    if not sweep.sizes:
+        listed = sweep.widths[index] if isinstance(sweep.widths[0], tuple) else sweep.widths
+        return list(listed)
+    from reducible.models.cost.size_ladder import sized
+
+    return [sized(base.family, base.config, size, base.lengths).width for size in sweep.sizes]

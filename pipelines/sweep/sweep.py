@@ -1,0 +1,199 @@
+"""The pipeline `sweep`: tokenise -> cells -> fit -> report. Cells are durable: a larger sweep trains only new ones.
+
+With several families (sweep.families): cells of all -> a fit for each -> compare -> one report.
+"""
+
+import json
+import shlex
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import click
+import yaml
+
+from reducible.pipelines.engine import engine, failures, make_again
+from reducible.pipelines.recipe.recipe import Recipe
+from reducible.pipelines.sweep.cells import FamilyCells, SweepTasks, sweep_tasks
+from reducible.tasks.errors import UserError
+from reducible.tasks.fit import comparison, fit_spec
+from reducible.tasks.fit.fit_spec import Cell, Excluded, FitOptions, FitSpec
+from reducible.tasks.report import report_spec
+from reducible.tasks.report.report_spec import FamiliesReportSpec, ReportSpec
+from reducible.tasks.workflow.execute import Outcome
+from reducible.tasks.workflow.store import Store
+from reducible.tasks.workflow.task import Task
+
+
+def fit_task(recipe: Recipe, family: FamilyCells, outcomes: Mapping[str, Outcome]) -> Task:
+    """The fit over the cells that ended well; the others are excluded by name, each with its reason."""
+    inputs: dict[str, Task] = {}
+    listed, excluded = [], []
+    for index, cell in enumerate(family.cells):
+        outcome = outcomes[cell.train.identity]
+        if not outcome.ok:
+            excluded.append(Excluded(label=cell.plan.label, reason=outcome.error))
+            continue
+        name = f"cell-{index:04d}"
+        inputs[name] = cell.train
+        listed.append(Cell(input=name, label=cell.plan.label, budget=cell.plan.budget, seed=cell.plan.seed))
+    name = fit_name(recipe, family.name)
+    return Task(
+        name="fit",
+        version=fit_spec.VERSION,
+        run="reducible.tasks.fit.fit_task:run",
+        spec=FitSpec(name=name, options=FitOptions(), cells=tuple(listed), excluded=tuple(excluded)),
+        inputs=inputs,
+        label=f"fit {name}",
+        tags={"sweep": recipe.name} | {key: tag for key, tag in family.tags.items() if family.name},
+    )
+
+
+def fit_name(recipe: Recipe, family: str) -> str:
+    return f"{recipe.name}/{family}" if family else recipe.name
+
+
+def compare_task(recipe: Recipe, fits: Mapping[str, Task]) -> Task:
+    """What overtakes what, from the fits of several families."""
+    return Task(
+        name="compare",
+        version=comparison.VERSION,
+        run="reducible.tasks.fit.comparison:run",
+        spec=comparison.CompareSpec(name=recipe.name, families=tuple(fits)),
+        inputs=dict(fits),
+        label=f"compare {recipe.name}",
+        tags={"sweep": recipe.name},
+    )
+
+
+def report_task(recipe: Recipe, fits: Mapping[str, Task], dataset: Task, store: Store) -> Task:
+    """One page for the sweep: of its one fit, or of several families' fits and how they compare."""
+    content = _data_content(store, dataset)
+    shown: dict[str, Any] = {
+        "title": recipe.name,
+        "recipe": _recipe_text(recipe),
+        "data": {"source": str(content["source"]), **_counted(content), "fingerprint": str(content["fingerprint"])},
+        "unit": recipe.data.unit,
+        "predict": recipe.name,
+    }
+    common: dict[str, Any] = {
+        "name": "report",
+        "version": report_spec.VERSION,
+        "label": f"report {recipe.name}",
+        "tags": {"sweep": recipe.name},
+    }
+    if "" in fits:
+        family = recipe.model.get("family", "transformer")
+        spec = ReportSpec(description=f"The family {family}, trained on {content['source']}.", **shown)
+        inputs = {"fit": fits[""], "data": dataset, **fits[""].inputs}
+        return Task(run="reducible.tasks.report.report_task:run", spec=spec, inputs=inputs, **common)
+    described = f"The families {', '.join(fits)}, trained on {content['source']}."
+    inputs = {"comparison": compare_task(recipe, fits), "data": dataset}
+    for name, fit in fits.items():
+        inputs[f"{name}/fit"] = fit
+        inputs |= {f"{name}/{key}": cell for key, cell in fit.inputs.items()}
+    names = tuple(entry.title for entry in recipe.sweep.families) if recipe.sweep else ()
+    several = FamiliesReportSpec(description=described, families=tuple(fits), declared=names, **shown)
+    return Task(run="reducible.tasks.report.several_families:run", spec=several, inputs=inputs, **common)
+
+
+def _recipe_text(recipe: Recipe) -> str:
+    content = recipe.model_dump(mode="json", exclude_defaults=True)
+    if recipe.sweep is not None and recipe.sweep.families:
+        # An optimizer that says the default on purpose, against the recipe's own, must be seen.
+        content["sweep"]["families"] = [
+            entry.model_dump(mode="json", exclude_unset=True) for entry in recipe.sweep.families
+        ]
+    return yaml.safe_dump(content, sort_keys=False)
+
+
+def sweep_recipe(recipe: Recipe, root: str, fresh: Sequence[str] = ()) -> int:
+    """Runs the sweep and says what came out; the exit code (1 where a cell failed, though the rest was fitted)."""
+    if recipe.sweep is None:
+        raise UserError("sweep: is missing; for example sweep: {budgets: [1e12, 4e12], widths: [16, 32, 64]}")
+    store = Store(root)
+    tasks = sweep_tasks(recipe, store)
+    later = after_the_cells(recipe)
+    again = make_again([name for name in fresh if name not in later], [cell.train for cell in tasks.cells], store)
+    with engine(store, recipe.mlflow) as made:
+        if tasks.provisional:
+            outcomes = made.make([tasks.dataset])
+            if not outcomes[tasks.dataset.identity].ok:
+                return _said(failures(outcomes))
+            tasks = sweep_tasks(recipe, store)  # how long its examples are is known only now
+        planned = sum(cell.plan.flops for cell in tasks.cells)
+        click.echo(f"{recipe.name}: {len(tasks.cells)} cells, {planned:.3g} FLOPs")
+        outcomes = made.make([cell.train for cell in tasks.cells])
+        failed = failures(outcomes)
+        fits = _fits(recipe, tasks, outcomes, failed)
+        report = report_task(recipe, fits, tasks.dataset, store)
+        make_again([name for name in fresh if name in later], [report], store, made=again)
+        if recipe.sweep.families:  # one that cannot be fitted does not keep the others from their report
+            outcomes = made.make(list(fits.values()))
+            failed += failures(outcomes)
+            fits = {name: fit for name, fit in fits.items() if outcomes[fit.identity].ok}
+            if not fits:
+                return _said(failed)
+            report = report_task(recipe, fits, tasks.dataset, store)
+        outcomes = made.make([report])
+        failed += failures(outcomes)
+    _said(failed)
+    if not outcomes[report.identity].ok:
+        return 1
+    _say(recipe, root, fits, report, store)
+    return 1 if failed else 0
+
+
+def _fits(
+    recipe: Recipe, tasks: SweepTasks, outcomes: Mapping[str, Outcome], failed: Sequence[Outcome]
+) -> dict[str, Task]:
+    """A fit for each family of which a cell was trained."""
+    trained = [family for family in tasks.families if any(outcomes[cell.train.identity].ok for cell in family.cells)]
+    if not trained:
+        raise UserError(f"{recipe.name}: no cell was trained; {failed[0].task.title}: {failed[0].error}")
+    return {family.name: fit_task(recipe, family, outcomes) for family in trained}
+
+
+def after_the_cells(recipe: Recipe) -> set[str]:
+    """Names and labels of the tasks that are known only when the cells have ended."""
+    families = [entry.title for entry in recipe.sweep.families] if recipe.sweep else []
+    fits = {f"fit {fit_name(recipe, family)}" for family in families or [""]}
+    comparison_too = {"compare", f"compare {recipe.name}"} if families else set()
+    return {"fit", "report", f"report {recipe.name}"} | fits | comparison_too
+
+
+def _said(failed: Sequence[Outcome]) -> int:
+    for outcome in failed:
+        click.secho(f"reducible: {outcome.task.title}: {outcome.error}", fg="red", err=True)
+    return 1
+
+
+def _data_content(store: Store, dataset: Task) -> dict[str, Any]:
+    content: dict[str, Any] = json.loads((store.artifact("dataset", dataset.identity) / "dataset.json").read_text())
+    return content
+
+
+def _counted(content: Mapping[str, Any]) -> dict[str, str]:
+    """How much the models could be trained on: tokens, or the steps of series."""
+    train = content["splits"]["train"]
+    return {unit: f"{train[unit]:,}" for unit in ("tokens", "steps") if unit in train}
+
+
+def _say(recipe: Recipe, root: str, fits: Mapping[str, Task], report: Task, store: Store) -> None:
+    from reducible.tasks.fit.fit_summary import families_summary, summary
+    from reducible.tasks.fit.overtaking import Comparison
+    from reducible.tasks.fit.result import Fit
+
+    at = "" if root == ".reducible" else f" --root {shlex.quote(root)}"
+    found = {name: Fit.load(store.artifact("fit", fit.identity) / "fit.json") for name, fit in fits.items()}
+    which = ""
+    if "" in found:
+        click.echo("\n" + summary(found[""]))
+    else:
+        compared = store.artifact("compare", report.inputs["comparison"].identity)
+        click.echo("\n" + families_summary(found, Comparison.load(compared / "comparison.json")))
+        which = f" --family {next(iter(found))}"
+    click.echo(
+        f"\n  report   {store.artifact('report', report.identity) / 'report.html'}\n"
+        f"  predict  reducible predict {shlex.quote(recipe.name)}{which} --compute 1e15{at}\n"
+        f"  browse   reducible ui{at}"
+    )

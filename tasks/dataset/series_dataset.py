@@ -1,0 +1,178 @@
+"""The task that makes a dataset of numeric series or piano rolls, and that dataset as later tasks open it."""
+
+import json
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+
+from reducible.data.errors import DataError
+from reducible.data.linear_gaussian import LinearGaussianSeries
+from reducible.data.series import Series, split_series, write_series
+from reducible.data.series_files import Columns, NumericSeries, channel_names, is_roll, read_rolls, read_table
+from reducible.tasks.dataset.dataset import described
+from reducible.tasks.dataset.tokenise import FileSpec, Frozen, Naming
+from reducible.tasks.errors import UserError
+from reducible.tasks.workflow.identity import fingerprint
+from reducible.tasks.workflow.record import Record
+from reducible.tasks.workflow.store import sha256_of
+from reducible.tasks.workflow.task import Context
+
+VERSION = 1
+
+
+class TableSpec(Frozen):
+    """Files by content, and which of their columns are what."""
+
+    files: tuple[FileSpec, ...]
+    columns: tuple[str, ...]
+    time: str | None
+    series: str | None
+
+
+class GeneratedSpec(Frozen):
+    """The matrices of data/linear_gaussian.py."""
+
+    A: tuple[tuple[float, ...], ...]
+    B: tuple[tuple[float, ...], ...]
+    C: tuple[tuple[float, ...], ...]
+    D: tuple[tuple[float, ...], ...]
+    series: int
+    length: int
+    seed: int
+
+
+class SeriesSpec(Frozen):
+    """One of files and generated; how the series are split, standardised and cut into windows."""
+
+    files: TableSpec | None
+    generated: GeneratedSpec | None
+    split: Literal["time", "series"]
+    validation_share: float
+    test_share: float
+    standardise: bool
+    stride: int | None
+
+
+class Places(Naming):
+    """Execution: where this machine finds the inputs."""
+
+    paths: Mapping[str, str]
+
+
+def make_series(context: Context) -> None:
+    """No inputs; the files are named by content. Writes dataset.json and arrays (data/series.py)."""
+    spec: SeriesSpec = context.spec
+    places: Places = context.execution
+    columns, series = _generated(spec.generated) if spec.generated else _read(spec, places)
+    parts = split_series(series, spec.split, spec.validation_share, spec.test_share)
+    written = write_series(parts, context.staging, columns, spec.standardise, places.source)
+    content = {
+        "kind": "series",
+        "name": places.name,
+        "source": places.source,
+        "fingerprint": fingerprint([written["content"], written["mean"], written["deviation"], spec.stride]),
+        "stride": spec.stride,
+        "generated": spec.generated.model_dump(mode="json") if spec.generated else None,
+        **written,
+    }
+    (context.staging / "dataset.json").write_text(json.dumps(content, indent=1) + "\n")
+    _record(context, content)
+
+
+def _generated(spec: GeneratedSpec) -> tuple[list[str], Iterable[NumericSeries]]:
+    model = LinearGaussianSeries(**spec.model_dump())
+    return [f"x{number}" for number in range(model.channels)], model.draw()
+
+
+def _read(spec: SeriesSpec, places: Places) -> tuple[list[str], list[NumericSeries]]:
+    """Names of the channels and every series of every file, in the order of the files."""
+    assert spec.files is not None
+    columns = Columns(spec.files.columns, spec.files.time, spec.files.series)
+    read: list[NumericSeries] = []
+    names: list[str] | None = None
+    for file in spec.files.files:
+        path = Path(places.paths.get(file.name, file.name))
+        if not path.is_file() or sha256_of(path) != file.sha256:
+            raise DataError(f"{path}: changed since it was listed; run the command again")
+        found, series = channel_names(path, columns), list(_series_of(path, file, columns))
+        if names is not None and found != names:
+            raise DataError(
+                f"{path}: its columns are {', '.join(found)}; those of the files before: {', '.join(names)}"
+            )
+        names = found
+        read += series
+    assert names is not None
+    seen: dict[tuple[str, str | None], int] = {}
+    for one in read:
+        seen[one.name, one.split] = seen.get((one.name, one.split), 0) + 1
+        if seen[one.name, one.split] > 1:
+            raise DataError(f"data.source: {places.source}: the series {one.name!r} is in several files")
+    return names, read
+
+
+def _series_of(path: Path, file: FileSpec, columns: Columns) -> Iterable[NumericSeries]:
+    return read_rolls(path) if is_roll(path) else read_table(path, Path(file.name).stem, columns)
+
+
+def _record(context: Context, content: dict[str, Any]) -> None:
+    record = Record(context.staging / "record", context.attempt)
+    totals = {f"{split}.{key}": value for split, counts in content["splits"].items() for key, value in counts.items()}
+    shown = {key: content[key] for key in ("source", "fingerprint", "channels", "stride")}
+    record.describe("dataset", f"data {content['name']}", {**shown, **totals}, context.tags)
+    lines = [
+        f"| {split} | {counts['series']:,} | {counts['steps']:,} | {counts['missing']:,} |"
+        for split, counts in content["splits"].items()
+    ]
+    note = "| split | series | steps | missing values |\n|---|---:|---:|---:|\n" + "\n".join(lines)
+    if content["channels"] <= 20:
+        rows = zip(content["columns"], content["mean"], content["deviation"], strict=True)
+        note += "\n\n| channel | mean taken off | deviation divided by |\n|---|---:|---:|\n" + "\n".join(
+            f"| {name} | {mean:.6g} | {deviation:.6g} |" for name, mean, deviation in rows
+        )
+    record.note(note)
+
+
+@dataclass(frozen=True)
+class SeriesDataset:
+    """Series in windows, in standardised units; `in_units` says values as the data does."""
+
+    folder: Path
+    content: dict[str, Any]
+    unit = "step"
+
+    @property
+    def name(self) -> str:
+        return str(self.content["name"])
+
+    @property
+    def columns(self) -> list[str]:
+        """Names of the channels."""
+        return list(self.content["columns"])
+
+    @property
+    def generated(self) -> LinearGaussianSeries | None:
+        """The model that the series were drawn from, where they were."""
+        found = self.content["generated"]
+        return None if found is None else LinearGaussianSeries(**GeneratedSpec(**found).model_dump())
+
+    def examples(self, reads: str, split: str, sequence: int, mask_documents: bool = False) -> Series:
+        if reads != "series":
+            raise UserError(f"{self.name}: is series; a family that reads {reads} needs data.kind: {reads}")
+        return Series(self.folder, split, sequence)
+
+    def unit_bytes(self) -> None:
+        return None
+
+    def described(self, split: str) -> dict[str, Any]:
+        return described(self.content, split)
+
+    def in_units(self, values: np.ndarray) -> np.ndarray:
+        """Standardised values (..., C) in the data's own units."""
+        return values * np.array(self.content["deviation"]) + np.array(self.content["mean"])
+
+    def log_scale(self) -> np.ndarray:
+        """(C,) what each observed value adds to nats in standardised units to give nats in the data's own units."""
+        return np.log(np.array(self.content["deviation"]))

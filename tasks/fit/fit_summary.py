@@ -1,0 +1,111 @@
+"""A fit or a prediction in a few lines of text, for terminals and notes."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+
+from reducible.tasks.errors import UserError
+from reducible.tasks.fit.best_loss import best_loss
+from reducible.tasks.fit.overtaking import Comparison
+from reducible.tasks.fit.predict import predict
+from reducible.tasks.fit.result import Estimate, Fit, Prediction
+
+
+def summary(fit: Fit) -> str:
+    """The law or the verdict, the optimum at ten times the largest run, health, back-test, exclusions."""
+    lines = [f"{len(fit.used)} runs, {len(fit.excluded)} excluded; C from {_span(fit)} FLOPs"]
+    law = fit.law
+    if law is not None:
+        lines.append("L(N, D) = E + A N^-alpha + B D^-beta   (95 % intervals)")
+        if fit.health.identified:
+            lines.append(f"  E     = {law.E}")
+        else:
+            lines.append(f"  E     = {law.E.value:.4g}, not identified")
+        lines += [f"  alpha = {law.alpha}   A = {law.A}", f"  beta  = {law.beta}   B = {law.B}"]
+    lines.append(f"{fit.health.verdict}.")
+    best = best_loss(fit)
+    if best is not None:
+        source = "law" if best.source == "law" else "isoFLOP minima"
+        lines.append(
+            f"reducible loss of the best runs ~ C^-gamma, gamma = {best.exponent(fit.largest_compute)}   ({source})"
+        )
+    for share in (fit.allocation, fit.isoflop):
+        if share is not None:
+            source = "law" if share.approach == "law" else "isoFLOP minima"
+            lines.append(f"N* ~ C^{share.a}, D* ~ C^{share.b}   ({source})")
+    refused = [point for point in fit.frontier.points if point.refused]
+    lines += [f"  no minimum at {point.C:.3g} FLOPs: {point.refused}" for point in refused]
+    if law is not None:
+        lines += _next_budget(fit)
+        lines.append(
+            f"health: {100 * fit.health.share_at_best:.0f} % of {fit.health.starts} starts at the best optimum, "
+            f"{fit.health.basins} basin{'s' if fit.health.basins != 1 else ''}, gradient "
+            f"{fit.health.gradient_norm:.0e}, condition {fit.health.condition_number:.0f}, "
+            f"residuals {100 * fit.health.residual_deviation:.2f} %"
+        )
+    if fit.back_tests:
+        worst = max(fit.back_tests, key=lambda test: abs(test.error))
+        mean = sum(abs(test.error) for test in fit.back_tests) / len(fit.back_tests)
+        lines.append(
+            f"back-test: mean error {100 * mean:.2f} % over {len(fit.back_tests)} predictions, worst "
+            f"{100 * worst.error:+.2f} % ({worst.run}, {worst.ratio:.3g} times the runs it was fitted on)"
+        )
+    lines += [f"note: {text}" for text in (*fit.health.warnings, *fit.notes)]
+    lines += [f"excluded {run.name}: {run.reason}" for run in fit.excluded]
+    return "\n".join(lines)
+
+
+def families_summary(fits: Mapping[str, Fit], comparison: Comparison) -> str:
+    """A line for each family, what overtakes what, and the E that they may share."""
+    wide = max(map(len, fits))
+    lines = ["L(N, D) = E + A N^-alpha + B D^-beta for each family; gamma of its reducible loss   (95 % intervals)"]
+    for name, fit in fits.items():
+        law, best = fit.law, best_loss(fit)
+        text = f"  {name:{wide}}  {len(fit.used)} runs"
+        if law is None or best is None:
+            lines.append(f"{text}; {fit.health.verdict}")
+            continue
+        E = f"E = {law.E}" if fit.health.identified else f"E = {law.E.value:.4g}, not identified"
+        gamma = best.exponent(fit.largest_compute)
+        lines.append(f"{text}; {E}; alpha = {law.alpha}; beta = {law.beta}; gamma = {gamma}")
+    lines += [f"{found.sentence}." for found in comparison.overtakings]
+    lines.append(f"{comparison.shared_E.sentence}.")
+    for name, fit in fits.items():
+        lines += [f"note, {name}: {text}" for text in (*fit.health.warnings, *fit.notes)]
+        lines += [f"excluded {run.name}: {run.reason}" for run in fit.excluded]
+    return "\n".join(lines)
+
+
+def prediction_text(prediction: Prediction) -> str:
+    """A prediction in five lines."""
+    lines = [
+        f"compute   {_count(prediction.compute)} FLOPs ({prediction.ratio:.3g} times the largest run)",
+        f"N*        {_count(prediction.N)} parameters",
+        f"D*        {_count(prediction.D)} units",
+        f"loss      {prediction.loss}",
+        f"reducible {prediction.reducible}",
+    ]
+    return "\n".join(lines + [f"note: {text}" for text in prediction.warnings])
+
+
+def _next_budget(fit: Fit) -> list[str]:
+    compute = 10 * fit.largest_compute
+    try:
+        best = predict(fit, compute=compute)
+    except UserError as error:
+        return [str(error)]
+    return [
+        f"at {compute:.3g} FLOPs (10 times the largest run): "
+        f"N* = {_count(best.N)}, D* = {_count(best.D)}, loss {best.loss}"
+    ]
+
+
+def _span(fit: Fit) -> str:
+    return f"{min(run.C for run in fit.used):.3g} to {fit.largest_compute:.3g}"
+
+
+def _count(estimate: Estimate) -> str:
+    if estimate.low == estimate.value == estimate.high or math.isnan(estimate.low):
+        return f"{estimate.value:.3g}"
+    return f"{estimate.value:.3g} [{estimate.low:.3g}, {estimate.high:.3g}]"

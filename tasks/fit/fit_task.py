@@ -1,0 +1,92 @@
+"""The fit task: the results of a sweep's cells in, fit.json and runs.csv out."""
+
+from __future__ import annotations
+
+import json
+import math
+from pathlib import Path
+from typing import Any
+
+import pandas
+
+from reducible.tasks.errors import UserError
+from reducible.tasks.fit.files import write_fit
+from reducible.tasks.fit.fit import fit_runs
+from reducible.tasks.fit.fit_spec import FitSpec
+from reducible.tasks.fit.fit_summary import summary
+from reducible.tasks.fit.result import Fit
+from reducible.tasks.workflow.record import Record
+from reducible.tasks.workflow.task import Context
+
+
+def run(context: Context) -> None:
+    """Inputs: the train artifacts that the spec's cells name. Those that diverged are excluded by name."""
+    spec: FitSpec = context.spec
+    table = table_of(spec, context.inputs)
+    fit = fit_runs(table, spec.options)
+    write_fit(fit, context.staging)
+    record = Record(context.staging / "record", context.attempt)
+    record.describe(
+        "fit",
+        context.label,
+        {"options": spec.options.model_dump(), "runs": len(fit.used), "excluded": len(fit.excluded)},
+        tags={**context.tags, "identified": str(fit.health.identified).lower()},
+    )
+    record.row(0, metrics_of(fit))
+    record.note(f"### {context.label}\n\n```\n{summary(fit)}\n```\n")
+
+
+def table_of(spec: FitSpec, inputs: Any) -> pandas.DataFrame:
+    """One row a planned cell: results where there are any, the reason where there are none."""
+    rows = [_row(cell.label, cell.budget, cell.seed, Path(inputs[cell.input])) for cell in spec.cells]
+    rows += [{"name": gone.label, "status": "unfinished", "reason": gone.reason} for gone in spec.excluded]
+    columns = ["name", "N", "N_without_embeddings", "D", "C", "loss", "budget", "seed", "status", "reason"]
+    return pandas.DataFrame(rows, columns=[*columns, "learning_rate"])
+
+
+def _row(label: str, budget: float | None, seed: int | None, artifact: Path) -> dict[str, Any]:
+    path = artifact / "result.json"
+    try:
+        result = json.loads(path.read_text())
+        return {
+            "name": label,
+            "N": result["parameters"],
+            "N_without_embeddings": result["parameters_without_embeddings"],
+            "D": result["units"],
+            "C": result["flops"],
+            "loss": result["validation_loss"],
+            "budget": budget,
+            "seed": seed,
+            "status": result["status"],
+            "reason": result.get("reason"),
+            "learning_rate": result.get("learning_rate"),
+        }
+    except (OSError, ValueError, KeyError) as error:
+        raise UserError(f"{path} of {label} is no result of a training ({error!r})") from None
+
+
+def metrics_of(fit: Fit) -> dict[str, float]:
+    """What a table of fits is sorted by; unknown figures are left out."""
+    health = fit.health
+    metrics = {
+        "fit/share_at_best": health.share_at_best,
+        "fit/residual_deviation": health.residual_deviation,
+        "fit/r_squared": health.r_squared,
+        "fit/condition_number": health.condition_number,
+        "fit/seconds": fit.seconds,
+    }
+    if fit.law is not None:
+        for name in ("E", "A", "B", "alpha", "beta"):
+            estimate = getattr(fit.law, name)
+            metrics |= {
+                f"law/{name}": estimate.value,
+                f"law/{name}_low": estimate.low,
+                f"law/{name}_high": estimate.high,
+            }
+    if fit.allocation is not None:
+        metrics["law/a"] = fit.allocation.a.value
+    if fit.isoflop is not None:
+        metrics["isoflop/a"] = fit.isoflop.a.value
+    if fit.back_tests:
+        metrics["back_test/mean_error"] = sum(abs(test.error) for test in fit.back_tests) / len(fit.back_tests)
+    return {name: float(value) for name, value in metrics.items() if math.isfinite(value)}

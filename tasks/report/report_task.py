@@ -1,0 +1,44 @@
+"""The report task: the fit and the trainings behind it in; report.html and figures/ out."""
+
+from __future__ import annotations
+
+import shutil
+
+from reducible.tasks.fit.fit_summary import summary
+from reducible.tasks.fit.fit_task import metrics_of
+from reducible.tasks.fit.result import Fit
+from reducible.tasks.report.curves import curves_of
+from reducible.tasks.report.page import write_report
+from reducible.tasks.report.provenance import provenance
+from reducible.tasks.report.report_spec import ReportSpec
+from reducible.tasks.workflow.record import Record
+from reducible.tasks.workflow.task import Context
+
+
+def run(context: Context) -> None:
+    """Inputs: `fit`, and the train artifacts whose learning curves are shown; other artifacts are only named."""
+    spec: ReportSpec = context.spec
+    fit = Fit.load(context.inputs["fit"] / "fit.json")
+    report = write_report(fit, spec, context.staging, curves_of(context.inputs), provenance(context.inputs))
+
+    record = Record(context.staging / "record", context.attempt)
+    parameters = spec.model_dump(mode="json", exclude={"recipe"})
+    # The run of the report speaks for the whole sweep in MLflow.
+    record.describe(
+        "sweep", f"sweep {spec.title}", parameters, {**context.tags, "identified": str(fit.health.identified).lower()}
+    )
+    record.row(0, metrics_of(fit))
+    record.note(note(fit, spec))
+    shutil.copy(report.path, record.files / "report.html")
+    shutil.copytree(context.staging / "figures", record.figures, dirs_exist_ok=True)
+
+
+def note(fit: Fit, spec: ReportSpec) -> str:
+    """The summary as Markdown, for the run's note. The law comes first: a page shows about three lines of it."""
+    if not fit.used or fit.law is None:
+        return f"**No law.** {fit.health.verdict}.\n\n{spec.description}\n"
+    law = fit.law
+    E = f"{law.E}" if fit.health.identified else "E (not identified by these runs)"
+    head = f"**L(N, D) = {E} + {law.A.value:.4g} N^-{law.alpha.value:.4g} + {law.B.value:.4g} D^-{law.beta.value:.4g}**"
+    page = "The page `report.html` is among the artifacts."
+    return f"{head}\n\n{spec.description} {page}\n\n```\n{summary(fit)}\n```\n"

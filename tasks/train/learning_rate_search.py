@@ -1,0 +1,113 @@
+"""A small search of the learning rate inside one cell: Ray Tune trains the cell's first share at several rates."""
+
+import json
+import math
+from pathlib import Path
+from typing import Any
+
+from pydantic import BaseModel, ConfigDict
+
+from reducible.tasks.errors import UserError
+from reducible.tasks.train.train_spec import Execution, TrainSpec
+from reducible.tasks.workflow.record import Record
+from reducible.tasks.workflow.task import Context
+
+VERSION = 1
+
+
+class SearchSpec(BaseModel):
+    """`samples` rates from low to high, evenly spaced in their logarithm; train is the short training of a trial."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    train: TrainSpec
+    samples: int
+    low: float
+    high: float
+
+    @property
+    def rates(self) -> list[float]:
+        ratio = (self.high / self.low) ** (1 / (self.samples - 1))
+        return [float(f"{self.low * ratio**index:.4g}") for index in range(self.samples)]
+
+
+def run(context: Context) -> None:
+    """Leaves result.json: the learning rate of the lowest validation loss, and the loss of every trial.
+
+    Trials are never stopped against each other, and one that finished before a kill is not run again.
+    """
+    from ray import tune
+
+    spec: SearchSpec = context.spec
+    execution: Execution = context.execution
+    job = {
+        "train": spec.train.model_dump_json(),
+        "execution": execution.model_copy(update={"workers": 1, "checkpoint_every": None}).model_dump_json(),
+        "data": str(context.inputs["data"]),
+        "work": str(context.work),
+    }
+    todo = [rate for rate in spec.rates if not _trial(context.work, rate).is_file()]
+    if todo:
+        tuner = tune.Tuner(
+            tune.with_resources(_train_trial, {"CPU": execution.cpus_per_worker, "GPU": execution.gpus_per_worker}),
+            # The job travels in the config: Tune keeps one function of a name for all searches that run at once.
+            param_space={"learning_rate": tune.grid_search(todo), "job": job},
+            run_config=tune.RunConfig(name=context.attempt, storage_path=str(context.work / "tune"), verbose=0),
+        )
+        for result in tuner.fit():
+            if result.error is not None:
+                raise UserError(f"a trial of {context.label} failed: {str(result.error).strip().splitlines()[-1]}")
+    losses = {rate: json.loads(_trial(context.work, rate).read_text())["validation_loss"] for rate in spec.rates}
+    finite = {rate: loss for rate, loss in losses.items() if loss is not None and math.isfinite(loss)}
+    if not finite:
+        raise UserError(
+            f"sweep.learning_rate: all rates from {spec.low:g} to {spec.high:g} diverged in {context.label}; lower both"
+        )
+    best = min(finite, key=lambda rate: finite[rate])
+    edge = best in (spec.rates[0], spec.rates[-1])
+    (context.staging / "result.json").write_text(
+        json.dumps(
+            {"learning_rate": best, "at_edge": edge, "trials": [[rate, losses[rate]] for rate in spec.rates]}, indent=1
+        )
+    )
+    _record(context, best, edge, losses)
+
+
+def _train_trial(config: dict[str, Any]) -> None:
+    from ray import tune
+
+    from reducible.tasks.train.loop import train
+
+    rate, job = config["learning_rate"], config["job"]
+    path = _trial(Path(job["work"]), rate)
+    result = train(
+        TrainSpec.model_validate_json(job["train"]),
+        Execution.model_validate_json(job["execution"]),
+        data=Path(job["data"]),
+        start=None,
+        work=path.parent,
+        record=Record(path.parent / "record", "trial"),
+        learning_rate=rate,
+    )
+    loss = result.validation_loss if result.status == "finished" else None
+    part = path.with_suffix(".part")
+    part.write_text(json.dumps({"validation_loss": loss}))
+    part.replace(path)
+    tune.report({"loss": loss if loss is not None else float("inf")})
+
+
+def _trial(work: Path, rate: float) -> Path:
+    return work / "trials" / f"{rate:.4g}" / "trial.json"
+
+
+def _record(context: Context, best: float, edge: bool, losses: dict[float, float | None]) -> None:
+    record = Record(context.staging / "record", context.attempt)
+    record.describe("search", context.label, {"spec": context.spec.model_dump(mode="json"), "best": best}, context.tags)
+    lines = [
+        f"| {rate:.4g} | {'diverged' if loss is None else f'{loss:.4f}'} | {'best' if rate == best else ''} |"
+        for rate, loss in losses.items()
+    ]
+    note = "| learning rate | validation loss | |\n|---:|---:|---|\n" + "\n".join(lines)
+    if edge:
+        note += "\n\n**The best lies at the edge of the search: widen sweep.learning_rate.low or .high.**"
+    record.note(note)

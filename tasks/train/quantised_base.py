@@ -1,0 +1,34 @@
+"""A base model quantised once: one file, its hash in the artifact's manifest, that every fine-tuning reads."""
+
+from typing import Literal
+
+from reducible.tasks.dataset.tokenise import Frozen
+from reducible.tasks.errors import UserError
+from reducible.tasks.workflow.record import Record
+from reducible.tasks.workflow.task import Context
+
+VERSION = 1
+FILE = "quantised.safetensors"
+
+
+class QuantiseSpec(Frozen):
+    kind: Literal["nf4", "fp4", "int8"] = "nf4"
+    double: bool = True
+
+
+def run(context: Context) -> None:
+    """Input: base, an artifact with model/."""
+    from reducible.models.quantise.quantised_base import Quantization, quantize_model, save_quantized
+    from reducible.models.weights.model_folder import load_model
+
+    model = load_model(context.inputs["base"] / "model")
+    quantization = Quantization(context.spec.kind, context.spec.double)
+    try:
+        quantize_model(model, quantization)
+    except ValueError as error:
+        raise UserError(f"finetune.method: qlora: {error}; use lora") from None
+    save_quantized(model, quantization, context.staging / FILE)
+    size = (context.staging / FILE).stat().st_size
+    record = Record(context.staging / "record", context.attempt)
+    record.describe("quantised", context.label, {**context.spec.model_dump(), "bytes": size}, context.tags)
+    record.note(f"The base in {context.spec.kind}: {size:,} bytes.\n")

@@ -1,0 +1,117 @@
+"""What a training is (TrainSpec, identity) and how it is carried out (Execution, not identity)."""
+
+from typing import Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, model_validator
+
+VERSION = 3  # of the task; a change of what it computes raises it
+
+
+class Frozen(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
+
+
+class OptimizerSpec(Frozen):
+    """AdamW. Weight decay acts on matrices only; clip is the largest global gradient norm, None: any."""
+
+    learning_rate: float | None = Field(default=3e-3, gt=0)
+    """None: the learning rate that the input artifact `search` found."""
+    weight_decay: float = Field(default=0.1, ge=0)
+    betas: tuple[float, float] = (0.9, 0.95)
+    epsilon: float = Field(default=1e-8, gt=0)
+    clip: float | None = Field(default=1.0, gt=0)
+
+
+class ScheduleSpec(Frozen):
+    """Learning rate over the run, as a share of its peak; schedule.py says how.
+
+    wsd falls linearly to final_fraction over the last cooldown_steps before the stop, cosine from the
+    warm-up's end to the stop.
+    """
+
+    kind: Literal["constant", "wsd", "cosine"] = "wsd"
+    warmup_steps: int = Field(default=0, ge=0)
+    cooldown_steps: int = Field(default=0, ge=0)
+    final_fraction: float = Field(default=0.0, ge=0, le=1)
+
+
+class ValidationSpec(Frozen):
+    """Loss on fixed examples of the validation split: every so many steps, and always at the last."""
+
+    every: int | None = Field(default=None, ge=1)
+    examples: int = Field(default=64, ge=1)
+    """Of full length; of ragged examples so many more that they have as many target units."""
+
+
+class MethodSpec(Frozen):
+    """How a base model is adapted: all of its weights (full), or low-rank updates of frozen ones (lora, qlora)."""
+
+    kind: Literal["full", "lora", "qlora"]
+    rank: int = Field(default=8, ge=1)
+    """r of y = x W0 + (alpha / r) x L1 L2."""
+    alpha: float = Field(default=16.0, gt=0)
+    dropout: float = Field(default=0.0, ge=0, lt=1)
+    """On what goes into L1."""
+    targets: tuple[str, ...] = ()
+    """Patterns of the names of adapted weights. Empty: the matrices of the hidden layers."""
+    merge: Literal["fp32", "bf16"] = "fp32"
+    """How the merged model is stored."""
+
+
+class TrainSpec(Frozen):
+    """One stretch of training; all counts are in steps of the whole run.
+
+    With start_step > 0 it continues the input artifact `start`, an earlier stretch that stopped there.
+    """
+
+    family: str = "transformer"
+    model: dict[str, Any]
+    """The family's configuration, vocabulary included."""
+    sequence: int = Field(ge=1)
+    mask_documents: bool = False
+    seed: int = Field(default=0, ge=0)
+    start_step: int = Field(default=0, ge=0)
+    stop_step: int = Field(ge=1)
+    batch: int = Field(ge=1)
+    """Target units per optimiser step, whatever the world size."""
+    micro_batch: int = Field(ge=1)
+    """Sequences per forward pass."""
+    optimizer: OptimizerSpec = OptimizerSpec()
+    schedule: ScheduleSpec = ScheduleSpec()
+    validation: ValidationSpec = ValidationSpec()
+    precision: Literal["fp32", "bf16", "fp16"] = "fp32"
+    """Of matrix products and activations; weights, moments and sums of gradients are fp32. fp16 scales its loss."""
+    deterministic: bool = False
+    """Deterministic kernels, so that killed and resumed equals never killed on a GPU too."""
+    spike_guard: float | None = Field(default=None, gt=0)
+    """Skip a step whose loss or gradient norm lies this many deviations above the recent mean."""
+    method: MethodSpec | None = None
+    """Fine-tuning of the input artifact `base`. None: training from nothing."""
+
+    @model_validator(mode="after")
+    def _steps_agree(self) -> "TrainSpec":
+        if self.stop_step <= self.start_step:
+            raise ValueError(f"stop_step {self.stop_step} must be after start_step {self.start_step}")
+        if self.schedule.kind == "wsd" and self.schedule.cooldown_steps > self.stop_step - self.start_step:
+            raise ValueError(
+                f"schedule.cooldown_steps {self.schedule.cooldown_steps} must fit between start_step "
+                f"{self.start_step} and stop_step {self.stop_step}: what came before has not cooled down"
+            )
+        return self
+
+
+class Execution(Frozen):
+    """How a training is carried out; none of it is identity."""
+
+    workers: int = Field(default=1, ge=1)
+    cpus_per_worker: float = Field(default=1, gt=0)
+    gpus_per_worker: float = Field(default=0, ge=0)
+    strategy: Literal["none", "ddp", "fsdp"] = "none"
+    """What keeps several workers' parameters equal; with more than one worker, none means ddp."""
+    compile: bool = False
+    checkpointing: Literal["none", "full", "selective", "sqrt-time"] = "none"
+    """Activation checkpointing (models/layers/activation_checkpointing.py): how much is computed again in backward."""
+    checkpoint_every: int | None = Field(default=None, ge=1)
+    """Steps between checkpoints. None: one at the end."""
+    keep_last: int = Field(default=2, ge=1)
+    log_every: int = Field(default=10, ge=1)

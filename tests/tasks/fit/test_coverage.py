@@ -1,0 +1,72 @@
+"""Do 95 % intervals hold the truth 95 % of the time? By simulation with known laws; `pytest -m slow`."""
+
+import numpy as np
+import pytest
+from law_cases import ALPHA, BETA, E, isoflop_design, table_of
+
+from reducible.tasks.fit.fit import fit_runs
+from reducible.tasks.fit.fit_spec import FitOptions
+from reducible.tasks.fit.optimum import optimal
+from reducible.tasks.fit.result import Cost
+
+REPLICATES = 60
+# With 60 replicates a true coverage of .95 gives 52 hits or fewer once in a hundred times.
+LEAST = 52
+
+
+def simulate(N: np.ndarray, D: np.ndarray) -> tuple[np.ndarray, dict[str, int], list[bool]]:
+    """Values of E, hits of each interval, and whether E was called identified, with 0.3 % noise."""
+    options = FitOptions(bootstrap=300)
+    values, identified = [], []
+    hits = dict.fromkeys(("profile", "bootstrap", "alpha", "beta", "loss", "N"), 0)
+    for seed in range(REPLICATES):
+        fit = fit_runs(table_of(N, D, 0.003, seed), options)
+        assert fit.law is not None and fit.profile is not None
+        values.append(fit.law.E.value)
+        identified.append(fit.health.identified)
+        pairs = {
+            "profile": (fit.profile.interval, E),
+            "bootstrap": (fit.profile.bootstrap, E),
+            "alpha": (fit.law.alpha, ALPHA),
+            "beta": (fit.law.beta, BETA),
+        }
+        if fit.health.splits:
+            from reducible.tasks.fit.predict import predict
+
+            compute = 10 * float((6 * N * D).max())
+            best = predict(fit, compute=compute)
+            n, _, loss = optimal(Cost(6, 0, 0.5, 0), np.array([[E, 400.0, 2000.0, ALPHA, BETA]]), compute)
+            run = float(loss[0]) * np.exp(0.003 * np.random.default_rng(10_000 + seed).normal())
+            pairs |= {"loss": (best.loss, run), "N": (best.N, float(n[0]))}
+        for name, (interval, truth) in pairs.items():
+            hits[name] += interval.low <= truth <= interval.high
+    print(
+        f"{len(N)} runs: sd(E) {np.std(values):.4f}",
+        {k: round(v / REPLICATES, 2) for k, v in hits.items()},
+        f"identified {np.mean(identified):.2f}",
+    )
+    return np.array(values), hits, identified
+
+
+@pytest.mark.slow
+def test_isoflop_design_of_35_runs_over_4_decades() -> None:
+    values, hits, identified = simulate(*isoflop_design(5, 7, 1e17, 1e21))
+    assert values.std() < 0.015  # 0.009 is expected
+    assert min(hits.values()) >= LEAST and all(identified)
+
+
+@pytest.mark.slow
+def test_isoflop_design_of_15_runs_over_2_decades() -> None:
+    values, hits, identified = simulate(*isoflop_design(3, 5, 1e17, 1e19))
+    assert 0.02 < values.std() < 0.08  # 0.047 is expected
+    assert hits["profile"] >= LEAST - 2 and hits["N"] >= LEAST - 2
+    assert np.mean(identified) > 0.9
+
+
+@pytest.mark.slow
+def test_fixed_tokens_per_parameter_barely_tell_E() -> None:
+    N = np.sqrt(np.geomspace(1e17, 1e21, 12) / 120)
+    values, hits, identified = simulate(N, 20 * N)
+    assert values.std() > 0.3  # 0.477 is expected: fifty times worse than the grid
+    assert hits["profile"] >= LEAST - 4
+    assert not any(identified)

@@ -1,0 +1,80 @@
+"""`reducible fit runs.csv`: the files it leaves, and one clear line for every mistake in the table."""
+
+from pathlib import Path
+
+import pandas
+import pytest
+from law_cases import QUICK, isoflop_design, table_of
+
+from reducible.tasks.errors import UserError
+from reducible.tasks.fit.files import fit_csv, read_runs
+from reducible.tasks.fit.result import Fit
+
+
+def write(folder: Path, text: str) -> Path:
+    path = folder / "runs.csv"
+    path.write_text(text)
+    return path
+
+
+def test_leaves_fit_runs_and_summary(tmp_path: Path) -> None:
+    table = table_of(*isoflop_design(), noise=0.003)
+    table["name"] = [f"cell {i}" for i in range(35)]
+    table["status"] = ["finished"] * 34 + ["diverged"]
+    table.to_csv(tmp_path / "runs.csv", index=False)
+    fit = fit_csv(tmp_path / "runs.csv", tmp_path / "out", QUICK)
+    assert Fit.load(tmp_path / "out/fit.json").to_dict() == fit.to_dict()
+    left = pandas.read_csv(tmp_path / "out/runs.csv")
+    assert list(left.used) == [True] * 34 + [False] and left.reason.iloc[34] == "diverged"
+    assert "excluded cell 34: diverged" in (tmp_path / "out/summary.txt").read_text()
+
+
+def test_C_is_taken_as_6ND_and_said(tmp_path: Path) -> None:
+    table_of(*isoflop_design()).drop(columns="C").to_csv(tmp_path / "runs.csv", index=False)
+    fit = fit_csv(tmp_path / "runs.csv", tmp_path, QUICK)
+    assert pytest.approx(6 * fit.runs[0].N * fit.runs[0].D) == fit.runs[0].C
+    assert any("taken as 6ND" in note for note in fit.notes)
+
+
+def test_spaces_and_extra_columns_do_no_harm(tmp_path: Path) -> None:
+    table, _ = read_runs(write(tmp_path, "N, D , C,loss,colour\n1e6, 2e7,1.2e14,3.5,red\n"))
+    assert list(table.columns) == ["N", "D", "C", "loss"] and table.D[0] == 2e7
+
+
+def test_a_run_that_did_not_finish_needs_no_loss(tmp_path: Path) -> None:
+    table, _ = read_runs(write(tmp_path, "N,D,C,loss,status\n1e6,2e7,1.2e14,,diverged\n"))
+    assert table.loss.isna()[0]
+    table, _ = read_runs(write(tmp_path, "N,D,C,loss,status\n1e6,2e7,1.2e14,0,diverged\n"))
+    assert table.loss[0] == 0
+
+
+@pytest.mark.parametrize(
+    ("text", "line"),
+    [
+        ("N,D,C\n1,2,3\n", "lacks the column loss; it needs N, D, loss and has N, D, C"),
+        ("N,D,C,loss\n", "has no rows"),
+        ("", "cannot be read as CSV"),
+        (
+            "N,D,C,loss\n1e6,2e7,1e14,3\n1e6,many,1e14,3\n",
+            "row 3, column D: 'many' is not a number; write it like 1.5e9",
+        ),
+        ("N,D,C,loss\n-1e6,2e7,1e14,3\n", "row 2, column N: -1e6 must be a positive number"),
+        ("N,D,C,loss\n1e6,2e7,0,3\n", "row 2, column C: 0 must be a positive number"),
+        ("N,D,C,loss\n1e6,2e7,1e14,-3\n", "row 2, column loss: -3 must be positive, in nats per target unit"),
+        ("N,D,C,loss\n1e6,2e7,1e14,\n", "row 2, column loss: '' is not a number"),
+        ("N,D,C,loss,seed\n1e6,2e7,1e14,3,1.5\n", "row 2, column seed: 1.5 is not a whole number"),
+        ("N,D,C,loss,seed\n1e6,2e7,1e14,3,nan\n", "row 2, column seed: nan is not a whole number"),
+        ("N,D,C,loss,seed\n1e6,2e7,1e14,3,inf\n", "row 2, column seed: inf is not a whole number"),
+        ("N,D,C,loss,budget\n1e6,2e7,1e14,3,x\n", "row 2, column budget: 'x' is not a number"),
+    ],
+)
+def test_mistakes_are_named_with_row_and_column(tmp_path: Path, text: str, line: str) -> None:
+    with pytest.raises(UserError) as raised:
+        read_runs(write(tmp_path, text))
+    assert line in str(raised.value) and "\n" not in str(raised.value)
+    assert str(tmp_path / "runs.csv") in str(raised.value)
+
+
+def test_a_missing_file_is_named(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match="none.csv does not exist: give a CSV file with the columns N, D, C, loss"):
+        read_runs(tmp_path / "none.csv")
