@@ -115,7 +115,7 @@ def test_a_damaged_checkpoint_is_named_and_the_one_before_is_used(
         (last / "manifest.json").write_text('{"files"')
     with caplog.at_level(logging.INFO, "reducible.tasks.train"):
         assert run(spec, tmp_path, "b").status == "finished"
-    ours = [record for record in caplog.records if record.name.startswith("tasks.")]
+    ours = [record for record in caplog.records if record.name.startswith("reducible.tasks.")]
     warnings = [record.getMessage() for record in ours if record.levelno >= logging.WARNING]
     assert len(warnings) == 1
     assert "step-00000008" in warnings[0]
@@ -236,7 +236,7 @@ def test_a_full_disk_costs_a_line_in_the_log_and_no_training(tmp_path: Path, cap
         resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
         signal.signal(signal.SIGXFSZ, previous)
     assert result.status == "finished"
-    ours = [record for record in caplog.records if record.name.startswith("tasks.")]
+    ours = [record for record in caplog.records if record.name.startswith("reducible.tasks.")]
     errors = [record.getMessage() for record in ours if record.levelno >= logging.ERROR]
     assert len(errors) == 1 and "\n" not in errors[0]
     assert "step 8" in errors[0] and "File too large" in errors[0] and "step-00000004" in errors[0]
