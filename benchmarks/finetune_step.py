@@ -14,7 +14,7 @@ import torch
 from torch import nn
 
 from reducible.models.finetune.lora import Adapter, add_adapter
-from reducible.models.quantise.quantised_base import Quantization, quantize_model
+from reducible.models.quantise.quantised_base import Quantisation, quantise_model
 from reducible.models.weights.pretrained import load_checkpoint
 from reducible.tasks.train.finetuning import groups
 from reducible.tasks.train.optimizers.adamw import AdamW
@@ -26,7 +26,7 @@ RANKS = (1, 2, 8)
 def prepared(base: nn.Module, method: str, rank: int) -> tuple[nn.Module, AdamW]:
     model = copy.deepcopy(base).train()
     if method == "qlora":
-        quantize_model(model, Quantization())
+        quantise_model(model, Quantisation())
     if method != "full":
         add_adapter(model, Adapter(rank, 2.0 * rank))
     return model, AdamW(model, groups(model, MethodSpec(kind=method)), OptimizerSpec())  # type: ignore[arg-type]

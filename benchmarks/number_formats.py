@@ -20,10 +20,10 @@ from reducible.models.quantise.reference import (
     INT8,
     NF4,
     bits_per_parameter,
-    dequantize,
-    dequantize_constants,
-    quantize,
-    quantize_constants,
+    dequantise,
+    dequantise_constants,
+    quantise,
+    quantise_constants,
 )
 
 COUNT = 2**20
@@ -35,12 +35,12 @@ def cast(form: Float) -> Callable[[Tensor], Tensor]:
 
 
 def blocks(levels: Tensor, block: int | None = 64) -> Callable[[Tensor], Tensor]:
-    return lambda x: dequantize(quantize(x, levels, block))
+    return lambda x: dequantise(quantise(x, levels, block))
 
 
 def doubly(x: Tensor) -> Tensor:
-    quantized = quantize(x, NF4)
-    return dequantize(replace(quantized, constants=dequantize_constants(quantize_constants(quantized.constants))))
+    quantised = quantise(x, NF4)
+    return dequantise(replace(quantised, constants=dequantise_constants(quantise_constants(quantised.constants))))
 
 
 FORMATS: list[tuple[str, float, Callable[[Tensor], Tensor]]] = [

@@ -95,7 +95,7 @@ def measured(case: Case, method: str, mode: str) -> dict[str, float]:
     from reducible.models.memory.largest_batch import full_batch
     from reducible.models.memory.rehearsed_step import pieces_of
     from reducible.models.memory.step_plan import Method, memory_plan
-    from reducible.models.quantise.quantised_base import Quantization, quantize_model
+    from reducible.models.quantise.quantised_base import Quantisation, quantise_model
     from reducible.tasks.train.optimizers.adamw import AdamW
     from reducible.tasks.train.train_spec import OptimizerSpec
 
@@ -104,7 +104,7 @@ def measured(case: Case, method: str, mode: str) -> dict[str, float]:
     def step(config: Any, rows: int) -> None:
         model, batch = kind.build(config), full_batch(kind.reads, config, rows, case.length)
         if method == "qlora":
-            quantize_model(model, Quantization())
+            quantise_model(model, Quantisation())
         if method != "full":
             add_adapter(model, Adapter())
         model.train()

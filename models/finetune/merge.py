@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from reducible.models.finetune.held_matrices import Matrix
-from reducible.models.quantise.quantised_base import FOUR_BITS, KINDS, Blocks, Quantization, plain_name
+from reducible.models.quantise.quantised_base import FOUR_BITS, KINDS, Blocks, Quantisation, plain_name
 
 
 class Survival(NamedTuple):
@@ -34,7 +34,7 @@ class MergedMatrix:
 
 
 def _in_blocks(kind: str) -> Callable[[Tensor], Tensor]:
-    return lambda dense: Blocks.of(dense, Quantization(kind))()
+    return lambda dense: Blocks.of(dense, Quantisation(kind))()
 
 
 STORED: dict[str, Callable[[Tensor], Tensor]] = {

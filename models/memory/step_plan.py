@@ -23,7 +23,7 @@ from reducible.models.memory.largest_batch import full_batch
 from reducible.models.memory.ranks import ddp_sent_bytes, fsdp_peak_bytes, fsdp_sent_bytes
 from reducible.models.memory.rehearsed_step import Rehearsal, Stage, Units, rehearse
 from reducible.models.quantise.number_formats import DTYPES
-from reducible.models.quantise.quantised_base import Blocks, Quantization, make_tables, quantize_model
+from reducible.models.quantise.quantised_base import Blocks, Quantisation, make_tables, quantise_model
 
 Numbers = TypeVar("Numbers", Rehearsal, Stage)
 MANY_LAYERS = 12
@@ -48,8 +48,8 @@ class Method:
     kind: Literal["full", "lora", "qlora"] = "full"
     adapter: Any = None
     """reducible.models.finetune.lora.Adapter; None: its defaults."""
-    quantization: Any = None
-    """reducible.models.quantise.quantised_base.Quantization, of qlora; None: its defaults."""
+    quantisation: Any = None
+    """reducible.models.quantise.quantised_base.Quantisation, of qlora; None: its defaults."""
 
 
 @dataclass(frozen=True)
@@ -212,7 +212,7 @@ def prepared(setting: Setting) -> nn.Module:
     """A model as its training begins, with anything for numbers."""
     model = FAMILIES[setting.family].build(setting.config)
     if setting.method.kind == "qlora":
-        quantize_model(model, setting.method.quantization or Quantization(), Blocks.like)
+        quantise_model(model, setting.method.quantisation or Quantisation(), Blocks.like)
     if setting.method.kind != "full":
         from reducible.models.finetune.lora import Adapter, add_adapter
 

@@ -40,8 +40,8 @@ KINDS = (*FOUR_BITS, "int8")
 
 
 @dataclass(frozen=True)
-class Quantization:
-    """The keys of a recipe's `quantization`; raises ValueError naming the key."""
+class Quantisation:
+    """The keys of a recipe's `quantisation`; raises ValueError naming the key."""
 
     kind: str = "nf4"
     double: bool = True
@@ -49,9 +49,9 @@ class Quantization:
 
     def __post_init__(self) -> None:
         if self.kind not in KINDS:
-            raise ValueError(f"quantization.kind: {self.kind!r} must be one of {', '.join(KINDS)}")
+            raise ValueError(f"quantisation.kind: {self.kind!r} must be one of {', '.join(KINDS)}")
         if not isinstance(self.double, bool):
-            raise ValueError(f"quantization.double: {self.double!r} must be true or false")
+            raise ValueError(f"quantisation.double: {self.double!r} must be true or false")
 
     @property
     def bytes_per_parameter(self) -> float:
@@ -65,48 +65,48 @@ class Blocks(nn.Module):
     What it holds are parameters without gradient, and not buffers, which DDP would send around in every step.
     """
 
-    def __init__(self, shape: tuple[int, int], quantization: Quantization, tensors: Mapping[str, Tensor]) -> None:
+    def __init__(self, shape: tuple[int, int], quantisation: Quantisation, tensors: Mapping[str, Tensor]) -> None:
         """`tensors`: codes and constants, with double quantisation also scales and offset of these."""
         super().__init__()
-        self.shape, self.quantization = shape, quantization
-        for name in names_of(quantization):
+        self.shape, self.quantisation = shape, quantisation
+        for name in names_of(quantisation):
             self.register_parameter(name, nn.Parameter(tensors[name], requires_grad=False))
 
     @classmethod
-    def of(cls, dense: Tensor, quantization: Quantization) -> "Blocks":
+    def of(cls, dense: Tensor, quantisation: Quantisation) -> "Blocks":
         kernels, dense = _kernels(), dense.detach().float().contiguous()
-        if quantization.kind in FOUR_BITS:
-            codes, state = kernels.quantize_4bit(dense, blocksize=BLOCK, quant_type=quantization.kind)
+        if quantisation.kind in FOUR_BITS:
+            codes, state = kernels.quantize_4bit(dense, blocksize=BLOCK, quant_type=quantisation.kind)
         else:
             codes, state = kernels.quantize_blockwise(dense, code=_levels(dense.device), blocksize=BLOCK)
         tensors = {"codes": codes, "constants": state.absmax}
-        if quantization.double:
+        if quantisation.double:
             tensors["offset"] = state.absmax.mean().reshape(1)  # FSDP2 takes no scalars
             tensors["constants"], second = kernels.quantize_blockwise(
                 state.absmax - tensors["offset"], blocksize=CONSTANTS_BLOCK
             )
             tensors["scales"] = second.absmax
-        return cls((dense.shape[0], dense.shape[1]), quantization, tensors)
+        return cls((dense.shape[0], dense.shape[1]), quantisation, tensors)
 
     @classmethod
-    def like(cls, dense: Tensor, quantization: Quantization) -> "Blocks":
+    def like(cls, dense: Tensor, quantisation: Quantisation) -> "Blocks":
         """Blocks of the same size without contents: for a rehearsal (memory/rehearsed_step.py)."""
         count = -(-dense.numel() // BLOCK)
-        codes = (_codes(dense.numel(), quantization), 1) if quantization.kind in FOUR_BITS else dense.shape
+        codes = (_codes(dense.numel(), quantisation), 1) if quantisation.kind in FOUR_BITS else dense.shape
         tensors = {
             "codes": dense.new_empty(codes, dtype=torch.uint8),
-            "constants": dense.new_empty(count, dtype=torch.uint8 if quantization.double else torch.float32),
+            "constants": dense.new_empty(count, dtype=torch.uint8 if quantisation.double else torch.float32),
             "scales": dense.new_empty(-(-count // CONSTANTS_BLOCK), dtype=torch.float32),
             "offset": dense.new_empty(1, dtype=torch.float32),
         }
-        return cls((dense.shape[0], dense.shape[1]), quantization, tensors)
+        return cls((dense.shape[0], dense.shape[1]), quantisation, tensors)
 
     def forward(self) -> Tensor:
         kernels, constants = _kernels(), self.constants
-        if self.quantization.double:
+        if self.quantisation.double:
             constants = kernels.dequantize_blockwise(constants, absmax=self.scales, blocksize=CONSTANTS_BLOCK)
             constants += self.offset
-        if self.quantization.kind not in FOUR_BITS:
+        if self.quantisation.kind not in FOUR_BITS:
             levels = _levels(self.codes.device)
             return kernels.dequantize_blockwise(self.codes, absmax=constants, code=levels, blocksize=BLOCK)
         # bitsandbytes 0.50 on a CPU begins every row with a block of its own: wrong where rows are no whole number of
@@ -118,17 +118,17 @@ class Blocks(nn.Module):
             shape=torch.Size((rows, count // rows)),
             dtype=torch.float32,
             blocksize=BLOCK,
-            quant_type=self.quantization.kind,
+            quant_type=self.quantisation.kind,
         )
         return kernels.dequantize_4bit(self.codes, state).view(self.shape)
 
     def extra_repr(self) -> str:
-        return f"{self.shape[0]} x {self.shape[1]}, {self.quantization.kind}"
+        return f"{self.shape[0]} x {self.shape[1]}, {self.quantisation.kind}"
 
 
-def names_of(quantization: Quantization) -> tuple[str, ...]:
+def names_of(quantisation: Quantisation) -> tuple[str, ...]:
     """What a matrix in blocks consists of."""
-    return ("codes", "constants", "scales", "offset") if quantization.double else ("codes", "constants")
+    return ("codes", "constants", "scales", "offset") if quantisation.double else ("codes", "constants")
 
 
 @cache
@@ -155,7 +155,7 @@ def make_tables() -> None:
 # A model's matrices ---------------------------------------------------------------------------------------------------
 
 
-def quantize_model(model: nn.Module, quantization: Quantization, blocks: Any = Blocks.of) -> None:
+def quantise_model(model: nn.Module, quantisation: Quantisation, blocks: Any = Blocks.of) -> None:
     """Puts the matrices of linear and recurrent layers into blocks, in place, and frees the dense ones one by one.
 
     Tables of embeddings and outputs, gains, biases and matrices of fewer than SMALLEST numbers stay as they are. Also
@@ -172,7 +172,7 @@ def quantize_model(model: nn.Module, quantization: Quantization, blocks: Any = B
         raise ValueError(f"the model has no matrix of {SMALLEST} numbers or more to quantise")
     for layer, name in found:
         (matrix,) = hold(layer, [name])
-        matrix.replace(blocks(matrix.frozen(), quantization))
+        matrix.replace(blocks(matrix.frozen(), quantisation))
 
 
 def _large(model: nn.Module) -> Iterator[tuple[nn.Module, str]]:
@@ -190,7 +190,7 @@ def _large(model: nn.Module) -> Iterator[tuple[nn.Module, str]]:
                 yield module, name
 
 
-def quantized(model: nn.Module) -> dict[str, Blocks]:
+def quantised(model: nn.Module) -> dict[str, Blocks]:
     """The matrices in blocks, by the names that they have in the plain model."""
     return {
         plain_name(at): matrix.base
@@ -210,16 +210,17 @@ def plain_name(name: str) -> str:
 
 # One file -------------------------------------------------------------------------------------------------------------
 
-FORMAT = "reducible quantized 1"
+FORMAT, QUANTISATION = "reducible quantized 1", "quantization"
+"""Spelt as in the files that were written first, so that these stay readable."""
 
 
-def save_quantized(model: nn.Module, quantization: Quantization, file: Path) -> None:
+def save_quantised(model: nn.Module, quantisation: Quantisation, file: Path) -> None:
     """The whole base in one safetensors file: codes, constants and everything that is not quantised; no adapters.
 
     Its metadata hold the quantisation, family and configuration of the model, and a SHA-256 of the rest.
     """
     tensors: dict[str, Tensor] = {}
-    for name, blocks in quantized(model).items():
+    for name, blocks in quantised(model).items():
         tensors |= {f"{name}.{part}": tensor for part, tensor in blocks.named_parameters()}
     for name, tensor in model.state_dict().items():
         if ".matrices." not in f".{name}":
@@ -230,7 +231,7 @@ def save_quantized(model: nn.Module, quantization: Quantization, file: Path) -> 
     kind = next(kind for kind in FAMILIES.values() if isinstance(model, kind.build))  # type: ignore[arg-type]
     metadata = {
         "format": FORMAT,
-        "quantization": json.dumps(asdict(quantization)),
+        QUANTISATION: json.dumps(asdict(quantisation)),
         "family": kind.name,
         "config": json.dumps(asdict(model.config)),  # type: ignore[call-overload]
         "sha256": _digest(tensors),
@@ -239,7 +240,7 @@ def save_quantized(model: nn.Module, quantization: Quantization, file: Path) -> 
     save_file(tensors, str(file), metadata=metadata)
 
 
-def load_quantized(model: nn.Module, file: Path) -> None:
+def load_quantised(model: nn.Module, file: Path) -> None:
     """Fills a plain model of the same family and configuration in place, on whatever device it is, meta included.
 
     Nothing is dense on the way, nothing quantised again. A model on the meta device comes to be on the CPU.
@@ -251,7 +252,7 @@ def load_quantized(model: nn.Module, file: Path) -> None:
     _fill(model, metadata, tensors, file)
 
 
-def quantized_model(file: Path) -> nn.Module:
+def quantised_model(file: Path) -> nn.Module:
     """The model that a file describes, on the CPU, in evaluation mode."""
     metadata, tensors = _read(file)
     kind = family(metadata["family"])
@@ -262,7 +263,7 @@ def quantized_model(file: Path) -> nn.Module:
 
 
 def _fill(model: nn.Module, metadata: dict[str, str], tensors: dict[str, Tensor], file: Path) -> None:
-    quantization = Quantization(**json.loads(metadata["quantization"]))
+    quantisation = Quantisation(**json.loads(metadata[QUANTISATION]))
     device = next(model.parameters()).device
     tensors = tensors if device.type in ("cpu", "meta") else {name: t.to(device) for name, t in tensors.items()}
     plain = {name: parameter.shape for name, parameter in model.state_dict().items()}
@@ -273,20 +274,20 @@ def _fill(model: nn.Module, metadata: dict[str, str], tensors: dict[str, Tensor]
     wrong += [
         name
         for name in set(in_blocks) & set(plain)
-        if tensors[f"{name}.codes"].numel() != _codes(plain[name].numel(), quantization)
+        if tensors[f"{name}.codes"].numel() != _codes(plain[name].numel(), quantisation)
     ]
     if strangers or wrong:
         raise ValueError(f"{file}: is of another model: {min([*strangers, *wrong])} does not fit this one")
     for name in in_blocks:
         at, _, parameter = name.rpartition(".")
         (matrix,) = hold(model.get_submodule(at), [parameter])
-        parts = {part: tensors[f"{name}.{part}"] for part in names_of(quantization)}
-        matrix.replace(Blocks(matrix.shape, quantization, parts))
+        parts = {part: tensors[f"{name}.{part}"] for part in names_of(quantisation)}
+        matrix.replace(Blocks(matrix.shape, quantisation, parts))
     model.load_state_dict(rest, strict=False, assign=True)
 
 
-def _codes(numbers: int, quantization: Quantization) -> int:
-    return -(-numbers // 2) if quantization.kind in FOUR_BITS else numbers
+def _codes(numbers: int, quantisation: Quantisation) -> int:
+    return -(-numbers // 2) if quantisation.kind in FOUR_BITS else numbers
 
 
 def _read(file: Path) -> tuple[dict[str, str], dict[str, Tensor]]:

@@ -78,7 +78,7 @@ NF4, FP4, INT4, INT8, DYNAMIC = normal_levels(), float_levels(), linear_levels(4
 
 
 @dataclass(frozen=True)
-class Quantized:
+class Quantised:
     """A tensor as codes into `levels` and constants, one for each block of its elements in memory order."""
 
     codes: Tensor
@@ -90,7 +90,7 @@ class Quantized:
     shape: torch.Size
 
 
-def quantize(x: Tensor, levels: Tensor, block: int | None = BLOCK) -> Quantized:
+def quantise(x: Tensor, levels: Tensor, block: int | None = BLOCK) -> Quantised:
     """Codes and constants of x. The last block may be shorter; None: the whole tensor is one block.
 
     Raises ValueError where x has a number that is not finite: it would be its whole block's constant.
@@ -107,33 +107,33 @@ def quantize(x: Tensor, levels: Tensor, block: int | None = BLOCK) -> Quantized:
     order = levels.argsort(stable=True)
     middles = (levels[order[:-1]] + levels[order[1:]]) / 2
     codes = order[torch.bucketize(scaled, middles)].to(torch.uint8)
-    return Quantized(codes, constants, levels, block, x.shape)
+    return Quantised(codes, constants, levels, block, x.shape)
 
 
-def dequantize(quantized: Quantized, dtype: torch.dtype = torch.float32) -> Tensor:
+def dequantise(quantised: Quantised, dtype: torch.dtype = torch.float32) -> Tensor:
     """The levels times the constants, in fp32, then rounded to dtype."""
-    values = quantized.levels[quantized.codes.int()]
-    constants = quantized.constants.repeat_interleave(quantized.block)[: len(values)]
-    return (values * constants).view(quantized.shape).to(dtype)
+    values = quantised.levels[quantised.codes.int()]
+    constants = quantised.constants.repeat_interleave(quantised.block)[: len(values)]
+    return (values * constants).view(quantised.shape).to(dtype)
 
 
 @dataclass(frozen=True)
-class DoubleQuantized:
+class DoubleQuantised:
     """Constants of blocks, quantised themselves."""
 
     mean: Tensor
     """fp32 scalar. Constants are positive; without their mean the sign bit of their codes would be idle."""
-    rest: Quantized
+    rest: Quantised
 
 
-def quantize_constants(constants: Tensor) -> DoubleQuantized:
+def quantise_constants(constants: Tensor) -> DoubleQuantised:
     """Double quantisation of (blocks,) constants."""
     mean = constants.mean()
-    return DoubleQuantized(mean, quantize(constants - mean, DYNAMIC, CONSTANTS_BLOCK))
+    return DoubleQuantised(mean, quantise(constants - mean, DYNAMIC, CONSTANTS_BLOCK))
 
 
-def dequantize_constants(double: DoubleQuantized) -> Tensor:
-    return dequantize(double.rest) + double.mean
+def dequantise_constants(double: DoubleQuantised) -> Tensor:
+    return dequantise(double.rest) + double.mean
 
 
 def bits_per_parameter(bits: int, block: int = BLOCK, double: bool = False) -> float:

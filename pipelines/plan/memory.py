@@ -134,9 +134,9 @@ def method_of(spec: Any, section: Finetune | None) -> Method:
     adapter = Adapter(found.rank, found.alpha, found.dropout, found.targets)
     if found.kind == "lora" or section is None:
         return Method(found.kind, adapter)
-    from reducible.models.quantise.quantised_base import Quantization
+    from reducible.models.quantise.quantised_base import Quantisation
 
-    return Method(found.kind, adapter, Quantization(section.quantisation, section.double))
+    return Method(found.kind, adapter, Quantisation(section.quantisation, section.double))
 
 
 def table(plan: MemoryPlan) -> Iterator[str]:

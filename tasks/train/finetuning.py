@@ -33,12 +33,12 @@ def adapted_model(spec: TrainSpec, method: MethodSpec, base: Path) -> nn.Module:
     verify(base)
     try:
         if method.kind == "qlora":
-            from reducible.models.quantise.quantised_base import load_quantized
+            from reducible.models.quantise.quantised_base import load_quantised
 
             kind = family(spec.family)
             with torch.device("meta"):
                 model = kind.build(kind.config(**spec.model))
-            load_quantized(model, base / FILE)
+            load_quantised(model, base / FILE)
         else:
             model = load_model(base / "model")
         if method.kind != "full":

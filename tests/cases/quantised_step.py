@@ -1,7 +1,7 @@
-"""Run as a program of its own by test_quantized_memory.py: anonymous memory before a quantised base is built and after
+"""Run as a program of its own by test_quantised_memory.py: anonymous memory before a quantised base is built and after
 one training step on it, and what the difference should come to, for two families.
 
-    python quantized_step.py WIDTH DEPTH
+    python quantised_step.py WIDTH DEPTH
 """
 
 import ctypes
@@ -17,7 +17,7 @@ from torch import nn
 from reducible.models.families.recurrent import Recurrent, RecurrentConfig
 from reducible.models.families.transformer import Transformer, TransformerConfig
 from reducible.models.finetune.lora import Adapter, adapter_parameters, add_adapter
-from reducible.models.quantise.quantised_base import Quantization, quantize_model, quantized
+from reducible.models.quantise.quantised_base import Quantisation, quantise_model, quantised
 
 VOCABULARY = 64
 
@@ -42,7 +42,7 @@ def built(family: str, width: int, depth: int) -> nn.Module:
         block.to_empty(device="cpu")
         for parameter in block.parameters():
             nn.init.normal_(parameter, std=width**-0.5) if parameter.ndim == 2 else nn.init.ones_(parameter)
-        quantize_model(block, Quantization())
+        quantise_model(block, Quantisation())
     for name, parameter in list(model.named_parameters()):
         if parameter.is_meta:
             at, _, last = name.rpartition(".")
@@ -65,14 +65,14 @@ def measured(family: str, width: int, depth: int) -> dict[str, float]:
     optimizer = step(model)
     after = anonymous_bytes()
     assert all(len(state) == 3 for state in optimizer.state.values())  # both moments and a counter are alive
-    blocks = quantized(model).values()
+    blocks = quantised(model).values()
     inside = {id(parameter) for each in blocks for parameter in each.parameters()}
     trained = sum(parameter.numel() for _, parameter in adapter_parameters(model))
     rest = sum(p.nbytes for p in model.parameters() if id(p) not in inside and not p.requires_grad)
     numbers = sum(each.shape[0] * each.shape[1] for each in blocks)
     return {
         "measured": after - before,
-        "expected": numbers * Quantization().bytes_per_parameter + rest + 16 * trained,
+        "expected": numbers * Quantisation().bytes_per_parameter + rest + 16 * trained,
         "quantised numbers": numbers,
     }
 

@@ -14,7 +14,7 @@ from safetensors.torch import save_file
 from reducible.models.families.registry import FAMILIES
 from reducible.models.finetune.lora import Adapter, adapter_parameters, add_adapter
 from reducible.models.finetune.merge import merged, survival
-from reducible.models.quantise.quantised_base import Blocks, Quantization, quantize_model, quantized
+from reducible.models.quantise.quantised_base import Blocks, Quantisation, quantise_model, quantised
 from reducible.models.weights.model_folder import load_model
 
 
@@ -38,7 +38,7 @@ def test_a_quantised_base_is_merged_dequantised(name: str, kind: str, tmp_path: 
     build, batch_of = cases(width=64)[name]
     model, batch = build(), batch_of()
     original = copy.deepcopy(model)
-    quantize_model(model, Quantization(kind))
+    quantise_model(model, Quantisation(kind))
     add_adapter(model, Adapter(rank=2))
     stir(model)
     state, reports = merged(model)
@@ -50,7 +50,7 @@ def test_a_quantised_base_is_merged_dequantised(name: str, kind: str, tmp_path: 
     torch.testing.assert_close(loss(plain, batch), loss(model, batch), rtol=1e-5, atol=0)
     # Added to the base as it was before it was quantised, the same updates make another model.
     right = abs(loss(plain, batch) - loss(model, batch))
-    for at, blocks in quantized(model).items():
+    for at, blocks in quantised(model).items():
         state[at] += original.state_dict()[at] - blocks()
     plain.load_state_dict(state)
     assert abs(loss(plain, batch) - loss(model, batch)) > 20 * right
@@ -65,7 +65,7 @@ def test_a_quarter_survives_in_4_bits_and_three_fifths_in_bf16() -> None:
     """Of |d| / |W| = 0.04 where the base is nf4, of 0.001 where it is bf16: 24 and 62 % were measured elsewhere."""
     torch.manual_seed(0)
     weight = torch.randn(512, 512)
-    on_grid = Blocks.of(weight, Quantization("nf4"))()
+    on_grid = Blocks.of(weight, Quantisation("nf4"))()
     four = [survival(on_grid, low_rank(rank, on_grid, 0.04), "nf4").share for rank in (1, 2, 8)]
     half = weight.bfloat16().float()
     sixteen = [survival(half, low_rank(rank, half, 0.001), "bf16").share for rank in (1, 2, 8)]

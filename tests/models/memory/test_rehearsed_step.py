@@ -13,7 +13,7 @@ from reducible.models.memory.largest_batch import full_batch
 from reducible.models.memory.lstm_workspace import onednn_bytes, onednn_scratch
 from reducible.models.memory.rehearsed_step import NO_PRODUCTS, pieces_of, rehearse
 from reducible.models.memory.step_plan import Method, memory_plan
-from reducible.models.quantise.quantised_base import Quantization, quantize_model
+from reducible.models.quantise.quantised_base import Quantisation, quantise_model
 
 ROWS, LENGTH = 3, 12
 PAIRS = {"source_vocabulary": 60, "vocabulary": 64, "shared": False, "width": 64}
@@ -88,7 +88,7 @@ def test_a_plan_of_an_adapter_takes_the_bytes_of_the_real_step(case: str, method
     def build() -> nn.Module:
         model = kind.build(config)
         if method == "qlora":
-            quantize_model(model, Quantization())
+            quantise_model(model, Quantisation())
         add_adapter(model, Adapter(rank=4))
         return model.train()
 

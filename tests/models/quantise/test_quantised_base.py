@@ -34,17 +34,17 @@ from reducible.models.memory.counted_bytes import held_bytes, peak_bytes
 from reducible.models.quantise.quantised_base import (
     KINDS,
     Blocks,
-    Quantization,
-    load_quantized,
+    Quantisation,
+    load_quantised,
     plain_name,
-    quantize_model,
-    quantized,
-    quantized_model,
-    save_quantized,
+    quantise_model,
+    quantised,
+    quantised_model,
+    save_quantised,
 )
 
 CASES = {name: case for name, case in cases(width=64).items() if name != "linear-gaussian"}
-NF4 = Quantization()
+NF4 = Quantisation()
 
 RECURRENCES: dict[str, tuple[type[nn.RNNBase], dict[str, Any]]] = {
     "lstm": (nn.LSTM, {}),
@@ -58,12 +58,12 @@ RECURRENCES: dict[str, tuple[type[nn.RNNBase], dict[str, Any]]] = {
 }
 
 
-def drawn(name: str, quantization: Quantization | None = None) -> tuple[nn.Module, dict[str, Tensor]]:
+def drawn(name: str, quantisation: Quantisation | None = None) -> tuple[nn.Module, dict[str, Tensor]]:
     torch.manual_seed(0)
     build, batch_of = CASES[name]
     model, batch = build(), batch_of()
-    if quantization is not None:
-        quantize_model(model, quantization)
+    if quantisation is not None:
+        quantise_model(model, quantisation)
     return model, batch
 
 
@@ -80,8 +80,8 @@ def test_blocks_are_bitsandbytes_own(kind: str, double: bool) -> None:
     theirs = theirs.to("cpu")
     x_theirs, x_ours = x.clone().requires_grad_(), x.clone().requires_grad_()
     theirs(x_theirs).square().sum().backward()
-    quantize_model(linear, Quantization(kind, double))
-    blocks = quantized(linear)["weight"]
+    quantise_model(linear, Quantisation(kind, double))
+    blocks = quantised(linear)["weight"]
     assert torch.equal(blocks.codes, theirs.weight.data)
     assert torch.equal(blocks(), bnb.functional.dequantize_4bit(theirs.weight.data, theirs.weight.quant_state))
     assert torch.equal(linear(x), theirs(x))
@@ -95,8 +95,8 @@ def test_blocks_that_go_over_the_ends_of_rows_are_what_the_mathematics_says(kind
     """bitsandbytes itself takes wrong constants where a row is no whole number of blocks (0.50.2, with AVX-512)."""
     dense = torch.randn(shape, generator=torch.Generator().manual_seed(0)) * torch.linspace(0.1, 3, shape[1])
     levels = {"nf4": oracle.NF4, "fp4": oracle.FP4, "int8": oracle.INT8}[kind]
-    expected = oracle.dequantize(oracle.quantize(dense, levels))
-    found = Blocks.of(dense, Quantization(kind, double=False))()
+    expected = oracle.dequantise(oracle.quantise(dense, levels))
+    found = Blocks.of(dense, Quantisation(kind, double=False))()
     assert found.shape == dense.shape
     wrong = (found - expected).abs() > 1e-6 * expected.abs()
     # Its CPU kernel for 8 bits finds levels through a table: a few numbers lie one level off.
@@ -107,24 +107,24 @@ def test_int8_is_evenly_spaced_and_suits_weights_drawn_uniformly() -> None:
     """Relative errors of uniform weights: 0.0039 and 0.092 were measured elsewhere."""
     torch.manual_seed(0)
     weight = torch.rand(512, 512) * 2 - 1
-    blocks = Blocks.of(weight, Quantization("int8", double=False))
+    blocks = Blocks.of(weight, Quantisation("int8", double=False))
     by_hand = weight.view(-1, 64)
     largest = by_hand.abs().amax(1, keepdim=True)
     steps = (blocks().view(-1, 64) - (by_hand / largest * 127).round() / 127 * largest) / largest * 127
     assert steps.abs().max() < 1.01 and (steps.abs() > 0.01).double().mean() < 0.002  # halves go either way
-    errors = {kind: (Blocks.of(weight, Quantization(kind))() - weight).norm() / weight.norm() for kind in KINDS}
+    errors = {kind: (Blocks.of(weight, Quantisation(kind))() - weight).norm() / weight.norm() for kind in KINDS}
     assert errors["int8"] == pytest.approx(0.0039, rel=0.02) and errors["nf4"] == pytest.approx(0.092, rel=0.02)
 
 
 @pytest.mark.parametrize("double", [True, False])
 @pytest.mark.parametrize("kind", KINDS)
 def test_bytes_are_as_announced(kind: str, double: bool) -> None:
-    quantization = Quantization(kind, double)
-    blocks = Blocks.of(torch.randn(512, 512), quantization)
+    quantisation = Quantisation(kind, double)
+    blocks = Blocks.of(torch.randn(512, 512), quantisation)
     stored = sum(parameter.nbytes for parameter in blocks.parameters())
-    assert stored == pytest.approx(512 * 512 * quantization.bytes_per_parameter, abs=4)
+    assert stored == pytest.approx(512 * 512 * quantisation.bytes_per_parameter, abs=4)
     if double:
-        assert quantization.bytes_per_parameter == pytest.approx({"int8": 1.0159}.get(kind, 0.5159), abs=1e-4)
+        assert quantisation.bytes_per_parameter == pytest.approx({"int8": 1.0159}.get(kind, 0.5159), abs=1e-4)
 
 
 # Layers ---------------------------------------------------------------------------------------------------------------
@@ -138,11 +138,11 @@ def test_a_recurrence_computes_what_the_dense_one_does_and_its_gradients(name: s
     layer, x = make(32, 48, **keys), torch.randn(6, 5, 32)
     dense = copy.deepcopy(layer)
     names = [at for at, p in layer.named_parameters() if p.ndim == 2]
-    quantize_model(layer, Quantization(kind))
-    assert isinstance(layer, make) and set(quantized(layer)) == set(names)
+    quantise_model(layer, Quantisation(kind))
+    assert isinstance(layer, make) and set(quantised(layer)) == set(names)
     with torch.no_grad():
         for at in names:
-            getattr(dense, at).copy_(quantized(layer)[at]())
+            getattr(dense, at).copy_(quantised(layer)[at]())
     # Biases are trained here, so that their gradients are compared too.
     updates: dict[str, tuple[Tensor, Tensor]] = {}
     for at, matrix in zip(names, hold(layer, names), strict=True):
@@ -182,9 +182,9 @@ def test_autograd_keeps_no_dense_matrix(name: str, adapter: bool) -> None:
     layer, x = make(64, 64, **keys), torch.randn(6, 2, 64, requires_grad=True)
     kept = held_bytes(lambda: layer(x), [x, *layer.parameters()])
     dense = sum(p.nbytes for p in layer.parameters() if p.ndim == 2)
-    quantize_model(layer, NF4)
+    quantise_model(layer, NF4)
     if adapter:
-        for matrix in hold(layer, list(quantized(layer))):
+        for matrix in hold(layer, list(quantised(layer))):
             matrix.add("a", 2, 2.0)
             matrix.use("a")
     assert held_bytes(lambda: layer(x), [x, *layer.parameters()]) <= kept
@@ -198,8 +198,8 @@ def test_autograd_keeps_no_dense_matrix(name: str, adapter: bool) -> None:
 def test_nor_where_a_model_takes_the_matrices_of_its_layers_itself(name: str) -> None:
     """The padded encoder and the decoder with input feeding."""
     held = {}
-    for quantization in (None, NF4):
-        model, batch = drawn(name, quantization)
+    for quantisation in (None, NF4):
+        model, batch = drawn(name, quantisation)
         model.requires_grad_(False)
         model.embedding.requires_grad_(True)  # type: ignore[union-attr]
         seen: set[int] = set()
@@ -211,7 +211,7 @@ def test_nor_where_a_model_takes_the_matrices_of_its_layers_itself(name: str) ->
 
         with torch.autograd.graph.saved_tensors_hooks(pack, lambda tensor: tensor):
             kept = loss(model, batch)
-        held[quantization] = seen
+        held[quantisation] = seen
         del kept
     assert held[None] and not held[NF4]
 
@@ -219,13 +219,13 @@ def test_nor_where_a_model_takes_the_matrices_of_its_layers_itself(name: str) ->
 @pytest.mark.parametrize("half", [False, True])
 def test_autograd_keeps_no_dense_matrix_of_a_linear_layer_in_either_precision(half: bool) -> None:
     layer, x = nn.Linear(64, 64, bias=False), torch.randn(2, 64, requires_grad=True)
-    quantize_model(layer, NF4)
+    quantise_model(layer, NF4)
     with torch.autocast("cpu", torch.bfloat16, enabled=half):
         assert held_bytes(lambda: layer(x), [x]) <= 2 * x.nbytes
         output = layer(x)
     assert output.dtype == (torch.bfloat16 if half else torch.float32)
     output.sum().backward()
-    expected = quantized(layer)["weight"]().to(output.dtype).float().sum(0).expand(2, 64)
+    expected = quantised(layer)["weight"]().to(output.dtype).float().sum(0).expand(2, 64)
     torch.testing.assert_close(x.grad, expected, rtol=1e-2 if half else 1e-6, atol=1e-2 if half else 1e-6)
 
 
@@ -241,7 +241,7 @@ def test_a_model_trains_adapters_on_its_dequantised_base(name: str, tmp_path: Pa
         torch.manual_seed(1)
         add_adapter(each, Adapter(rank=2))
         stir(each, size=0.02)
-    codes = {at: blocks.codes.clone() for at, blocks in quantized(model).items()}
+    codes = {at: blocks.codes.clone() for at, blocks in quantised(model).items()}
     expected, got = loss(plain, batch), loss(model, batch)
     torch.testing.assert_close(got, expected, rtol=1e-5, atol=0)
     expected.backward()
@@ -249,7 +249,7 @@ def test_a_model_trains_adapters_on_its_dequantised_base(name: str, tmp_path: Pa
     wanted = {plain_name(at): p.grad for at, p in adapter_parameters(plain)}
     for at, parameter in adapter_parameters(model):
         torch.testing.assert_close(parameter.grad, wanted[plain_name(at)], rtol=1e-3, atol=1e-4)
-    assert all(torch.equal(blocks.codes, codes[at]) for at, blocks in quantized(model).items())
+    assert all(torch.equal(blocks.codes, codes[at]) for at, blocks in quantised(model).items())
     # The same adapter on the dequantised base in stock peft: files know nothing of the base.
     save_adapter(model, tmp_path)
     fresh, _ = drawn(name)
@@ -333,15 +333,15 @@ def test_what_is_loaded_is_what_was_saved(
     name: str, kind: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     file = tmp_path / "base.safetensors"
-    model, batch = drawn(name, Quantization(kind, double=kind != "fp4"))
-    save_quantized(model, Quantization(kind, double=kind != "fp4"), file)
+    model, batch = drawn(name, Quantisation(kind, double=kind != "fp4"))
+    save_quantised(model, Quantisation(kind, double=kind != "fp4"), file)
     monkeypatch.setattr(Blocks, "of", None)  # nothing is quantised on the way
     monkeypatch.setattr(Blocks, "forward", None)  # and nothing made dense
-    described, plain = quantized_model(file).train(), CASES[name][0]()
-    load_quantized(plain, file)
+    described, plain = quantised_model(file).train(), CASES[name][0]()
+    load_quantised(plain, file)
     with torch.device("meta"):
         empty = CASES[name][0]()
-    load_quantized(empty, file)
+    load_quantised(empty, file)
     monkeypatch.undo()
     for other in (described, plain, empty):
         assert torch.equal(loss(other, batch), loss(model, batch))
@@ -352,9 +352,9 @@ def test_a_base_with_adapters_is_saved_without_them(tmp_path: Path) -> None:
     expected = loss(model, batch)
     add_adapter(model, Adapter(rank=2, targets=("*weight_hh*", "decoder.*")))
     stir(model)
-    save_quantized(model, NF4, tmp_path / "base.safetensors")
+    save_quantised(model, NF4, tmp_path / "base.safetensors")
     save_adapter(model, tmp_path / "adapter")
-    again = quantized_model(tmp_path / "base.safetensors").train()
+    again = quantised_model(tmp_path / "base.safetensors").train()
     assert torch.equal(loss(again, batch), expected)
     load_adapter(again, tmp_path / "adapter")
     assert torch.equal(loss(again, batch), loss(model, batch))
@@ -363,34 +363,34 @@ def test_a_base_with_adapters_is_saved_without_them(tmp_path: Path) -> None:
 def test_a_file_that_is_damaged_or_anothers_is_one_clear_error(tmp_path: Path) -> None:
     file = tmp_path / "base.safetensors"
     model, _ = drawn("recurrent lstm", NF4)
-    save_quantized(model, NF4, file)
+    save_quantised(model, NF4, file)
     whole = file.read_bytes()
     with pytest.raises(ValueError, match="base.safetensors: is of another model: .* does not fit this one"):
-        load_quantized(CASES["transformer"][0](), file)
+        load_quantised(CASES["transformer"][0](), file)
     for position in (len(whole) // 2, len(whole) - 1):
         file.write_bytes(whole[:position] + bytes([whole[position] ^ 1]) + whole[position + 1 :])
         with pytest.raises(ValueError, match="base.safetensors: is not what was saved"):
-            quantized_model(file)
+            quantised_model(file)
     for torn in (whole[:-100], whole[:50], b""):
         file.write_bytes(torn)
         with pytest.raises(ValueError, match="base.safetensors: holds no quantised base"):
-            quantized_model(file)
+            quantised_model(file)
     file.write_bytes(whole)
     tensors = load_file(file)
     save_file(tensors, str(file))
     with pytest.raises(ValueError, match="holds no quantised base, or one of another version"):
-        quantized_model(file)
+        quantised_model(file)
     with pytest.raises(ValueError, match="holds no quantised base"):
-        quantized_model(tmp_path / "nowhere")
+        quantised_model(tmp_path / "nowhere")
 
 
 def test_mistakes_name_the_key() -> None:
-    with pytest.raises(ValueError, match="quantization.kind: 'nf8' must be one of nf4, fp4, int8"):
-        Quantization("nf8")
+    with pytest.raises(ValueError, match="quantisation.kind: 'nf8' must be one of nf4, fp4, int8"):
+        Quantisation("nf8")
     small = nn.Linear(8, 8)
     with pytest.raises(ValueError, match="no matrix of 1024 numbers or more"):
-        quantize_model(small, NF4)
+        quantise_model(small, NF4)
     model, _ = drawn("transformer")
     add_adapter(model, Adapter())
     with pytest.raises(ValueError, match="quantised before it gets adapters"):
-        quantize_model(model, NF4)
+        quantise_model(model, NF4)

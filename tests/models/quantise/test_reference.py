@@ -14,15 +14,15 @@ from reducible.models.quantise.reference import (
     INT4,
     INT8,
     NF4,
-    Quantized,
+    Quantised,
     as_bf16,
     bits_per_parameter,
-    dequantize,
-    dequantize_constants,
+    dequantise,
+    dequantise_constants,
     from_bf16,
     pack,
-    quantize,
-    quantize_constants,
+    quantise,
+    quantise_constants,
     unpack,
 )
 
@@ -39,12 +39,12 @@ def uniform(*shape: int) -> Tensor:
     return torch.rand(shape, generator=torch.Generator().manual_seed(0)) * 2 - 1
 
 
-def mean_error(x: Tensor, quantized: Quantized) -> float:
-    return float((dequantize(quantized) - x).abs().mean())
+def mean_error(x: Tensor, quantised: Quantised) -> float:
+    return float((dequantise(quantised) - x).abs().mean())
 
 
-def relative_error(x: Tensor, quantized: Quantized) -> float:
-    return float((dequantize(quantized) - x).norm() / x.norm())
+def relative_error(x: Tensor, quantised: Quantised) -> float:
+    return float((dequantise(quantised) - x).norm() / x.norm())
 
 
 # Bit-equal to bitsandbytes
@@ -71,13 +71,13 @@ def test_half_precision_weights_too(kind: str, dtype: torch.dtype) -> None:
 
 def assert_bit_equal(x: Tensor, kind: str) -> None:
     packed, state = peer.quantize_4bit(x, blocksize=64, quant_type=kind)
-    ours = quantize(x, LEVELS[kind])
+    ours = quantise(x, LEVELS[kind])
     # Of an odd number of weights the last half byte is nobody's.
     assert torch.equal(ours.codes, unpack(packed.flatten(), x.numel()))
     assert x.numel() % 2 or torch.equal(pack(ours.codes), packed.flatten())
     assert torch.equal(ours.constants, state.absmax)
     # Theirs makes (1, n) of (n,).
-    assert torch.equal(dequantize(ours, x.dtype), peer.dequantize_4bit(packed, state).view(x.shape))
+    assert torch.equal(dequantise(ours, x.dtype), peer.dequantize_4bit(packed, state).view(x.shape))
 
 
 @pytest.mark.parametrize("kind", LEVELS)
@@ -85,9 +85,9 @@ def test_a_block_of_zeros_stays_zero(kind: str) -> None:
     x = normal(4, 64)
     x[1] = 0
     packed, state = peer.quantize_4bit(x, blocksize=64, quant_type=kind)
-    ours = quantize(x, LEVELS[kind])
+    ours = quantise(x, LEVELS[kind])
     assert torch.equal(pack(ours.codes), packed.flatten()) and torch.equal(ours.constants, state.absmax)
-    assert not dequantize(ours)[1].any() and dequantize(ours)[0].any()
+    assert not dequantise(ours)[1].any() and dequantise(ours)[0].any()
 
 
 @pytest.mark.parametrize("levels", [DYNAMIC, INT8], ids=["dynamic", "linear"])
@@ -96,7 +96,7 @@ def test_8_bit_codes_are_those_of_bitsandbytes_search(levels: Tensor, count: int
     """Its CPU kernel for float64 measures the distance to every level, as its GPU kernel does in effect."""
     x = uniform(count)
     codes, constants = torch.ops.bitsandbytes.quantize_blockwise(x.double(), levels, 256)
-    ours = quantize(x, levels, 256)
+    ours = quantise(x, levels, 256)
     assert torch.equal(ours.codes, codes) and torch.equal(ours.constants, constants)
 
 
@@ -113,33 +113,33 @@ def test_bitsandbytes_on_a_cpu_rounds_to_a_table_before_it_searches(levels: Tens
     """So its codes are not always the nearest: by how much, and that nothing else differs."""
     x = uniform(2**18)
     codes, state = peer.quantize_blockwise(x, code=levels, blocksize=256)
-    ours = quantize(x, levels, 256)
+    ours = quantise(x, levels, 256)
     assert torch.equal(codes, by_table(x, levels, 256))
     assert torch.equal(ours.constants, state.absmax)
     assert 0.0005 < (codes != ours.codes).float().mean() < 0.002
-    theirs = Quantized(codes, state.absmax, levels, 256, x.shape)
-    assert torch.equal(dequantize(theirs), peer.dequantize_blockwise(codes, state))
+    theirs = Quantised(codes, state.absmax, levels, 256, x.shape)
+    assert torch.equal(dequantise(theirs), peer.dequantize_blockwise(codes, state))
     # The table moves a value by 1/65535 at most, so it can cost twice that of the constant, no more.
-    further = (dequantize(theirs) - x).abs() - (dequantize(ours) - x).abs()
+    further = (dequantise(theirs) - x).abs() - (dequantise(ours) - x).abs()
     assert 0 < further.max() < 2.1 / 65535
 
 
 def test_double_quantisation_is_that_of_bitsandbytes_but_for_its_table() -> None:
     x = normal(2000, 1000)
     packed, state = peer.quantize_4bit(x, blocksize=64, quant_type="nf4", compress_statistics=True)
-    quantized = quantize(x, NF4)
-    double = quantize_constants(quantized.constants)
+    quantised = quantise(x, NF4)
+    double = quantise_constants(quantised.constants)
     assert torch.equal(double.mean, state.offset)
     assert torch.equal(double.rest.constants, state.state2.absmax)
     differ = (double.rest.codes != state.absmax).float().mean()
     assert differ == pytest.approx(0.0017, abs=0.0004)
-    rest = quantized.constants - double.mean
+    rest = quantised.constants - double.mean
     whole = len(rest) // CONSTANTS_BLOCK * CONSTANTS_BLOCK
     assert torch.equal(state.absmax[:whole], by_table(rest[:whole], DYNAMIC, CONSTANTS_BLOCK))
     # From its codes we get its weights, to the bit.
-    theirs = Quantized(state.absmax, state.state2.absmax, DYNAMIC, CONSTANTS_BLOCK, rest.shape)
-    constants = dequantize(theirs) + state.offset
-    weights = dequantize(Quantized(quantized.codes, constants, NF4, 64, x.shape))
+    theirs = Quantised(state.absmax, state.state2.absmax, DYNAMIC, CONSTANTS_BLOCK, rest.shape)
+    constants = dequantise(theirs) + state.offset
+    weights = dequantise(Quantised(quantised.codes, constants, NF4, 64, x.shape))
     assert torch.equal(weights, peer.dequantize_4bit(packed, state))
 
 
@@ -150,13 +150,13 @@ def test_double_quantisation_is_that_of_bitsandbytes_but_for_its_table() -> None
 def test_errors_of_normal_weights_are_the_published_ones(kind: str, expected: float, deviation: float) -> None:
     """bitsandbytes' own acceptance values, from 1024 x 1024 normal weights; three of their standard deviations."""
     x = normal(1024, 1024)
-    assert mean_error(x, quantize(x, LEVELS[kind])) == pytest.approx(expected, abs=3 * deviation)
+    assert mean_error(x, quantise(x, LEVELS[kind])) == pytest.approx(expected, abs=3 * deviation)
 
 
 def test_one_outlier_ruins_a_tensor_and_blocks_contain_it() -> None:
     x = normal(2**20)
     x[12345] = 100
-    whole, blocks = (mean_error(x, quantize(x, INT8, block)) for block in (None, 64))
+    whole, blocks = (mean_error(x, quantise(x, INT8, block)) for block in (None, 64))
     assert whole == pytest.approx(0.197, abs=0.0005)
     assert whole == pytest.approx(100 / 127 / 4, rel=0.005)  # errors even between 0 and half a step
     assert blocks == pytest.approx(0.0050, abs=0.0001)
@@ -166,55 +166,55 @@ def test_one_outlier_ruins_a_tensor_and_blocks_contain_it() -> None:
 def test_even_levels_miss_uniform_weights_by_the_exact_formula(levels: Tensor, most: int) -> None:
     """The largest of n has E c^2 = n / (n + 2) and no error; others c / most / sqrt(12), and are 1 / sqrt(3) large."""
     x = uniform(2**20)
-    assert relative_error(x, quantize(x, levels)) == pytest.approx(math.sqrt(63 / 66) / most / 2, rel=0.005)
+    assert relative_error(x, quantise(x, levels)) == pytest.approx(math.sqrt(63 / 66) / most / 2, rel=0.005)
 
 
 def test_weights_of_an_lstm_are_uniform_and_nf4_is_not_for_them() -> None:
     torch.manual_seed(0)
     weights = torch.cat([w.detach().flatten() for n, w in torch.nn.LSTM(256, 256).named_parameters() if "weight" in n])
-    errors = [relative_error(weights, quantize(weights, levels)) for levels in (NF4, INT4, INT8)]
+    errors = [relative_error(weights, quantise(weights, levels)) for levels in (NF4, INT4, INT8)]
     assert errors == pytest.approx([0.092, 0.070, 0.0039], rel=0.02)
     x = normal(2**18)
-    assert relative_error(x, quantize(x, NF4)) < relative_error(x, quantize(x, INT4))
+    assert relative_error(x, quantise(x, NF4)) < relative_error(x, quantise(x, INT4))
 
 
-def code_entropy(quantized: Quantized) -> float:
+def code_entropy(quantised: Quantised) -> float:
     """Bits that a code says, of the 4 that it takes."""
-    shares = torch.bincount(quantized.codes.int(), minlength=16) / len(quantized.codes)
+    shares = torch.bincount(quantised.codes.int(), minlength=16) / len(quantised.codes)
     return float(-(shares * shares.clamp(min=1e-30).log2()).sum())
 
 
 def test_nf4_uses_its_16_levels_more_evenly_on_normal_weights_than_even_levels_do() -> None:
     """Not quite evenly: the largest of 64 lies at 2.6 deviations, the outermost quantile at 1.8 (Yoshida 2023)."""
     x = normal(2**20)
-    assert code_entropy(quantize(x, NF4)) == pytest.approx(3.88, abs=0.01)
-    assert code_entropy(quantize(x, INT4)) == pytest.approx(3.65, abs=0.01)
+    assert code_entropy(quantise(x, NF4)) == pytest.approx(3.88, abs=0.01)
+    assert code_entropy(quantise(x, INT4)) == pytest.approx(3.65, abs=0.01)
 
 
 def test_int8_is_rounding_to_127ths_of_the_largest() -> None:
     x = normal(1000, seed=3)
     expected = (x * 127 / x.abs().max()).round() * x.abs().max() / 127
-    torch.testing.assert_close(dequantize(quantize(x, INT8, None)), expected, rtol=1e-6, atol=1e-6)
+    torch.testing.assert_close(dequantise(quantise(x, INT8, None)), expected, rtol=1e-6, atol=1e-6)
 
 
 def test_bits_per_parameter() -> None:
     assert bits_per_parameter(4) == 4.5
     assert bits_per_parameter(4, double=True) == pytest.approx(4.127, abs=0.0001)
     # And what is really held, of a tensor of whole blocks.
-    quantized = quantize(normal(2**20), NF4)
-    double = quantize_constants(quantized.constants)
-    held = [pack(quantized.codes), double.rest.codes, double.rest.constants]
+    quantised = quantise(normal(2**20), NF4)
+    double = quantise_constants(quantised.constants)
+    held = [pack(quantised.codes), double.rest.codes, double.rest.constants]
     bits = 8 * sum(tensor.numel() * tensor.element_size() for tensor in held) / 2**20
     assert bits == bits_per_parameter(4, double=True)
 
 
 def test_double_quantisation_costs_almost_nothing() -> None:
     x = normal(2**20)
-    quantized = quantize(x, NF4)
-    again = dequantize_constants(quantize_constants(quantized.constants))
-    assert relative_error(quantized.constants, quantize(quantized.constants, DYNAMIC, 256)) > 0
-    doubled = Quantized(quantized.codes, again, NF4, 64, x.shape)
-    assert 1 < mean_error(x, doubled) / mean_error(x, quantized) < 1.0015
+    quantised = quantise(x, NF4)
+    again = dequantise_constants(quantise_constants(quantised.constants))
+    assert relative_error(quantised.constants, quantise(quantised.constants, DYNAMIC, 256)) > 0
+    doubled = Quantised(quantised.codes, again, NF4, 64, x.shape)
+    assert 1 < mean_error(x, doubled) / mean_error(x, quantised) < 1.0015
 
 
 # Storage
@@ -239,6 +239,6 @@ def test_bytes_called_bf16_come_back_unchanged_and_a_cast_would_change_them() ->
 def test_what_cannot_be_quantised_is_refused() -> None:
     for bad in (math.inf, math.nan):
         with pytest.raises(ValueError, match="infinities or NaN"):
-            quantize(torch.tensor([1.0, bad]), NF4)
+            quantise(torch.tensor([1.0, bad]), NF4)
     with pytest.raises(ValueError, match="multiples of four"):
-        as_bf16(pack(quantize(normal(6), NF4).codes))
+        as_bf16(pack(quantise(normal(6), NF4).codes))
