@@ -19,7 +19,13 @@ from typing import Any
 import click
 from click.core import ParameterSource
 
-from reducible.pipelines.cluster.ray_session import SETTINGS, TOKEN_HELP, reread_environment, worker_settings
+from reducible.pipelines.cluster.ray_session import (
+    SETTINGS,
+    auth_mode,
+    refused_token,
+    reread_environment,
+    worker_settings,
+)
 from reducible.pipelines.cluster.upload import code_files, named_files, pack
 from reducible.tasks.errors import UserError
 from reducible.tasks.workflow.code_version import code_version
@@ -242,7 +248,7 @@ def _client(address: str | None) -> Iterator[Any]:
         try:
             yield JobSubmissionClient(url)
         except AuthenticationError:
-            raise UserError(f"{url}: {TOKEN_HELP}") from None
+            raise UserError(f"{url}: {refused_token()}") from None
         except (ConnectionError, requests.RequestException, aiohttp.ClientError):
             raise UserError(
                 f"{url}: no Ray dashboard answers there; is the tunnel open (`ray dashboard cluster.yaml`)?"
@@ -257,13 +263,15 @@ def _first_line(error: Exception) -> str:
 
 @contextmanager
 def _own_address() -> Iterator[None]:
-    """RAY_ADDRESS would override the address that was given; the token is sent only in token mode."""
-    kept = {name: os.environ.pop(name) for name in ("RAY_ADDRESS", "RAY_API_SERVER_ADDRESS") if name in os.environ}
-    mode_was_set = "RAY_AUTH_MODE" in os.environ
-    os.environ.setdefault("RAY_AUTH_MODE", SETTINGS["RAY_AUTH_MODE"])
+    """RAY_ADDRESS would override the address that was given; a token is sent only in token mode."""
+    names = ("RAY_ADDRESS", "RAY_API_SERVER_ADDRESS", "RAY_AUTH_MODE")
+    kept = {name: os.environ[name] for name in names if name in os.environ}
+    mode = auth_mode()
     try:
+        for name in names:
+            os.environ.pop(name, None)
+        os.environ["RAY_AUTH_MODE"] = mode
         yield
     finally:
+        del os.environ["RAY_AUTH_MODE"]
         os.environ.update(kept)
-        if not mode_was_set:
-            del os.environ["RAY_AUTH_MODE"]

@@ -32,9 +32,7 @@ SETTINGS = {
 }
 LOOPBACK = {"RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER": "0"}  # without it Ray turns 127.0.0.1 into the interface's address
 OBJECT_STORE_BYTES = 256 * 2**20  # small: paths travel between tasks, not objects
-TOKEN_HELP = (
-    "does not know this token; copy the cluster's to ~/.ray/auth_token, or name its file in RAY_AUTH_TOKEN_PATH"
-)
+TOKEN_HELP = "copy the cluster's to ~/.ray/auth_token, or name its file in RAY_AUTH_TOKEN_PATH"
 AUTOSCALER = Path("~/ray_bootstrap_config.yaml")  # what `ray up` leaves on the head, where the drivers of jobs run
 
 
@@ -108,7 +106,9 @@ def session(address: str | None = None, cpus: int | None = None, gpus: int | Non
     address = address or os.environ.get("RAY_ADDRESS")
     settings = SETTINGS | (LOOPBACK if not address or _host(address) in ("127.0.0.1", "localhost") else {})
     settings = {key: os.environ.get(key, value) for key, value in settings.items()}
-    if not address:
+    if address:
+        settings["RAY_AUTH_MODE"] = auth_mode()
+    else:
         # A secret of this session's own: none is written under HOME, and none of a cluster is used here.
         settings["RAY_AUTH_TOKEN"] = secrets.token_hex(32)
         settings["PYTHONPATH"] = os.pathsep.join(filter(None, (str(PACKAGE.parent), os.environ.get("PYTHONPATH"))))
@@ -135,6 +135,38 @@ def session(address: str | None = None, cpus: int | None = None, gpus: int | Non
             ray.shutdown()
             if not keep_logs:
                 shutil.rmtree(scratch, ignore_errors=True)
+
+
+def auth_mode() -> str:
+    """How to speak to a cluster: with a token if there is one here. Without one the cluster says whether it wants one.
+
+    Raises:
+        UserError: RAY_AUTH_TOKEN_PATH names a file that cannot be read or is empty.
+    """
+    return os.environ.get("RAY_AUTH_MODE", SETTINGS["RAY_AUTH_MODE"]) if has_token() else "disabled"
+
+
+def has_token() -> bool:
+    """Whether this machine has a token for a cluster, wherever Ray looks for one."""
+    from ray._raylet import AuthenticationTokenLoader  # type: ignore[attr-defined]
+    from ray.exceptions import AuthenticationError
+
+    loader = AuthenticationTokenLoader.instance()
+    loader.reset_cache()
+    try:
+        return bool(loader.has_token(ignore_auth_mode=True))
+    except AuthenticationError:
+        named = os.environ.get("RAY_AUTH_TOKEN_PATH")
+        if named and not os.environ.get("RAY_AUTH_TOKEN"):
+            raise UserError(f"RAY_AUTH_TOKEN_PATH={named}: cannot be read or is empty") from None
+        return False
+
+
+def refused_token() -> str:
+    """Why a cluster refused this machine, and what to do about it."""
+    if has_token():
+        return f"does not know this token; {TOKEN_HELP}"
+    return f"wants a token, and there is none here; {TOKEN_HELP}"
 
 
 def reread_environment() -> None:
@@ -199,7 +231,7 @@ def _check_token(address: str) -> None:
             NodeInfoGcsServiceStub(channel).GetClusterId(GetClusterIdRequest(), timeout=10)
         except grpc.RpcError as error:
             if error.code() == grpc.StatusCode.UNAUTHENTICATED:
-                raise UserError(f"RAY_ADDRESS={address}: {TOKEN_HELP}") from None
+                raise UserError(f"RAY_ADDRESS={address}: {refused_token()}") from None
             raise UserError(
                 f"RAY_ADDRESS={address}: is no Ray head, or not of this version ({error.code().name})"
             ) from None

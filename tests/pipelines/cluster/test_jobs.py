@@ -157,34 +157,71 @@ def test_a_job_is_named_after_its_recipe_and_given_the_root_of_this_environment(
 
 
 class _Server(BaseHTTPRequestHandler):
-    """Answers as a cluster with another token does."""
+    """Answers as the dashboard of a cluster with the token "right" does (ray's http_token_authentication.py)."""
 
     def do_GET(self) -> None:
-        self.send_response(403)
+        given = self.headers.get("Authorization")
+        status = {None: 401, "Bearer right": 200}.get(given, 403)
+        body = {200: '{"ray_version": "2.60.0"}', 401: "Unauthorized: Missing", 403: "Forbidden: Invalid"}[status]
+        if self.path.endswith("/jobs/") and status == 200:
+            body = "[]"
+        self.send_response(status)
         self.end_headers()
-        self.wfile.write(b"Forbidden: Invalid authentication token")
+        self.wfile.write(body.encode())
 
     def log_message(self, *_: Any) -> None:
         pass
 
 
-def test_a_wrong_address_or_token_is_one_line(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("RAY_AUTH_TOKEN", "not-the-token")
-    monkeypatch.setenv("RAY_ADDRESS", "10.9.8.7:6379")  # Ray would prefer it to the address that was given
-    nobody = f"http://127.0.0.1:{_free_port()}"
-    with pytest.raises(UserError, match=f"^{nobody}: no Ray dashboard answers there"):
-        jobs.list_jobs(nobody)
-    with pytest.raises(UserError, match="^--address 127.0.0.1:6379: jobs are submitted to a dashboard's URL"):
-        jobs.list_jobs("127.0.0.1:6379")
+@pytest.fixture
+def dashboard() -> Iterator[str]:
     server = HTTPServer(("127.0.0.1", 0), _Server)
     Thread(target=server.serve_forever, daemon=True).start()
-    try:
-        with pytest.raises(UserError, match="does not know this token") as refused:
-            jobs.list_jobs(f"http://127.0.0.1:{server.server_port}")
-    finally:
-        server.shutdown()
-    assert "not-the-token" not in str(refused.value)
+    yield f"http://127.0.0.1:{server.server_port}"
+    server.shutdown()
+    server.server_close()
+
+
+def test_a_wrong_address_is_one_line(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("RAY_ADDRESS", "10.9.8.7:6379")  # Ray would prefer it to the address that was given
+    nobody = f"http://127.0.0.1:{_free_port()}"
+    for token in (None, "some-token"):
+        if token:
+            monkeypatch.setenv("RAY_AUTH_TOKEN", token)
+        with pytest.raises(UserError, match=f"^{nobody}: no Ray dashboard answers there"):
+            jobs.list_jobs(nobody)
+    with pytest.raises(UserError, match="^--address 127.0.0.1:6379: jobs are submitted to a dashboard's URL"):
+        jobs.list_jobs("127.0.0.1:6379")
     assert os.environ["RAY_ADDRESS"] == "10.9.8.7:6379"
+
+
+def test_no_token_a_wrong_token_and_the_right_one(
+    dashboard: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("HOME", str(tmp_path))
+    for name in ("RAY_AUTH_MODE", "RAY_AUTH_TOKEN", "RAY_AUTH_TOKEN_PATH"):
+        monkeypatch.delenv(name, raising=False)
+    for mode in (None, "token"):
+        if mode:
+            monkeypatch.setenv("RAY_AUTH_MODE", mode)
+        with pytest.raises(UserError, match=f"^{dashboard}: wants a token, and there is none here; copy the cluster's"):
+            jobs.list_jobs(dashboard)
+        assert os.environ.get("RAY_AUTH_MODE") == mode
+    assert not list(tmp_path.iterdir())  # none was made up either
+
+    monkeypatch.setenv("RAY_AUTH_TOKEN", "not-the-token")
+    with pytest.raises(UserError, match=f"^{dashboard}: does not know this token; copy the cluster's") as refused:
+        jobs.list_jobs(dashboard)
+    assert "not-the-token" not in str(refused.value)
+    monkeypatch.delenv("RAY_AUTH_TOKEN")
+
+    token = tmp_path / ".ray" / "auth_token"
+    token.parent.mkdir()
+    token.write_text("right")
+    assert jobs.list_jobs(dashboard) == []
+    monkeypatch.setenv("RAY_AUTH_TOKEN_PATH", str(tmp_path / "nothing"))
+    with pytest.raises(UserError, match="^RAY_AUTH_TOKEN_PATH=.*nothing: cannot be read or is empty$"):
+        jobs.list_jobs(dashboard)
 
 
 MACHINES = st.builds(
@@ -362,6 +399,13 @@ def test_a_killed_driver_and_the_command_submitted_again_run_no_finished_task_tw
         with pytest.raises(UserError, match="RAY_ADDRESS=.*is no Ray head"), session(address.removeprefix("http://")):
             pass
         with pytest.raises(UserError, match="RAY_ADDRESS=.*does not know this token"), session(gcs):
+            pass
+        monkeypatch.delenv("RAY_AUTH_TOKEN")
+        monkeypatch.delenv("RAY_AUTH_TOKEN_PATH")
+        monkeypatch.setenv("HOME", str(tmp_path))
+        with pytest.raises(UserError, match="wants a token, and there is none here"):
+            jobs.list_jobs(address)
+        with pytest.raises(UserError, match="RAY_ADDRESS=.*wants a token, and there is none here"), session(gcs):
             pass
 
 
