@@ -292,7 +292,7 @@ def submit(command: tuple[str, ...], address: str | None) -> None:
             raise click.UsageError("--address: give the address after it")
         address = arguments[index + 1]
         del arguments[index : index + 2]
-    identity = submit_job(arguments, address)
+    identity = submit_job(arguments, address, main.commands)
     at = f" --address {address}" if address else ""
     click.echo(f"Submitted {identity}.\nFollow it:  reducible logs {identity} --follow{at}")
 

@@ -9,7 +9,7 @@ import secrets
 import shlex
 import tempfile
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import datetime
@@ -44,8 +44,8 @@ class Job:
     exit_code: int | None
 
 
-def submit(command: Sequence[str], address: str | None) -> str:
-    """Starts `reducible COMMAND` on the cluster and returns the job's id, such as run-my-notes-20261123-142501-3f2a.
+def submit(command: Sequence[str], address: str | None, commands: Mapping[str, click.Command]) -> str:
+    """Starts `reducible COMMAND`, one of `commands`, on the cluster. Its id: run-my-notes-20261123-142501-3f2a.
 
     The current code and what the command names travel with it (pipelines/cluster/upload.py states the rule).
 
@@ -53,7 +53,7 @@ def submit(command: Sequence[str], address: str | None) -> str:
         UserError: the command cannot run there, or the cluster does not take it.
     """
     words = list(command)
-    root, name = _understood(words)
+    root, name = _understood(words, commands)
     identity = _readable(words[0], name)
     with tempfile.TemporaryDirectory() as folder, _client(address) as client:
         archive = Path(folder, "upload.zip")
@@ -68,15 +68,14 @@ def submit(command: Sequence[str], address: str | None) -> str:
     return identity
 
 
-def _understood(words: list[str]) -> tuple[Path, str]:
+def _understood(words: list[str], commands: Mapping[str, click.Command]) -> tuple[Path, str]:
     """The command's root and what it works on. Its mistakes are said here, not a minute later in a job's log."""
-    from reducible.pipelines.cli import main
     from reducible.pipelines.recipe.load import load_recipe
 
-    able = [name for name, known in main.commands.items() if name != "ui" and "root" in [p.name for p in known.params]]
+    able = [name for name, known in commands.items() if name != "ui" and "root" in [p.name for p in known.params]]
     if not words or words[0] not in able:
         raise UserError(f"submit {shlex.join(words[:1])}: cannot run as a job; these can: {', '.join(able)}")
-    context = main.commands[words[0]].make_context(words[0], words[1:])
+    context = commands[words[0]].make_context(words[0], words[1:])
     recipe = context.params.get("recipe")
     if recipe is not None and (recipe.is_file() or not recipe.is_absolute()):
         name = load_recipe(recipe, context.params["overrides"]).name

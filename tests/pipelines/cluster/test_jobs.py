@@ -23,6 +23,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from reducible.pipelines.cli import main
 from reducible.pipelines.cluster import jobs, upload
 from reducible.pipelines.cluster.ray_session import Cluster, Machine, capacity, session
 from reducible.tasks.errors import UserError
@@ -137,13 +138,13 @@ def test_what_a_job_could_not_do_is_refused_here(here: Path, monkeypatch: pytest
     monkeypatch.delenv("REDUCIBLE_ROOT", raising=False)
     for wrong in ([], ["--root", ".reducible"], ["--root=runs"], ["--root", "s3://bucket/runs"]):
         with pytest.raises(UserError, match=r"^--root .*absolute folder on storage that all nodes see"):
-            jobs.submit(["run", "my-notes.yaml", *wrong], "http://127.0.0.1:9")
+            jobs.submit(["run", "my-notes.yaml", *wrong], "http://127.0.0.1:9", main.commands)
     with pytest.raises(UserError, match="^submit ui: cannot run as a job; these can: run, sweep"):
-        jobs.submit(["ui", "--root", ROOT], "http://127.0.0.1:9")
+        jobs.submit(["ui", "--root", ROOT], "http://127.0.0.1:9", main.commands)
     with pytest.raises(UserError, match="tokns: unknown key; did you mean tokens?"):
-        jobs.submit(["run", "my-notes.yaml", "train.tokns=5", "--root", ROOT], "http://127.0.0.1:9")
+        jobs.submit(["run", "my-notes.yaml", "train.tokns=5", "--root", ROOT], "http://127.0.0.1:9", main.commands)
     with pytest.raises(click.UsageError, match="No such option"):
-        jobs.submit(["run", "my-notes.yaml", "--rot", ROOT], "http://127.0.0.1:9")
+        jobs.submit(["run", "my-notes.yaml", "--rot", ROOT], "http://127.0.0.1:9", main.commands)
 
 
 def test_a_job_is_named_after_its_recipe_and_given_the_root_of_this_environment(
@@ -151,7 +152,7 @@ def test_a_job_is_named_after_its_recipe_and_given_the_root_of_this_environment(
 ) -> None:
     monkeypatch.setenv("REDUCIBLE_ROOT", ROOT)
     words = ["run", "my-notes.yaml"]
-    assert jobs._understood(words) == (Path(ROOT), "my-notes")
+    assert jobs._understood(words, main.commands) == (Path(ROOT), "my-notes")
     assert words == ["run", "my-notes.yaml", "--root", ROOT]
     assert re.fullmatch(r"run-my-notes-\d{8}-\d{6}-[0-9a-f]{4}", jobs._readable("run", "My Notes"))
 
@@ -359,7 +360,7 @@ def test_a_killed_driver_and_the_command_submitted_again_run_no_finished_task_tw
         monkeypatch.setenv("RAY_AUTH_TOKEN_PATH", str(token))
         assert jobs.list_jobs(address) == []
 
-        first = jobs.submit(command, address)
+        first = jobs.submit(command, address, main.commands)
         _wait(lambda: list((root / "work" / "train").glob("*/*")), "the training to begin")
         driver = _driver_of(root)
         finished = _attempts(root)
@@ -367,7 +368,7 @@ def test_a_killed_driver_and_the_command_submitted_again_run_no_finished_task_tw
         driver.kill()
         _wait(lambda: jobs.job(first, address).status == "FAILED", "the job to be seen as failed")
 
-        second = jobs.submit(command, address)
+        second = jobs.submit(command, address, main.commands)
         assert "dataset" in "".join(jobs.logs(second, address, follow=True))
         ended = jobs.job(second, address)
         assert (ended.status, ended.exit_code) == ("SUCCEEDED", 0), "".join(jobs.logs(second, address))
@@ -386,7 +387,7 @@ def test_a_killed_driver_and_the_command_submitted_again_run_no_finished_task_tw
         assert again.returncode == 0 and "Starting Ray" not in again.stdout, again.stdout + again.stderr
 
         # Stopping, and what is said of jobs that are not there.
-        third = jobs.submit([*command, "train.tokens=50M"], address)
+        third = jobs.submit([*command, "train.tokens=50M"], address, main.commands)
         _wait(lambda: len(list((root / "work" / "train").glob("*"))) > 0, "the third job to train")
         assert jobs.stop(third, address).status == "STOPPED"
         _wait(lambda: _driver_of(root, missing_ok=True) is None, "the stopped driver to be gone")
