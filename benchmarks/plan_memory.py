@@ -94,7 +94,7 @@ def measured(case: Case, method: str, mode: str) -> dict[str, float]:
     from reducible.models.layers.activation_checkpointing import set_checkpointing
     from reducible.models.memory.largest_batch import full_batch
     from reducible.models.memory.rehearsed_step import pieces_of
-    from reducible.models.memory.step_plan import Method, memory_plan
+    from reducible.models.memory.step_plan import Method, step_plan
     from reducible.models.quantise.quantised_base import Quantisation, quantise_model
     from reducible.tasks.train.optimizers.adamw import AdamW
     from reducible.tasks.train.train_spec import OptimizerSpec
@@ -127,7 +127,7 @@ def measured(case: Case, method: str, mode: str) -> dict[str, float]:
     files = status("VmRSS") - before
     step(config, case.rows)
     peak = status("VmHWM") - before - max(files, status("VmRSS") - status("RssAnon"))
-    plan = memory_plan(
+    plan = step_plan(
         *(case.family, config, Method(method), mode),  # type: ignore[arg-type]
         micro_batch=case.rows,
         sequence=case.length,

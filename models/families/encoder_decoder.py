@@ -18,7 +18,7 @@ from torch import Tensor, nn
 from reducible.models.cost.ledger import Cost, Lengths
 from reducible.models.families.transformer import Attention, Block, FeedForward, TransformerConfig
 from reducible.models.layers.activation_checkpointing import Part
-from reducible.models.layers.adapted_weights import weight_of
+from reducible.models.layers.adapted_weights import adapted_weight
 from reducible.models.layers.attention import padding_mask
 from reducible.models.layers.output_loss import output_loss
 from reducible.models.layers.rotary import Rotary
@@ -318,7 +318,7 @@ class EncoderDecoder(nn.Module):
     @property
     def output_table(self) -> Tensor:
         """(vocabulary, D)."""
-        return self.embedding.weight if self.output is None else weight_of(self.output)
+        return self.embedding.weight if self.output is None else adapted_weight(self.output)
 
     @property
     def stochastic(self) -> bool:

@@ -26,7 +26,7 @@ from torch import Tensor, nn
 
 from reducible.models.cost.ledger import Cost, Lengths
 from reducible.models.layers.activation_checkpointing import chunk_length, over_time
-from reducible.models.layers.adapted_weights import weight_of
+from reducible.models.layers.adapted_weights import adapted_weight
 from reducible.models.layers.width_rule import EMBEDDING_DEVIATION, ParameterGroup, logit_scale, width_groups
 from reducible.models.loss import IGNORE, Loss, cross_entropy
 
@@ -217,7 +217,7 @@ class Recurrent(nn.Module):
         self.left = {}
 
     def predict(self, h_TBD: Tensor) -> Tensor:
-        table = self.embedding.weight if self.output is None else weight_of(self.output)
+        table = self.embedding.weight if self.output is None else adapted_weight(self.output)
         return F.linear(h_TBD * self.logit_scale, table, self.output_bias)
 
     def _masks(self, rows: int) -> list[Tensor]:

@@ -22,7 +22,7 @@ from torch import Tensor, nn
 
 from reducible.models.cost.ledger import Cost, Lengths
 from reducible.models.layers.activation_checkpointing import Part, joined, over_time
-from reducible.models.layers.adapted_weights import matrices_of, weight_of
+from reducible.models.layers.adapted_weights import adapted_matrices, adapted_weight
 from reducible.models.layers.device_kind import device_kind
 from reducible.models.layers.output_loss import output_loss
 from reducible.models.layers.padded_lstm import PaddedLSTM
@@ -170,7 +170,7 @@ class FeedingDecoder(nn.Module):
         """Activation checkpointing sqrt-time: the steps are cut into chunks."""
 
     def forward(self, x_BTD: Tensor, state: State) -> Decoded:
-        with matrices_of(self.gates) as weights:
+        with adapted_matrices(self.gates) as weights:
             return self.steps(x_BTD, state, weights)
 
     def steps(self, x_BTD: Tensor, state: State, weights: list[Tensor]) -> Decoded:
@@ -334,7 +334,7 @@ class Seq2Seq(nn.Module):
         return [self.embedding.weight, *(part.weight for part in separate if part is not None)]
 
     def output_table(self) -> Tensor:
-        return self.embedding.weight if self.output is None else weight_of(self.output)
+        return self.embedding.weight if self.output is None else adapted_weight(self.output)
 
     def parameter_groups(self) -> list[ParameterGroup]:
         tables = self.tables()

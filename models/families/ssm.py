@@ -17,7 +17,7 @@ from reducible.models.cost.ledger import Cost, Lengths
 from reducible.models.layers.gaussian import gaussian_kl
 from reducible.models.layers.width_rule import ParameterGroup, hidden_rate
 from reducible.models.loss import Loss, Unsayable
-from reducible.models.state_space.approximate_posteriors import Posterior, StructuredPosterior
+from reducible.models.state_space.approximate_posteriors import FactorisedPosterior, StructuredPosterior
 from reducible.models.state_space.emissions import (
     BernoulliEmission,
     CategoricalEmission,
@@ -169,12 +169,12 @@ class StateSpace(nn.Module):
         super().__init__()
         self.config = config
         latent, width = config.latents, config.width
-        self.posterior: Posterior | StructuredPosterior
+        self.posterior: FactorisedPosterior | StructuredPosterior
         if config.posterior == "structured":
             self.posterior = StructuredPosterior(config.inputs, latent, width, config.cell)
         else:
             backwards = config.posterior == "bidirectional"
-            self.posterior = Posterior(config.inputs, latent, width, config.cell, backwards)
+            self.posterior = FactorisedPosterior(config.inputs, latent, width, config.cell, backwards)
         self.transition = transition_of(config)
         self.emission = emission_of(config)
         self.kl_weight = config.kl_start

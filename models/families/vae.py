@@ -15,7 +15,7 @@ from torch import Tensor, nn
 
 from reducible.models.cost.ledger import Cost, Lengths
 from reducible.models.generate.sample import choose
-from reducible.models.layers.adapted_weights import weight_of
+from reducible.models.layers.adapted_weights import adapted_weight
 from reducible.models.layers.latent_estimators import Gaussian, mutual_information
 from reducible.models.layers.width_rule import EMBEDDING_DEVIATION, ParameterGroup, logit_scale, width_groups
 from reducible.models.loss import IGNORE, Loss
@@ -244,7 +244,7 @@ class Vae(nn.Module):
     def logits(self, tokens_BT: Tensor, z_BZ: Tensor, states: list[State]) -> tuple[Tensor, list[State]]:
         """(B, T, vocabulary): the next token's unnormalised log-probabilities, and the states after the last token."""
         x_BTD, states = self.decoder(self.embedding(tokens_BT), z_BZ, states)
-        table_VD = self.embedding.weight if self.output is None else weight_of(self.output)
+        table_VD = self.embedding.weight if self.output is None else adapted_weight(self.output)
         return F.linear(x_BTD * self.logit_scale, table_VD, self.output_bias), states
 
     @property

@@ -15,7 +15,7 @@ import torch
 from torch import Tensor, nn
 
 
-class Matrix(nn.Module):
+class HeldMatrix(nn.Module):
     """W0 (out, in), frozen, and updates (alpha / r) B A by name, of which at most one is in use.
 
     In the terms of Hu et al. 2021, y = x W0 + (alpha / r) x L1 L2 with matrices that are multiplied from the right: A
@@ -76,7 +76,7 @@ class Matrix(nn.Module):
         return f"{self.shape[0]} x {self.shape[1]}, updates: {', '.join(self.lora_A) or 'none'}"
 
 
-class HeldMatrices(nn.Module):
+class HoldsMatrices(nn.Module):
     """Mixed into the class of a layer whose matrices `hold` has taken: reading one of them gives it put together."""
 
     matrices: nn.ModuleDict
@@ -107,7 +107,7 @@ class HeldMatrices(nn.Module):
         return None
 
 
-class HeldRecurrence(HeldMatrices):
+class HoldsRecurrentMatrices(HoldsMatrices):
     """The same for nn.RNNBase, which keeps a list of its weights: only during a call here."""
 
     _flat_weights: list[Tensor]
@@ -134,12 +134,12 @@ class HeldRecurrence(HeldMatrices):
             self._init_flat_weights()
 
 
-def hold(layer: nn.Module, names: Sequence[str]) -> list[Matrix]:
+def hold(layer: nn.Module, names: Sequence[str]) -> list[HeldMatrix]:
     """Takes these parameters, all matrices, out of a layer, frozen; the layer works on as before."""
-    if not isinstance(layer, HeldMatrices):
+    if not isinstance(layer, HoldsMatrices):
         layer.matrices = nn.ModuleDict()
         layer.__class__ = _holding(type(layer))  # type: ignore[arg-type]
-        if isinstance(layer, HeldRecurrence):
+        if isinstance(layer, HoldsRecurrentMatrices):
             layer._init_flat_weights()
     held: nn.ModuleDict = layer.matrices  # type: ignore[assignment]
     for name in names:
@@ -147,13 +147,13 @@ def hold(layer: nn.Module, names: Sequence[str]) -> list[Matrix]:
             parameter = layer._parameters.pop(name)
             assert isinstance(parameter, nn.Parameter) and parameter.ndim == 2
             parameter.requires_grad_(False)
-            held[name] = Matrix(parameter, parameter.shape)
+            held[name] = HeldMatrix(parameter, parameter.shape)
     return [held[name] for name in names]  # type: ignore[misc]
 
 
 @cache
 def _holding(kind: type[nn.Module]) -> type[nn.Module]:
-    mixin = HeldRecurrence if issubclass(kind, nn.RNNBase) else HeldMatrices
+    mixin = HoldsRecurrentMatrices if issubclass(kind, nn.RNNBase) else HoldsMatrices
     return type(kind.__name__, (mixin, kind), {"__module__": kind.__module__})
 
 

@@ -25,7 +25,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
-from reducible.models.finetune.held_matrices import HeldMatrices, Matrix, hold
+from reducible.models.finetune.held_matrices import HeldMatrix, HoldsMatrices, hold
 from reducible.models.layers.width_rule import ParameterGroup
 from reducible.models.other_libraries import first_line, import_quietly
 from reducible.models.quantise.quantised_base import plain_name
@@ -79,7 +79,7 @@ class Adapted:
     @property
     def compiles(self) -> bool:
         """What makes matrices again in backward is no graph for torch.compile."""
-        held = any(isinstance(module, HeldMatrices) for module in self.modules())  # type: ignore[attr-defined]
+        held = any(isinstance(module, HoldsMatrices) for module in self.modules())  # type: ignore[attr-defined]
         return getattr(super(), "compiles", True) and not held
 
     def parameter_groups(self) -> list[ParameterGroup]:
@@ -214,7 +214,7 @@ def _in_order(module: nn.Module) -> list[str]:
     """Names of a module's own matrices, as they stood before some were taken out: the order in which peft nests."""
     if isinstance(module, nn.RNNBase):
         return [name for name in module._flat_weights_names if name.startswith("weight")]
-    held = list(module.matrices) if isinstance(module, HeldMatrices) else []
+    held = list(module.matrices) if isinstance(module, HoldsMatrices) else []
     return sorted(held + [name for name, p in module.named_parameters(recurse=False) if p.ndim == 2])
 
 
@@ -226,12 +226,12 @@ def _peft_layers(model: nn.Module) -> dict[str, Any]:
     return {name: module for name, module in model.named_modules() if _is_peft_layer(module)}
 
 
-def _matrices(model: nn.Module) -> dict[str, Matrix]:
+def _matrices(model: nn.Module) -> dict[str, HeldMatrix]:
     """Matrices with updates, by the name that the matrix has in the plain model."""
     return {
         plain_name(name): module
         for name, module in model.named_modules()
-        if isinstance(module, Matrix) and module.scaling
+        if isinstance(module, HeldMatrix) and module.scaling
     }
 
 
@@ -433,7 +433,7 @@ def _shape(model: nn.Module, place: Place) -> tuple[int, int]:
     """(out, in) of a matrix; of an embedding, which is read by rows, as if it multiplied one-hot vectors."""
     layer: Any = model.get_submodule(place.layer)
     if place.parameter is not None:
-        held: Any = layer.matrices if isinstance(layer, HeldMatrices) else {}
+        held: Any = layer.matrices if isinstance(layer, HoldsMatrices) else {}
         matrix: Any = held[place.parameter] if place.parameter in held else layer._parameters[place.parameter]
         return matrix.shape[0], matrix.shape[1]
     base = layer.get_base_layer() if _is_peft_layer(layer) else layer

@@ -11,7 +11,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor, nn
 
-from reducible.models.finetune.held_matrices import Matrix
+from reducible.models.finetune.held_matrices import HeldMatrix
 from reducible.models.quantise.quantised_base import FOUR_BITS, KINDS, Blocks, Quantisation, plain_name
 
 
@@ -77,7 +77,7 @@ def merged(
 
 def plain_state(model: nn.Module) -> dict[str, Tensor]:
     """The base, dense and in fp32, by the names of the plain model: without adapters, dequantised."""
-    held = {plain_name(at): matrix.frozen() for at, matrix in model.named_modules() if isinstance(matrix, Matrix)}
+    held = {plain_name(at): matrix.frozen() for at, matrix in model.named_modules() if isinstance(matrix, HeldMatrix)}
     rest = {
         plain_name(at): tensor
         for at, tensor in model.state_dict().items()
@@ -94,7 +94,7 @@ def _updates(model: nn.Module, name: str) -> dict[str, Tensor]:
     updates = {}
     module: Any
     for at, module in model.named_modules():
-        if isinstance(module, Matrix) and name in module.scaling:
+        if isinstance(module, HeldMatrix) and name in module.scaling:
             updates[plain_name(at)] = module.update(name).float()
         elif hasattr(module, "get_delta_weight") and name in module.scaling:
             updates[f"{plain_name(at)}.weight"] = module.get_delta_weight(name).float()

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from reducible.models.kalman.linear_recurrence import changing_recursion, linear_recursion
+from reducible.models.kalman.linear_recurrence import changing_recurrence, linear_recurrence
 from reducible.models.kalman.model import LinearGaussian, symmetric
 
 FEW_STEPS = 64
@@ -211,10 +211,10 @@ def recur(F_GSDD: np.ndarray, group_B: np.ndarray, u_TBD: np.ndarray, y_BD: np.n
         rows: np.ndarray | slice = slice(None) if G == 1 else np.flatnonzero(group_B == group)
         u_TND, own_TND, start_ND = u_TBD[:, rows], y_TBD[:, rows], y_BD[rows]
         if G <= FEW_GROUPS:
-            changing_recursion(F_GSDD[group, :changing], u_TND[:changing], start_ND, own_TND[:changing])
+            changing_recurrence(F_GSDD[group, :changing], u_TND[:changing], start_ND, own_TND[:changing])
             start_ND = own_TND[changing - 1] if changing else start_ND
         if changing < T:
-            linear_recursion(F_GSDD[group, -1], u_TND[changing:], start_ND, own_TND[changing:])
+            linear_recurrence(F_GSDD[group, -1], u_TND[changing:], start_ND, own_TND[changing:])
         if G > 1:
             y_TBD[:, rows] = own_TND  # an array of its own, for rows were picked by number
 

@@ -9,7 +9,7 @@ MANY_SERIES = 16
 """From so many series on, a step of all of them is a product worth a call of its own."""
 
 
-def linear_recursion(F_DD: np.ndarray, u_TBD: np.ndarray, start_BD: np.ndarray, y_TBD: np.ndarray) -> None:
+def linear_recurrence(F_DD: np.ndarray, u_TBD: np.ndarray, start_BD: np.ndarray, y_TBD: np.ndarray) -> None:
     """Writes y_1 .. y_T of one F, from y_0 = start, for each of B series.
 
     Inside a block y is a product with the block's Toeplitz matrix of powers of F; the values at the ends of blocks
@@ -36,12 +36,12 @@ def linear_recursion(F_DD: np.ndarray, u_TBD: np.ndarray, start_BD: np.ndarray, 
     inside = inside.reshape(B, blocks, BLOCK * D)
     before_NBD = np.empty((blocks + 1, B, D))
     before_NBD[0] = start_BD
-    linear_recursion(powers[-1], inside[:, :, -D:].swapaxes(0, 1), start_BD, before_NBD[1:])
+    linear_recurrence(powers[-1], inside[:, :, -D:].swapaxes(0, 1), start_BD, before_NBD[1:])
     inside += before_NBD[:-1].swapaxes(0, 1) @ np.concatenate([power.T for power in powers[1:]], axis=1)
     y_TBD[...] = inside.reshape(B, blocks * BLOCK, D)[:, :T].swapaxes(0, 1)
 
 
-def changing_recursion(F_TDD: np.ndarray, u_TBD: np.ndarray, start_BD: np.ndarray, y_TBD: np.ndarray) -> None:
+def changing_recurrence(F_TDD: np.ndarray, u_TBD: np.ndarray, start_BD: np.ndarray, y_TBD: np.ndarray) -> None:
     """The same where every step has its own F: two steps make one, half as many are solved, the rest is filled in."""
     T, B, _ = u_TBD.shape
     if T <= BLOCK or B >= MANY_SERIES:
@@ -53,6 +53,6 @@ def changing_recursion(F_TDD: np.ndarray, u_TBD: np.ndarray, start_BD: np.ndarra
     odd, turned_TDD = T // 2, F_TDD.swapaxes(1, 2)
     pairs_TDD = F_TDD[1::2] @ F_TDD[0 : 2 * odd : 2]
     pairs_TBD = u_TBD[0 : 2 * odd : 2] @ turned_TDD[1::2] + u_TBD[1::2]
-    changing_recursion(pairs_TDD, pairs_TBD, start_BD, y_TBD[1::2])
+    changing_recurrence(pairs_TDD, pairs_TBD, start_BD, y_TBD[1::2])
     y_TBD[0] = start_BD @ turned_TDD[0] + u_TBD[0]
     y_TBD[2::2] = y_TBD[1 : T - 1 : 2] @ turned_TDD[2::2] + u_TBD[2::2]

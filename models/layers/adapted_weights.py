@@ -11,10 +11,10 @@ from typing import Any
 
 from torch import Tensor, nn
 
-from reducible.models.finetune.held_matrices import HeldMatrices, made_again_in_backward
+from reducible.models.finetune.held_matrices import HoldsMatrices, made_again_in_backward
 
 
-def weight_of(linear: nn.Module) -> Tensor:
+def adapted_weight(linear: nn.Module) -> Tensor:
     """The matrix (out, in) of nn.Linear.
 
     Raises:
@@ -23,7 +23,7 @@ def weight_of(linear: nn.Module) -> Tensor:
     layer: Any = linear
     if not hasattr(layer, "base_layer"):
         return layer.weight
-    weight = weight_of(layer.base_layer)
+    weight = adapted_weight(layer.base_layer)
     for name in _acting(layer):
         if getattr(layer.lora_dropout[name], "p", 0.0):
             raise ValueError(
@@ -35,18 +35,18 @@ def weight_of(linear: nn.Module) -> Tensor:
 
 
 @contextmanager
-def matrices_of(linears: Iterable[nn.Module]) -> Iterator[list[Tensor]]:
-    """`weight_of` each, for operators called inside; made again in backward where a layer holds its matrix."""
+def adapted_matrices(linears: Iterable[nn.Module]) -> Iterator[list[Tensor]]:
+    """`adapted_weight` each, for operators called inside; made again in backward where a layer holds its matrix."""
     layers = list(linears)
-    if any(isinstance(getattr(layer, "base_layer", layer), HeldMatrices) for layer in layers):
-        with made_again_in_backward([partial(weight_of, layer) for layer in layers]) as weights:
+    if any(isinstance(getattr(layer, "base_layer", layer), HoldsMatrices) for layer in layers):
+        with made_again_in_backward([partial(adapted_weight, layer) for layer in layers]) as weights:
             yield weights
     else:
-        yield [weight_of(layer) for layer in layers]
+        yield [adapted_weight(layer) for layer in layers]
 
 
 @contextmanager
-def weights_of(
+def adapted_weights(
     recurrence: nn.Module, change: Callable[[str, Tensor], Tensor] = lambda name, weight: weight
 ) -> Iterator[list[Tensor]]:
     """All weights of nn.RNNBase in torch's order, each as `change(name, weight)`, for a call of its kernel inside.
@@ -59,7 +59,7 @@ def weights_of(
         return change(name, sum((update for at, update in updates if at == name), getattr(layer, name)))
 
     makers = [partial(make, name) for names in layer._all_weights for name in names]
-    if isinstance(layer, HeldMatrices):
+    if isinstance(layer, HoldsMatrices):
         with made_again_in_backward(makers) as weights:
             yield weights
     else:

@@ -8,7 +8,7 @@ from torch import Tensor, nn
 from torch.nn.utils.rnn import PackedSequence, pack_padded_sequence, pad_packed_sequence
 from torch.utils.checkpoint import checkpoint
 
-from reducible.models.layers.adapted_weights import weights_of
+from reducible.models.layers.adapted_weights import adapted_weights
 
 SHUT = 60.0
 """sigmoid(60) is 1 to the last bit, also in double precision, and sigmoid(-60) 1e-26."""
@@ -79,7 +79,7 @@ class PaddedLSTM(nn.Module):
 
         start = x_BSX.new_zeros(self.directions, B, self.hidden)
         fed = torch.cat([x_BSX.masked_fill(padding_BS1, 0), padding_BS1.to(x_BSX)], dim=2)
-        with weights_of(lstm, with_shut) as weights:
+        with adapted_weights(lstm, with_shut) as weights:
             x_BSX, hidden, cell = torch.lstm(
                 fed, (start, start), weights, True, 1, 0.0, self.training, self.directions == 2, True
             )

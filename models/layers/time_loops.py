@@ -15,7 +15,7 @@ from reducible.models.layers.gaussian import SMALLEST_DEVIATION
 aten = torch.ops.aten
 
 
-class SamplingChain(torch.autograd.Function):
+class SamplingLoop(torch.autograd.Function):
     """apply(read_TBW, noise_TBL, first_L, W_WL, b_W, H_OW, c_O) -> mean_TBL, deviation_TBL, z_TBL; O is 2 L.
 
         u_t = tanh(W z_t-1 + b)        both_t = (u_t + read_t) / 2        mean_t, raw_t = H both_t + c
@@ -114,11 +114,11 @@ class Elman(nn.RNN):
         if not x_TBX.is_cpu or state is not None or torch.is_autocast_enabled("cpu"):
             return super().forward(x_TBX, state)
         bias = self.bias_ih_l0 + self.bias_hh_l0
-        h_TBW = ElmanSteps.apply(x_TBX, self.weight_ih_l0, self.weight_hh_l0, bias)
+        h_TBW = ElmanLoop.apply(x_TBX, self.weight_ih_l0, self.weight_hh_l0, bias)
         return h_TBW, h_TBW[-1:]
 
 
-class ElmanSteps(torch.autograd.Function):
+class ElmanLoop(torch.autograd.Function):
     """apply(x_TBX, V, W, b) -> h_TBW with h_t = tanh(V x_t + W h_t-1 + b)."""
 
     @staticmethod

@@ -6,25 +6,25 @@ from typing import Literal
 
 from reducible.models.families.registry import FAMILIES
 from reducible.models.layers.activation_checkpointing import MODES, saves_nothing
-from reducible.models.memory.step_plan import MemoryPlan, Method, Setting, largest_micro_batch, planned
+from reducible.models.memory.step_plan import Method, Setting, StepPlan, largest_micro_batch, planned
 
 MOST_RANKS = 1024
 
 
 @dataclass(frozen=True)
-class Way:
+class Remedy:
     """A setting that fits."""
 
-    plan: MemoryPlan
+    plan: StepPlan
     time: float
     """Of a step on as many devices, as a multiple of what it takes without recomputation: FLOPs over FLOPs. Waiting for
     other ranks is not in it."""
     changes: tuple[str, ...]
 
 
-def ways_to_fit(
+def remedies(
     setting: Setting, memory: float, rows: int, watch: Callable[[list[Setting]], Iterable[Setting]] = iter
-) -> list[Way]:
+) -> list[Remedy]:
     """Settings whose peak is at most `memory` bytes a rank, fastest first; of equal ones those that change less.
 
     rows: examples that a rank has in a step, which a smaller micro-batch spreads over more passes. Tried are every way
@@ -43,10 +43,10 @@ def ways_to_fit(
         for mode in modes
         for strategy in strategies
     ]
-    found = [way for candidate in watch(candidates) if (way := _way(setting, candidate, memory, rows, first))]
-    if not any(way.plan.setting.method == setting.method for way in found):
+    found = [remedy for candidate in watch(candidates) if (remedy := _remedy(setting, candidate, memory, rows, first))]
+    if not any(remedy.plan.setting.method == setting.method for remedy in found):
         found += _with_more_ranks(setting, memory, rows, first, modes)
-    ranked = sorted(found, key=lambda way: (way.time, len(way.changes), -way.plan.setting.micro_batch))
+    ranked = sorted(found, key=lambda remedy: (remedy.time, len(remedy.changes), -remedy.plan.setting.micro_batch))
     return _worth_telling(ranked)
 
 
@@ -59,7 +59,7 @@ def _takes(setting: Setting, method: Method) -> bool:
     return True
 
 
-def _way(base: Setting, setting: Setting, memory: float, rows: int, first: float) -> Way | None:
+def _remedy(base: Setting, setting: Setting, memory: float, rows: int, first: float) -> Remedy | None:
     most = largest_micro_batch(setting, memory, min(rows, base.micro_batch))
     if most == 0:
         return None
@@ -69,16 +69,16 @@ def _way(base: Setting, setting: Setting, memory: float, rows: int, first: float
     if most == 0:
         return None
     plan = planned(replace(accumulating, micro_batch=most, micro_batches=-(-rows // most)))
-    return Way(plan, plan.flops / most / first, _changes(base, plan.setting))
+    return Remedy(plan, plan.flops / most / first, _changes(base, plan.setting))
 
 
-def _with_more_ranks(setting: Setting, memory: float, rows: int, first: float, modes: Sequence[str]) -> list[Way]:
+def _with_more_ranks(setting: Setting, memory: float, rows: int, first: float, modes: Sequence[str]) -> list[Remedy]:
     """The fewest devices, by doubling, on which FSDP2 fits; each has fewer examples of the step."""
     world = max(2, 2 * setting.world)
     while world <= MOST_RANKS:
         fewer = max(1, rows * setting.world // world)
         candidates = [replace(setting, checkpointing=mode, strategy="fsdp", world=world) for mode in modes]
-        found = [way for candidate in candidates if (way := _way(setting, candidate, memory, fewer, first))]
+        found = [remedy for candidate in candidates if (remedy := _remedy(setting, candidate, memory, fewer, first))]
         if found:
             return found
         world *= 2
@@ -100,13 +100,13 @@ def _changes(base: Setting, setting: Setting) -> tuple[str, ...]:
     return tuple(changes)
 
 
-def _worth_telling(ranked: list[Way]) -> list[Way]:
+def _worth_telling(ranked: list[Remedy]) -> list[Remedy]:
     """Without those that change all that a faster one changes, and more."""
-    kept: list[Way] = []
-    for way in ranked:
-        names = {_kind(change) for change in way.changes}
+    kept: list[Remedy] = []
+    for remedy in ranked:
+        names = {_kind(change) for change in remedy.changes}
         if not any({_kind(change) for change in other.changes} <= names for other in kept):
-            kept.append(way)
+            kept.append(remedy)
     return kept
 
 

@@ -81,7 +81,7 @@ class Setting:
 
 
 @dataclass(frozen=True)
-class MemoryPlan:
+class StepPlan:
     setting: Setting
     parameters: int
     trained: int
@@ -107,7 +107,7 @@ class MemoryPlan:
         return self.setting.world if self.setting.strategy == "fsdp" else 1
 
 
-def memory_plan(
+def step_plan(
     family: str,
     config: Any,
     method: Method = Method(),  # noqa: B008  frozen
@@ -119,7 +119,7 @@ def memory_plan(
     precision: str = "fp32",
     micro_batches: int = 1,
     device: Literal["cpu", "cuda"] = "cpu",
-) -> MemoryPlan:
+) -> StepPlan:
     """What the step of these settings takes; see Setting.
 
     Raises:
@@ -135,7 +135,7 @@ def memory_plan(
     )
 
 
-def planned(setting: Setting) -> MemoryPlan:
+def planned(setting: Setting) -> StepPlan:
     found = rehearsed(_of_one_process(setting))
     trained, accumulates = found.trained, setting.micro_batches > 1
     if setting.strategy == "fsdp" and setting.world > 1:
@@ -150,7 +150,7 @@ def planned(setting: Setting) -> MemoryPlan:
             peak = max(found.accumulating_peak, found.weights + found.moments + 2 * found.gradients)
         sent = ddp_sent_bytes(trained, setting.world)
         weights = found.weights
-    return MemoryPlan(
+    return StepPlan(
         setting=setting,
         parameters=found.parameters,
         trained=trained,

@@ -28,7 +28,7 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from reducible.models.families.registry import FAMILIES, family
-from reducible.models.finetune.held_matrices import Matrix, hold
+from reducible.models.finetune.held_matrices import HeldMatrix, hold
 from reducible.models.other_libraries import first_line, import_quietly
 
 BLOCK, CONSTANTS_BLOCK = 64, 256
@@ -195,7 +195,7 @@ def quantised(model: nn.Module) -> dict[str, Blocks]:
     return {
         plain_name(at): matrix.base
         for at, matrix in model.named_modules()
-        if isinstance(matrix, Matrix) and isinstance(matrix.base, Blocks)
+        if isinstance(matrix, HeldMatrix) and isinstance(matrix.base, Blocks)
     }
 
 

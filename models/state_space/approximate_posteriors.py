@@ -18,9 +18,9 @@ the sampling chain alone.
 import torch
 from torch import Tensor, nn
 
-from reducible.models.layers.adapted_weights import weight_of
+from reducible.models.layers.adapted_weights import adapted_weight
 from reducible.models.layers.gaussian import positive, wide
-from reducible.models.layers.time_loops import Elman, SamplingChain
+from reducible.models.layers.time_loops import Elman, SamplingLoop
 from reducible.models.state_space.transitions import initialise, initialise_recurrent
 
 
@@ -41,7 +41,7 @@ def recurrence_flops(cell: str, inputs: int, width: int) -> int:
     return (8 if cell == "lstm" else 2) * width * (width + inputs)
 
 
-class Posterior(nn.Module):
+class FactorisedPosterior(nn.Module):
     """The factorised forms; `backwards` adds a second recurrence that reads from the end."""
 
     def __init__(self, inputs: int, latent: int, width: int, cell: str, backwards: bool) -> None:
@@ -104,9 +104,9 @@ class StructuredPosterior(nn.Module):
         return self.sample(self.read(x_TBX, lengths_B), noise_TBL)
 
     def sample(self, read_TBW: Tensor, noise_TBL: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        weights = (self.first, weight_of(self.before), self.before.bias, weight_of(self.head), self.head.bias)
+        weights = (self.first, adapted_weight(self.before), self.before.bias, adapted_weight(self.head), self.head.bias)
         with torch.autocast(read_TBW.device.type, enabled=False):
-            mean_TBL, deviation_TBL, z_TBL = SamplingChain.apply(
+            mean_TBL, deviation_TBL, z_TBL = SamplingLoop.apply(
                 wide(read_TBW), wide(noise_TBL), *(wide(weight) for weight in weights)
             )
         return mean_TBL, deviation_TBL, z_TBL

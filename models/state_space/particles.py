@@ -73,7 +73,7 @@ def particle_filter(model: "StateSpace", batch: dict[str, Tensor], particles: in
             prior_mean_RL, prior_deviation_RL, next_state = model.transition.start(particles * B)
             mean_RL, deviation_RL = model.posterior.step(read_RW, None)
         else:
-            poor_B = effective(weight_PB) < particles / 2
+            poor_B = effective_number(weight_PB) < particles / 2
             z_RL, state, weight_PB, total_B = _resampled(z_RL, state, weight_PB, total_B, poor_B)
             prior_mean_RL, prior_deviation_RL, next_state = model.transition.step(z_RL, state)
             mean_RL, deviation_RL = model.posterior.step(read_RW, z_RL)
@@ -113,7 +113,7 @@ def forecast(model: "StateSpace", batch: dict[str, Tensor], horizon: int, sample
     return torch.stack(drawn, dim=1).unflatten(0, (samples, -1))
 
 
-def effective(weight_PB: Tensor) -> Tensor:
+def effective_number(weight_PB: Tensor) -> Tensor:
     """(B,) effective number of particles: 1 / sum of squared normalised weights (Kish)."""
     return torch.exp(2 * weight_PB.logsumexp(0) - (2 * weight_PB).logsumexp(0))
 

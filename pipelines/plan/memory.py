@@ -11,7 +11,7 @@ from tqdm import tqdm
 
 from reducible.models.cost.ledger import state_bytes
 from reducible.models.memory.gpus import Gpu, gpu
-from reducible.models.memory.step_plan import MemoryPlan, Method, Setting, largest_micro_batch, planned
+from reducible.models.memory.step_plan import Method, Setting, StepPlan, largest_micro_batch, planned
 from reducible.pipelines.plan.amounts import duration, written
 from reducible.pipelines.recipe.finetune_section import Finetune
 from reducible.pipelines.recipe.recipe import Recipe
@@ -20,13 +20,13 @@ from reducible.tasks.errors import UserError
 from reducible.tasks.workflow.task import Task
 
 if TYPE_CHECKING:
-    from reducible.models.memory.remedies import Way
+    from reducible.models.memory.remedies import Remedy
 
 UNITS = {"kB": 1e3, "MB": 1e6, "GB": 1e9, "TB": 1e12, "KiB": 2**10, "MiB": 2**20, "GiB": 2**30, "TiB": 2**40}
 MOST_UNITS = 1 << 22
 """Target units of the largest micro-batch that is rehearsed."""
 ADVICE = 8
-"""Ways to fit that are printed."""
+"""Remedies that are printed."""
 
 
 @dataclass(frozen=True)
@@ -139,7 +139,7 @@ def method_of(spec: Any, section: Finetune | None) -> Method:
     return Method(found.kind, adapter, Quantisation(section.quantisation, section.double))
 
 
-def table(plan: MemoryPlan) -> Iterator[str]:
+def table(plan: StepPlan) -> Iterator[str]:
     setting = plan.setting
     passes = f", {setting.micro_batches} a step" if setting.micro_batches > 1 else ""
     ranks = f", {setting.strategy} on {setting.world} ranks" if setting.world > 1 else ""
@@ -161,7 +161,7 @@ def table(plan: MemoryPlan) -> Iterator[str]:
     yield f"{'peak':17} {'':>18} " + (f"{'':>10} {written(plan.peak):>13}" if several else f"{written(plan.peak):>10}")
 
 
-def _work(recipe: Recipe, spec: Any, plan: MemoryPlan, examples: int, asked: Asked) -> Iterator[str]:
+def _work(recipe: Recipe, spec: Any, plan: StepPlan, examples: int, asked: Asked) -> Iterator[str]:
     setting, device = plan.setting, asked.device
     cost = cost_at(spec, setting.sequence)
     step = cost.training_flops_per_unit * examples * setting.sequence
@@ -196,7 +196,7 @@ def _work(recipe: Recipe, spec: Any, plan: MemoryPlan, examples: int, asked: Ask
             yield f"{title:17} peak {written(other.peak)} and {written(other.sent)} sent a step, each rank"
 
 
-def _fits(recipe: Recipe, spec: Any, plan: MemoryPlan, examples: int, asked: Asked) -> Iterator[str]:
+def _fits(recipe: Recipe, spec: Any, plan: StepPlan, examples: int, asked: Asked) -> Iterator[str]:
     memory = asked.bytes
     if memory is None:
         return
@@ -209,28 +209,28 @@ def _fits(recipe: Recipe, spec: Any, plan: MemoryPlan, examples: int, asked: Ask
         yield f"too large         one example takes {written(one)}, there are {written(memory)}"
     if plan.peak <= memory:
         return
-    from reducible.models.memory.remedies import ways_to_fit
+    from reducible.models.memory.remedies import remedies
 
     yield f"{written(plan.peak)} do not fit into {written(memory)}. What would, fastest first:"
     rows = -(-examples // setting.world)
-    ways = ways_to_fit(setting, memory, rows, partial(tqdm, desc="  rehearsing", leave=False, disable=None))
-    if not ways:
+    found = remedies(setting, memory, rows, partial(tqdm, desc="  rehearsing", leave=False, disable=None))
+    if not found:
         yield "  nothing that is known here, on up to 1024 devices"
         return
     yield f"  {'time x':>6} {'peak':>9} {'sent':>9}  change"
-    adapting = [way for way in ways if way.plan.setting.method != setting.method and recipe.finetune is None]
-    yield from map(_way, [way for way in ways if way not in adapting][:ADVICE])
+    adapting = [remedy for remedy in found if remedy.plan.setting.method != setting.method and recipe.finetune is None]
+    yield from map(_remedy, [remedy for remedy in found if remedy not in adapting][:ADVICE])
     if adapting:
         yield "  with a base that is trained already (reducible finetune):"
-        yield from map(_way, adapting[:ADVICE])
+        yield from map(_remedy, adapting[:ADVICE])
 
 
-def _way(way: "Way") -> str:
-    changes = "; ".join(way.changes)
-    return f"  {way.time:>6.2f} {written(way.plan.peak):>9} {written(way.plan.sent):>9}  {changes}"
+def _remedy(remedy: "Remedy") -> str:
+    changes = "; ".join(remedy.changes)
+    return f"  {remedy.time:>6.2f} {written(remedy.plan.peak):>9} {written(remedy.plan.sent):>9}  {changes}"
 
 
-def _inference(recipe: Recipe, spec: Any, plan: MemoryPlan, examples: int, asked: Asked) -> Iterator[str]:
+def _inference(recipe: Recipe, spec: Any, plan: StepPlan, examples: int, asked: Asked) -> Iterator[str]:
     from reducible.models.cost.inference import remembered, weight_bytes
 
     parameters = cost_at(spec, plan.setting.sequence).parameters
@@ -243,7 +243,7 @@ def _inference(recipe: Recipe, spec: Any, plan: MemoryPlan, examples: int, asked
     yield f"                  {kept.what}{bits}: {each}{written(kept.bytes(plan.setting.sequence))} a sequence"
 
 
-def _attention(recipe: Recipe, spec: Any, plan: MemoryPlan, examples: int, asked: Asked) -> Iterator[str]:
+def _attention(recipe: Recipe, spec: Any, plan: StepPlan, examples: int, asked: Asked) -> Iterator[str]:
     from reducible.models.cost.attention import AttentionCost
 
     setting, config = plan.setting, plan.setting.config

@@ -15,7 +15,7 @@ from reducible.models.cost.flop_counter import count_flops
 from reducible.models.cost.ledger import Lengths
 from reducible.models.families.ssm import EMISSIONS, POSTERIORS, TRANSITIONS, SsmConfig, StateSpace, ssm_cost
 from reducible.models.layers.gaussian import raw_of
-from reducible.models.layers.time_loops import Elman, SamplingChain
+from reducible.models.layers.time_loops import Elman, SamplingLoop
 
 
 def made(double: bool = True, **keys: object) -> StateSpace:
@@ -137,7 +137,7 @@ def test_the_chain_has_the_gradient_of_its_equations() -> None:
     values = [torch.randn(shape, generator=random, dtype=torch.float64) for shape in shapes]
     for index, value in enumerate(values):
         value.requires_grad_(index != 1)
-    assert torch.autograd.gradcheck(SamplingChain.apply, values)
+    assert torch.autograd.gradcheck(SamplingLoop.apply, values)
 
 
 def test_the_elman_network_is_torchs() -> None:

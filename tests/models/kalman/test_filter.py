@@ -19,7 +19,7 @@ from reducible.models.kalman.filter import (
     log_likelihood,
     stationary,
 )
-from reducible.models.kalman.linear_recurrence import changing_recursion, linear_recursion
+from reducible.models.kalman.linear_recurrence import changing_recurrence, linear_recurrence
 from reducible.models.kalman.precision_form import parameters_of, posterior
 
 SIZES = [(1, 1, 30), (4, 2, 40), (2, 5, 25), (3, 1, 1), (2, 2, 2), (3, 2, 90)]
@@ -219,9 +219,9 @@ def test_a_recursion_without_a_loop_is_the_loop(series, steps, changing):
     F_TDD = F_TDD if changing else np.repeat(F_TDD[:1], steps, axis=0)
     y_TBD = np.empty_like(u_TBD)
     if changing:
-        changing_recursion(F_TDD, u_TBD, y_BD, y_TBD)
+        changing_recurrence(F_TDD, u_TBD, y_BD, y_TBD)
     else:
-        linear_recursion(F_TDD[0], u_TBD, y_BD, y_TBD)
+        linear_recurrence(F_TDD[0], u_TBD, y_BD, y_TBD)
     for F, u, y in zip(F_TDD, u_TBD, y_TBD, strict=True):
         y_BD = y_BD @ F.T + u
         np.testing.assert_allclose(y, y_BD, atol=1e-10)

@@ -23,7 +23,7 @@ from reducible.models.memory.gpus import GPUS, gpu
 from reducible.models.memory.largest_batch import full_batch
 from reducible.models.memory.ranks import ddp_sent_bytes, fsdp_sent_bytes
 from reducible.models.memory.rehearsed_step import fake_where_it_matters, moves_that_move_nothing, units_of
-from reducible.models.memory.step_plan import Method, Setting, memory_plan, planned, prepared, rehearsed
+from reducible.models.memory.step_plan import Method, Setting, planned, prepared, rehearsed, step_plan
 
 TRANSFORMER = FAMILIES["transformer"]
 SMALL = TRANSFORMER.config(vocabulary=2048, width=256, depth=4, heads=4, tied=False)
@@ -187,4 +187,4 @@ def test_strangers_are_errors_that_name_them() -> None:
     with pytest.raises(ValueError, match="family 'perceiver'"):
         remembered("perceiver", SMALL, 2)
     with pytest.raises(ValueError, match="precision 'fp8'"):
-        memory_plan("transformer", SMALL, precision="fp8")
+        step_plan("transformer", SMALL, precision="fp8")

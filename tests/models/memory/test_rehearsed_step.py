@@ -12,7 +12,7 @@ from reducible.models.memory.counted_bytes import Alive
 from reducible.models.memory.largest_batch import full_batch
 from reducible.models.memory.lstm_workspace import onednn_bytes, onednn_scratch
 from reducible.models.memory.rehearsed_step import NO_PRODUCTS, pieces_of, rehearse
-from reducible.models.memory.step_plan import Method, memory_plan
+from reducible.models.memory.step_plan import Method, step_plan
 from reducible.models.quantise.quantised_base import Quantisation, quantise_model
 
 ROWS, LENGTH = 3, 12
@@ -94,9 +94,7 @@ def test_a_plan_of_an_adapter_takes_the_bytes_of_the_real_step(case: str, method
 
     # Quantising makes and drops dense matrices: only what the step takes counts.
     _, second, flops = real_step(build, full_batch(kind.reads, config, ROWS, LENGTH))
-    plan = memory_plan(
-        name, config, Method(method, Adapter(rank=4)), micro_batch=ROWS, sequence=LENGTH, micro_batches=2
-    )
+    plan = step_plan(name, config, Method(method, Adapter(rank=4)), micro_batch=ROWS, sequence=LENGTH, micro_batches=2)
     assert plan.peak == pytest.approx(second, rel=0.01)
     assert plan.flops == flops
 
@@ -107,7 +105,7 @@ def test_flops_are_the_ledgers_and_what_is_computed_twice() -> None:
     kind = FAMILIES["transformer"]
     config = kind.config(vocabulary=64, width=64, depth=2)
     cost = kind.cost(config, Lengths.fixed(LENGTH))
-    plan = memory_plan("transformer", config, micro_batch=ROWS, sequence=LENGTH)
+    plan = step_plan("transformer", config, micro_batch=ROWS, sequence=LENGTH)
     twice = cost.training_flops_per_unit + cost.attention_recompute_flops_per_unit
     assert plan.flops == ROWS * LENGTH * twice
 

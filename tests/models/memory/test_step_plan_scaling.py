@@ -2,7 +2,7 @@
 
 import pytest
 
-import reducible.models.memory.step_plan as memory_plan
+import reducible.models.memory.step_plan as step_plan
 from reducible.models.families.registry import FAMILIES
 from reducible.models.finetune.lora import Adapter
 from reducible.models.layers.activation_checkpointing import MODES
@@ -83,7 +83,7 @@ def test_an_adapter_sits_in_the_layers_that_its_targets_name(target: str) -> Non
 @pytest.mark.parametrize("mode", ["none", "sqrt-time"])
 @pytest.mark.parametrize("case", LONG)
 def test_a_long_loop_over_time_takes_what_short_ones_tell(case: str, mode: str, monkeypatch) -> None:
-    monkeypatch.setattr(memory_plan, "LONG_LOOP", 0)
+    monkeypatch.setattr(step_plan, "LONG_LOOP", 0)
     family, keys = LONG[case]
     setting = Setting(family, FAMILIES[family].config(**keys), max(SHORT) + 25, 2, Method(), mode)
     rehearsed.cache_clear()
@@ -93,7 +93,7 @@ def test_a_long_loop_over_time_takes_what_short_ones_tell(case: str, mode: str, 
 @pytest.mark.slow
 @pytest.mark.parametrize("cell", ["gru", "elman"])
 def test_what_is_largest_in_short_loops_need_not_be_in_long_ones(cell: str, monkeypatch) -> None:
-    monkeypatch.setattr(memory_plan, "LONG_LOOP", 0)
+    monkeypatch.setattr(step_plan, "LONG_LOOP", 0)
     rehearsed.cache_clear()
     config = FAMILIES["recurrent"].config(vocabulary=1024, width=80, depth=1, cell=cell)
     assert_alike(Setting("recurrent", config, 600, 1), 0.01)
