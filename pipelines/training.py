@@ -13,8 +13,8 @@ from reducible.models.families.registry import FROM_DATA, Family, family
 from reducible.pipelines.recipe.recipe import Recipe
 from reducible.pipelines.recipe.text_section import TextData
 from reducible.tasks.errors import UserError
-from reducible.tasks.report.words import plural
 from reducible.tasks.train.train_spec import VERSION, Execution, OptimizerSpec, ScheduleSpec, TrainSpec, ValidationSpec
+from reducible.tasks.words import plural
 from reducible.tasks.workflow.task import Resources, Task
 
 LARGEST_MICRO_BATCH = 16_384  # target units per forward pass, unless the recipe says otherwise

@@ -12,11 +12,11 @@ from tqdm import tqdm
 from reducible.models.cost.ledger import state_bytes
 from reducible.models.memory.gpus import Gpu, gpu
 from reducible.models.memory.step_plan import Method, Setting, StepPlan, largest_micro_batch, planned
-from reducible.pipelines.plan.amounts import duration, written
 from reducible.pipelines.recipe.finetune_section import Finetune
 from reducible.pipelines.recipe.recipe import Recipe
 from reducible.pipelines.training import SHARE_OF_PEAK, cost_at, idle_workers
 from reducible.tasks.errors import UserError
+from reducible.tasks.words import byte_count, duration
 from reducible.tasks.workflow.task import Task
 
 if TYPE_CHECKING:
@@ -156,9 +156,11 @@ def table(plan: StepPlan) -> Iterator[str]:
         ("AdamW's moments", plan.moments, sharded),
         ("activations", plan.activations, 1.0),
     ):
-        each = f" {written(whole * share):>13}" if several else ""
-        yield f"{name:17} {plan.bits(whole):>18.3g} {written(whole):>10}{each}"
-    yield f"{'peak':17} {'':>18} " + (f"{'':>10} {written(plan.peak):>13}" if several else f"{written(plan.peak):>10}")
+        each = f" {byte_count(whole * share):>13}" if several else ""
+        yield f"{name:17} {plan.bits(whole):>18.3g} {byte_count(whole):>10}{each}"
+    yield f"{'peak':17} {'':>18} " + (
+        f"{'':>10} {byte_count(plan.peak):>13}" if several else f"{byte_count(plan.peak):>10}"
+    )
 
 
 def _work(recipe: Recipe, spec: Any, plan: StepPlan, examples: int, asked: Asked) -> Iterator[str]:
@@ -193,7 +195,7 @@ def _work(recipe: Recipe, spec: Any, plan: StepPlan, examples: int, asked: Asked
     if setting.world > 1:
         for strategy, title in (("ddp", "DDP"), ("fsdp", "FSDP2")):
             other = planned(replace(setting, strategy=strategy))  # type: ignore[arg-type]
-            yield f"{title:17} peak {written(other.peak)} and {written(other.sent)} sent a step, each rank"
+            yield f"{title:17} peak {byte_count(other.peak)} and {byte_count(other.sent)} sent a step, each rank"
 
 
 def _fits(recipe: Recipe, spec: Any, plan: StepPlan, examples: int, asked: Asked) -> Iterator[str]:
@@ -203,15 +205,15 @@ def _fits(recipe: Recipe, spec: Any, plan: StepPlan, examples: int, asked: Asked
     setting = plan.setting
     most = largest_micro_batch(setting, memory, max(1, MOST_UNITS // setting.sequence))
     if most:
-        yield f"largest           micro-batch {most} fits into {written(memory)}"
+        yield f"largest           micro-batch {most} fits into {byte_count(memory)}"
     else:
         one = planned(replace(setting, micro_batch=1)).peak
-        yield f"too large         one example takes {written(one)}, there are {written(memory)}"
+        yield f"too large         one example takes {byte_count(one)}, there are {byte_count(memory)}"
     if plan.peak <= memory:
         return
     from reducible.models.memory.remedies import remedies
 
-    yield f"{written(plan.peak)} do not fit into {written(memory)}. What would, fastest first:"
+    yield f"{byte_count(plan.peak)} do not fit into {byte_count(memory)}. What would, fastest first:"
     rows = -(-examples // setting.world)
     found = remedies(setting, memory, rows, partial(tqdm, desc="  rehearsing", leave=False, disable=None))
     if not found:
@@ -227,20 +229,20 @@ def _fits(recipe: Recipe, spec: Any, plan: StepPlan, examples: int, asked: Asked
 
 def _remedy(remedy: "Remedy") -> str:
     changes = "; ".join(remedy.changes)
-    return f"  {remedy.time:>6.2f} {written(remedy.plan.peak):>9} {written(remedy.plan.sent):>9}  {changes}"
+    return f"  {remedy.time:>6.2f} {byte_count(remedy.plan.peak):>9} {byte_count(remedy.plan.sent):>9}  {changes}"
 
 
 def _inference(recipe: Recipe, spec: Any, plan: StepPlan, examples: int, asked: Asked) -> Iterator[str]:
     from reducible.models.cost.inference import remembered, weight_bytes
 
     parameters = cost_at(spec, plan.setting.sequence).parameters
-    weights = ", ".join(f"{name} {written(count)}" for name, count in weight_bytes(parameters).items())
+    weights = ", ".join(f"{name} {byte_count(count)}" for name, count in weight_bytes(parameters).items())
     yield ""
     yield f"inference         weights: {weights}"
     kept = remembered(spec.family, plan.setting.config, 2)
-    each = f"{written(kept.per_token)} a token, " if kept.per_token else ""
+    each = f"{byte_count(kept.per_token)} a token, " if kept.per_token else ""
     bits = "" if "float64" in kept.what else " in 16 bits"
-    yield f"                  {kept.what}{bits}: {each}{written(kept.bytes(plan.setting.sequence))} a sequence"
+    yield f"                  {kept.what}{bits}: {each}{byte_count(kept.bytes(plan.setting.sequence))} a sequence"
 
 
 def _attention(recipe: Recipe, spec: Any, plan: StepPlan, examples: int, asked: Asked) -> Iterator[str]:
@@ -257,11 +259,11 @@ def _attention(recipe: Recipe, spec: Any, plan: StepPlan, examples: int, asked: 
     yield f"attention         a layer and sequence, T = {T}, d = {d}, h = {h} heads"
     formula = "8 T d^2" if shared == h else f"4 T d^2 (1 + {shared}/{h})"
     projections, products = f"{formula} = {cost.projections:.4g}", f"4 T^2 d = {cost.products:.4g}"
-    written_down, alone = (written(some.score_bytes(setting.compute)) for some in (cost, one))
+    written_down, alone = (byte_count(some.score_bytes(setting.compute)) for some in (cost, one))
     yield f"                  time    projections {projections}, products {products} FLOPs"
     yield (
         f"                  memory  scores h T^2: {written_down} if written down, with one head {alone} at the same "
-        f"FLOPs; flash holds {written(cost.fused_bytes(setting.compute))}"
+        f"FLOPs; flash holds {byte_count(cost.fused_bytes(setting.compute))}"
     )
 
 

@@ -8,12 +8,11 @@ import click
 import yaml
 
 from reducible.pipelines.engine import to_make_again
-from reducible.pipelines.plan.amounts import duration, written
 from reducible.pipelines.recipe.recipe import Recipe
 from reducible.pipelines.run import run_tasks
-from reducible.pipelines.sweep.sweep import after_the_cells, sweep_tasks
+from reducible.pipelines.sweep.cells import after_the_cells, sweep_tasks
 from reducible.pipelines.training import SHARE_OF_PEAK, cost_at
-from reducible.tasks.report.words import plural
+from reducible.tasks.words import byte_count, duration, plural
 from reducible.tasks.workflow.code_version import code_version
 from reducible.tasks.workflow.execute import pending
 from reducible.tasks.workflow.record import flatten
@@ -142,7 +141,7 @@ def _model_lines(recipe: Recipe, training: list[Task]) -> Iterator[str]:
         per_unit = task.weight / ((spec.stop_step - spec.start_step) * spec.batch)  # with the data's own lengths
         whose = f"{task.tags['family']} " if several else ""
         adapter = spec.method is not None and spec.method.kind != "full"  # then the table of memory says what is held
-        held = "" if adapter else f", {written(state_bytes(cost.parameters).total)} for weights, gradients and AdamW"
+        held = "" if adapter else f", {byte_count(state_bytes(cost.parameters).total)} for weights, gradients and AdamW"
         yield (
             f"{whose}width {spec.model.get('width', '-'):>5}: N {cost.parameters:>13,} "
             f"({cost.parameters_without_embeddings:,} without embeddings), "

@@ -17,8 +17,8 @@ from reducible.pipelines.training import (
     training_flops,
     training_task,
 )
+from reducible.tasks.colours import family_colour
 from reducible.tasks.errors import UserError
-from reducible.tasks.report.colours import family_colour
 from reducible.tasks.train.learning_rate_search import VERSION as SEARCH_VERSION
 from reducible.tasks.train.learning_rate_search import SearchSpec
 from reducible.tasks.train.train_spec import TrainSpec
@@ -77,6 +77,18 @@ def sweep_tasks(recipe: Recipe, store: Store) -> SweepTasks:
                 tags["mlflow.runColor"] = family_colour(index)
             families.append(FamilyCells(name, own, _cells(own, plans, dataset, tags), tags))
     return SweepTasks(dataset, families, provisional)
+
+
+def fit_name(recipe: Recipe, family: str) -> str:
+    return f"{recipe.name}/{family}" if family else recipe.name
+
+
+def after_the_cells(recipe: Recipe) -> set[str]:
+    """Names and labels of the tasks that are known only when the cells have ended."""
+    families = [entry.title for entry in recipe.sweep.families] if recipe.sweep else []
+    fits = {f"fit {fit_name(recipe, family)}" for family in families or [""]}
+    comparison_too = {"compare", f"compare {recipe.name}"} if families else set()
+    return {"fit", "report", f"report {recipe.name}"} | fits | comparison_too
 
 
 def _reads(recipes: Mapping[str, Recipe]) -> str:

@@ -13,7 +13,7 @@ import yaml
 
 from reducible.pipelines.engine import engine, failures, make_again
 from reducible.pipelines.recipe.recipe import Recipe
-from reducible.pipelines.sweep.cells import FamilyCells, SweepTasks, sweep_tasks
+from reducible.pipelines.sweep.cells import FamilyCells, SweepTasks, after_the_cells, fit_name, sweep_tasks
 from reducible.tasks.errors import UserError
 from reducible.tasks.fit import comparison, fit_spec
 from reducible.tasks.fit.fit_spec import Cell, Excluded, FitOptions, FitSpec
@@ -46,10 +46,6 @@ def fit_task(recipe: Recipe, family: FamilyCells, outcomes: Mapping[str, Outcome
         label=f"fit {name}",
         tags={"sweep": recipe.name} | {key: tag for key, tag in family.tags.items() if family.name},
     )
-
-
-def fit_name(recipe: Recipe, family: str) -> str:
-    return f"{recipe.name}/{family}" if family else recipe.name
 
 
 def compare_task(recipe: Recipe, fits: Mapping[str, Task]) -> Task:
@@ -151,14 +147,6 @@ def _fits(
     if not trained:
         raise UserError(f"{recipe.name}: no cell was trained; {failed[0].task.title}: {failed[0].error}")
     return {family.name: fit_task(recipe, family, outcomes) for family in trained}
-
-
-def after_the_cells(recipe: Recipe) -> set[str]:
-    """Names and labels of the tasks that are known only when the cells have ended."""
-    families = [entry.title for entry in recipe.sweep.families] if recipe.sweep else []
-    fits = {f"fit {fit_name(recipe, family)}" for family in families or [""]}
-    comparison_too = {"compare", f"compare {recipe.name}"} if families else set()
-    return {"fit", "report", f"report {recipe.name}"} | fits | comparison_too
 
 
 def _said(failed: Sequence[Outcome]) -> int:

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 
 from reducible.tasks.fit.result import Allocation, Estimate, Floats, IsoFlop
-from reducible.tasks.report.figures import Figure, Panel, Scene
+from reducible.tasks.report.scene import Figure, Panel, Scene
 from reducible.tasks.report.style import (
     INK,
     LAW,
@@ -21,7 +21,7 @@ from reducible.tasks.report.style import (
     save,
     write_name,
 )
-from reducible.tasks.report.words import exact, listed, power_of_ten
+from reducible.tasks.words import exact, listed, power_of_ten
 
 
 def isoflop(scene: Scene) -> Figure:

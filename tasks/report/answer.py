@@ -11,7 +11,7 @@ from reducible.tasks.errors import UserError
 from reducible.tasks.fit.best_loss import BestLoss, best_loss, identified
 from reducible.tasks.fit.predict import predict
 from reducible.tasks.fit.result import Estimate, Fit, Prediction
-from reducible.tasks.report.words import listed, number, percent, plural, power_of_ten
+from reducible.tasks.words import listed, number, percent, plural, power_of_ten
 
 
 @dataclass(frozen=True)

@@ -8,7 +8,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from reducible.tasks.report.figures import Curve
+from reducible.tasks.report.scene import Curve
 from reducible.tasks.workflow.record import read_rows
 from reducible.tasks.workflow.store import read_manifest
 

@@ -12,9 +12,20 @@ import numpy as np
 from reducible.tasks.fit.best_loss import BestLoss, band, best_loss
 from reducible.tasks.fit.overtaking import Comparison, loss_tables
 from reducible.tasks.fit.result import Fit, Floats
-from reducible.tasks.report.figures import Figure, Panel
-from reducible.tasks.report.style import INK, MARKERS, extrapolation, finite, legend, log_axis, panel, save, short_name
-from reducible.tasks.report.words import plural
+from reducible.tasks.report.scene import Figure, Panel
+from reducible.tasks.report.style import (
+    INK,
+    MARKERS,
+    extrapolation,
+    finite,
+    legend,
+    log_axis,
+    panel,
+    save,
+    short_name,
+    styled,
+)
+from reducible.tasks.words import plural
 
 
 @dataclass(frozen=True)
@@ -76,8 +87,6 @@ def draw_families(
     fits: Mapping[str, Fit], comparison: Comparison, colours: Mapping[str, str], folder: Path, unit: str
 ) -> Figure:
     """Writes families-*.png into `folder`."""
-    from reducible.tasks.report.style import styled
-
     scene = Families(fits, comparison, colours, folder, unit)
     with styled(), np.errstate(all="ignore"):
         panels = [_raw(scene)]

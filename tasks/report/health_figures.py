@@ -8,7 +8,8 @@ import numpy as np
 from matplotlib.ticker import FuncFormatter
 
 from reducible.tasks.fit.result import Run
-from reducible.tasks.report.figures import Figure, Panel, Scene
+from reducible.tasks.report.intervals import interval
+from reducible.tasks.report.scene import Figure, Panel, Scene
 from reducible.tasks.report.style import (
     FAINT,
     INK,
@@ -22,7 +23,7 @@ from reducible.tasks.report.style import (
     save,
     write_name,
 )
-from reducible.tasks.report.words import exact, interval, percent, plural, power_of_ten
+from reducible.tasks.words import exact, percent, plural, power_of_ten
 
 
 def residuals(scene: Scene) -> Figure:

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 
 from reducible.tasks.fit.best_loss import BestLoss
-from reducible.tasks.report.figures import Curve, Figure, Panel, Scene
+from reducible.tasks.report.scene import Curve, Figure, Panel, Scene
 from reducible.tasks.report.style import (
     INK,
     LAW,
@@ -22,7 +22,7 @@ from reducible.tasks.report.style import (
     save,
     some,
 )
-from reducible.tasks.report.words import count, exact, listed, number, plural
+from reducible.tasks.words import count, exact, listed, number, plural
 
 ASYMPTOTE = "#0b6e99"
 

@@ -11,11 +11,13 @@ from pathlib import Path
 
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
+from reducible.tasks import words
 from reducible.tasks.fit.result import Fit, Run
-from reducible.tasks.report import words
+from reducible.tasks.report import intervals
 from reducible.tasks.report.answer import answer
-from reducible.tasks.report.figures import Curve, Figure, draw
+from reducible.tasks.report.figures import draw
 from reducible.tasks.report.report_spec import ReportSpec
+from reducible.tasks.report.scene import Curve, Figure
 
 
 @dataclass(frozen=True)
@@ -72,18 +74,18 @@ def environment() -> Environment:
         words.typed,
         words.percent,
         words.signed_percent,
-        words.interval,
-        words.with_interval,
+        intervals.interval,
+        intervals.with_interval,
         words.plural,
         words.signed,
         words.with_powers,
     ):
         made.filters[write.__name__] = write
-    made.filters["interval_of_counts"] = lambda estimate: words.interval(estimate, words.count)
-    made.filters["interval_of_percents"] = lambda estimate: words.interval(estimate, words.percent)
-    made.filters["interval_of_factors"] = lambda estimate: words.interval(estimate, lambda x: words.number(x, 3))
-    made.filters["interval_of_compute"] = lambda estimate: words.interval(estimate, words.power_of_ten)
-    made.filters["interval_of_differences"] = lambda estimate: words.interval(estimate, words.signed)
+    made.filters["interval_of_counts"] = lambda estimate: intervals.interval(estimate, words.count)
+    made.filters["interval_of_percents"] = lambda estimate: intervals.interval(estimate, words.percent)
+    made.filters["interval_of_factors"] = lambda estimate: intervals.interval(estimate, lambda x: words.number(x, 3))
+    made.filters["interval_of_compute"] = lambda estimate: intervals.interval(estimate, words.power_of_ten)
+    made.filters["interval_of_differences"] = lambda estimate: intervals.interval(estimate, words.signed)
     made.filters["data_uri"] = _data_uri
     return made
 

@@ -9,6 +9,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from reducible.tasks.colours import family_colour
 from reducible.tasks.errors import UserError
 from reducible.tasks.fit.fit_summary import families_summary
 from reducible.tasks.fit.fit_task import metrics_of
@@ -16,13 +17,13 @@ from reducible.tasks.fit.overtaking import Comparison, Crossing, Overtaking
 from reducible.tasks.fit.predict import predict
 from reducible.tasks.fit.result import Fit, Prediction, Run
 from reducible.tasks.report.answer import Answer, answer
-from reducible.tasks.report.colours import family_colour
 from reducible.tasks.report.curves import curves_of
 from reducible.tasks.report.family_figures import draw_families
-from reducible.tasks.report.figures import Curve, Figure, draw
+from reducible.tasks.report.figures import draw
 from reducible.tasks.report.page import Report, environment, in_order
 from reducible.tasks.report.provenance import provenance
 from reducible.tasks.report.report_spec import FamiliesReportSpec
+from reducible.tasks.report.scene import Curve, Figure
 from reducible.tasks.workflow.record import Record
 from reducible.tasks.workflow.task import Context
 

@@ -13,7 +13,7 @@ from matplotlib.figure import Figure as Canvas
 from matplotlib.ticker import FixedLocator, FuncFormatter, LogLocator, MaxNLocator, NullFormatter, NullLocator
 
 from reducible.tasks.fit.result import Fit, Run
-from reducible.tasks.report.words import count, power_of_ten
+from reducible.tasks.words import count, power_of_ten
 
 T = TypeVar("T")
 # One panel is one PNG, so that the page can stand panels side by side or stack them on a phone and stay legible:

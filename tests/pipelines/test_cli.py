@@ -11,7 +11,7 @@ from reducible.pipelines.cli import main
 from reducible.pipelines.engine import to_make_again
 from reducible.pipelines.recipe.load import load_evaluation, load_recipe
 from reducible.pipelines.run import run_tasks
-from reducible.pipelines.sweep.sweep import sweep_tasks
+from reducible.pipelines.sweep.cells import sweep_tasks
 from reducible.tasks.errors import UserError
 from reducible.tasks.workflow.store import Store
 from reducible.tasks.workflow.task import in_order

@@ -7,8 +7,8 @@ import pytest
 
 from reducible.models.cost.ledger import Lengths
 from reducible.pipelines.recipe.recipe import Recipe
+from reducible.pipelines.sweep.cells import SweepTasks, sweep_tasks
 from reducible.pipelines.sweep.design import cells_of
-from reducible.pipelines.sweep.sweep import SweepTasks, sweep_tasks
 from reducible.pipelines.training import Model, model_of
 from reducible.tasks.errors import UserError
 from reducible.tasks.workflow.store import Store

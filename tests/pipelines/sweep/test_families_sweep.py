@@ -12,8 +12,8 @@ from reducible.pipelines.plan.plan import print_plan
 from reducible.pipelines.predict import print_prediction
 from reducible.pipelines.recipe.load import load_recipe
 from reducible.pipelines.recipe.recipe import Recipe
-from reducible.pipelines.sweep.cells import SweepTasks
-from reducible.pipelines.sweep.sweep import after_the_cells, compare_task, fit_task, sweep_tasks
+from reducible.pipelines.sweep.cells import SweepTasks, after_the_cells, sweep_tasks
+from reducible.pipelines.sweep.sweep import compare_task, fit_task
 from reducible.tasks.errors import UserError
 from reducible.tasks.workflow.execute import Outcome
 from reducible.tasks.workflow.store import Store, write_manifest

@@ -7,11 +7,13 @@ import pytest
 from PIL import Image
 from report_cases import sound
 
+from reducible.tasks import words
 from reducible.tasks.fit.best_loss import best_loss
 from reducible.tasks.fit.predict import predict
 from reducible.tasks.fit.result import Estimate
-from reducible.tasks.report import words
-from reducible.tasks.report.figures import Curve, Figure, draw
+from reducible.tasks.report.figures import draw
+from reducible.tasks.report.intervals import interval
+from reducible.tasks.report.scene import Curve, Figure
 from reducible.tasks.report.style import Palette
 
 CURVES = [
@@ -110,9 +112,9 @@ def test_a_budget_has_one_look_in_all_figures_also_for_runs_that_were_excluded()
         (words.signed_percent(-1e-9), "0.00\u00a0%"),
         (words.number(21_180.4), "21180"),
         (words.number(1234.0, 3), "1234"),
-        (words.interval(Estimate(1, 0.5, float("inf"))), "at least 0.5000, open above"),
-        (words.interval(Estimate(1)), "interval unknown"),
-        (words.interval(Estimate(1, 0.5, 2)), "0.5000 to 2.000"),
+        (interval(Estimate(1, 0.5, float("inf"))), "at least 0.5000, open above"),
+        (interval(Estimate(1)), "interval unknown"),
+        (interval(Estimate(1, 0.5, 2)), "0.5000 to 2.000"),
         (words.listed(["a", "b", "c"]), "a, b and c"),
         (words.listed(["a", "b", "c"], most=2), "a, b and 1 more"),
     ],

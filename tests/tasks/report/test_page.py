@@ -21,7 +21,7 @@ from reducible.tasks.fit.result import Estimate, Fit
 from reducible.tasks.report import style
 from reducible.tasks.report.page import Report, write_report
 from reducible.tasks.report.report_spec import ReportSpec
-from reducible.tasks.report.words import count, number
+from reducible.tasks.words import count, number
 
 SPEC = ReportSpec(
     title="A sweep",

@@ -13,17 +13,17 @@ from page_cases import Page
 from report_artifacts import committed, training
 from report_cases import HOSTILE
 
+from reducible.tasks.colours import family_colour
 from reducible.tasks.fit import comparison as compare_task
 from reducible.tasks.fit.overtaking import Comparison, compare
 from reducible.tasks.fit.result import Fit
 from reducible.tasks.report import several_families as families
 from reducible.tasks.report import style
-from reducible.tasks.report.colours import family_colour
-from reducible.tasks.report.figures import Curve, Figure
 from reducible.tasks.report.page import Report
 from reducible.tasks.report.report_spec import FamiliesReportSpec
+from reducible.tasks.report.scene import Curve, Figure
 from reducible.tasks.report.several_families import write_families_report
-from reducible.tasks.report.words import number, power_of_ten, with_powers
+from reducible.tasks.words import number, power_of_ten, with_powers
 from reducible.tasks.workflow.task import Context
 
 NAMES = ("early", "late")

@@ -1,14 +1,9 @@
-"""Numbers as a person reads them: counts with suffixes, powers of ten, intervals that may be open or unknown."""
+"""Numbers as a person reads them: counts with suffixes, powers of ten, shares, seconds, bytes; and lists of names."""
 
 from __future__ import annotations
 
 import math
 import re
-from collections.abc import Callable
-
-from markupsafe import Markup
-
-from reducible.tasks.fit.result import Estimate
 
 SUFFIXES = ((1e12, "T"), (1e9, "G"), (1e6, "M"), (1e3, "k"))
 TIED = "\u00a0"  # a space that never ends a line, before per cent signs
@@ -100,27 +95,6 @@ def whole(value: float | None) -> str:
     return power_of_ten(value) if abs(value) >= 1e15 else f"{value:,.0f}"
 
 
-def interval(estimate: Estimate | None, write: Callable[[float], str] = number) -> str:
-    """The 95 % interval, in words where an end is open or unknown."""
-    if estimate is None or (math.isnan(estimate.low) and math.isnan(estimate.high)):
-        return "interval unknown"
-    low, high = estimate.low, estimate.high
-    if math.isinf(high) and (math.isinf(low) or math.isnan(low)):
-        return "no bound on either side"
-    if math.isinf(high) or math.isnan(high):
-        return f"at least {write(low)}, open above"
-    if math.isinf(low) or math.isnan(low):
-        return f"at most {write(high)}, open below"
-    return f"{write(low)} to {write(high)}"
-
-
-def with_interval(estimate: Estimate | None, write: Callable[[float], str] = number) -> Markup:
-    """value (low to high)."""
-    if estimate is None:
-        return Markup("unknown")
-    return Markup('{} <span class="interval">({})</span>').format(write(estimate.value), interval(estimate, write))
-
-
 def listed(items: list[str], most: int = 8) -> str:
     """a, b and c; a long list is cut and says so."""
     if len(items) > most:
@@ -130,3 +104,23 @@ def listed(items: list[str], most: int = 8) -> str:
 
 def plural(many: int, one: str, several: str = "") -> str:
     return f"{many} {one if many == 1 else several or one + 's'}"
+
+
+def duration(seconds: float) -> str:
+    """Such as 90 s, 15 min, 3.5 h, 12 days, 30 years."""
+    if seconds < 120:
+        return f"{seconds:.3g} s"
+    if seconds < 7200:
+        return f"{seconds / 60:.0f} min"
+    if seconds < 7 * 86400:
+        return f"{seconds / 3600:.1f} h"
+    return f"{seconds / 86400:.0f} days" if seconds < 1000 * 86400 else f"{seconds / (365.25 * 86400):.3g} years"
+
+
+def byte_count(number_of_bytes: float) -> str:
+    """Such as 1.46 GB; powers of ten."""
+    for unit in ("B", "kB", "MB", "GB"):
+        if number_of_bytes < 999.5:
+            return f"{number_of_bytes:.3g} {unit}"
+        number_of_bytes /= 1000
+    return f"{number_of_bytes:.3g} TB"
