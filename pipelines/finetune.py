@@ -6,12 +6,14 @@ from typing import Any
 
 from reducible.pipelines.base_model import Base, base_of
 from reducible.pipelines.dataset.text_tasks import dataset_task, lengths_of, model_facts
+from reducible.pipelines.evaluation import evaluation_of
 from reducible.pipelines.recipe.finetune_section import Finetune
 from reducible.pipelines.recipe.pairs_section import PairData
 from reducible.pipelines.recipe.recipe import Recipe
 from reducible.pipelines.training import READ_FROM, Model, data_kind_for, require_maskable
 from reducible.tasks.dataset.dataset import open_dataset
 from reducible.tasks.errors import UserError
+from reducible.tasks.evaluate.evaluate_spec import EvaluateSpec
 from reducible.tasks.train import quantised_base as quantise
 from reducible.tasks.train.finetuning import cost
 from reducible.tasks.train.quantised_base import QuantiseSpec
@@ -35,6 +37,7 @@ class Start:
     tokens: int
     provisional: bool
     """Whether `tokens` is a guess, because the dataset is not there yet."""
+    evaluation: EvaluateSpec
 
 
 def start_of(recipe: Recipe, store: Store) -> Start:
@@ -43,11 +46,12 @@ def start_of(recipe: Recipe, store: Store) -> Start:
     assert section is not None
     base = base_of(section.base, store)
     recipe = _as_the_base_reads(recipe, base, store)
+    evaluation = evaluation_of(recipe, base.family)
     dataset = dataset_task(recipe, store, base.tokenizers)
     lengths = lengths_of(recipe, store, dataset, base.family.reads)
     model = Model(base.family, base.config, cost(base.family, base.config, section.spec, lengths), lengths)
     tokens, provisional = _units_to_train(recipe, section, store, dataset)
-    return Start(recipe, model, dataset, {"base": _weights(section, base)}, tokens, provisional)
+    return Start(recipe, model, dataset, {"base": _weights(section, base)}, tokens, provisional, evaluation)
 
 
 def _as_the_base_reads(recipe: Recipe, base: Base, store: Store) -> Recipe:
@@ -98,5 +102,4 @@ def _units_to_train(recipe: Recipe, section: Finetune, store: Store, dataset: Ta
     if not store.committed("dataset", dataset.identity):
         return UNITS_UNKNOWN, True
     opened = open_dataset(store.artifact("dataset", dataset.identity))
-    units = opened.content["splits"]["train"][f"{opened.unit}s"]
-    return max(1, round(section.epochs * units)), False
+    return max(1, round(section.epochs * opened.units("train"))), False

@@ -6,11 +6,12 @@ from collections.abc import Sequence
 import click
 
 from reducible.pipelines.engine import engine, failures
+from reducible.pipelines.evaluation import evaluation_task
 from reducible.pipelines.find import find
 from reducible.pipelines.recipe.load import load_evaluation
-from reducible.pipelines.run import evaluation_task
-from reducible.tasks.dataset.dataset import open_dataset, require_split
+from reducible.tasks.dataset.dataset import open_dataset
 from reducible.tasks.errors import UserError
+from reducible.tasks.evaluate.evaluate_task import kind_of
 from reducible.tasks.workflow.store import Store, read_manifest
 from reducible.tasks.workflow.task import finished
 
@@ -31,10 +32,6 @@ def print_sample(
     click.echo(sample(folder, data, prompt, SampleOptions(tokens, temperature, top_k, seed)))
 
 
-WHOLE = {"units": None, "decoded": None}
-"""Settings of `reducible evaluate` where none are given: all of the split."""
-
-
 def evaluate_run(run: str, overrides: Sequence[str], root: str) -> int:
     """Evaluates a trained model as its pipeline did, but on the whole split, as a task like any other."""
     store = Store(root)
@@ -43,9 +40,13 @@ def evaluate_run(run: str, overrides: Sequence[str], root: str) -> int:
     model = finished("train", manifest["identity"], manifest["label"])
     data = finished("dataset", manifest["inputs"]["data"], "dataset")
     name = manifest["label"].removeprefix("train ")
-    earlier = [manifest for manifest in store.manifests("evaluate") if manifest["inputs"]["model"] == model.identity]
-    spec = load_evaluation({**(earlier[-1]["spec"] if earlier else {}), **WHOLE}, overrides)
-    require_split(open_dataset(store.artifact("dataset", data.identity)), spec.split)
+    settings = kind_of(manifest["spec"]).settings
+    earlier = [found["spec"] for found in store.manifests("evaluate") if found["inputs"]["model"] == model.identity]
+    # An earlier version took the settings of every kind.
+    given = {key: value for key, value in (earlier[-1] if earlier else {}).items() if key in settings.model_fields}
+    spec = load_evaluation(settings, {**given, **dict.fromkeys(settings.WHOLE)}, overrides)
+    spec.check(manifest["spec"]["family"])
+    open_dataset(store.artifact("dataset", data.identity)).require_split(spec.split)
     task = evaluation_task(model, data, name, {}, spec)
     with engine(store) as made:
         outcomes = made.make([task])

@@ -2,7 +2,7 @@
 
 import json
 import shlex
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -11,14 +11,11 @@ import click
 
 from reducible.pipelines.dataset.text_tasks import dataset_task, lengths_of, model_facts
 from reducible.pipelines.engine import engine, failures, make_again
+from reducible.pipelines.evaluation import evaluation_of, evaluation_task
 from reducible.pipelines.finetune import Start
 from reducible.pipelines.finetune import start_of as from_base
 from reducible.pipelines.recipe.recipe import Recipe
 from reducible.pipelines.training import Model, family_of, idle_workers, model_of, train_spec, training_task
-from reducible.tasks.dataset.dataset import TEST_SPLIT
-from reducible.tasks.errors import UserError
-from reducible.tasks.evaluate import evaluate_spec
-from reducible.tasks.evaluate.evaluate_spec import EvaluateSpec
 from reducible.tasks.workflow.pipeline_summary import SummarySpec
 from reducible.tasks.workflow.store import Store
 from reducible.tasks.workflow.task import Task
@@ -38,16 +35,12 @@ class RunTasks:
 
 
 def run_tasks(recipe: Recipe, store: Store) -> RunTasks:
-    if recipe.evaluate.split == "test" and not recipe.data.may_test:
-        raise UserError(f"evaluate.split: these data have no test split; {TEST_SPLIT}")
     start = from_nothing(recipe, store) if recipe.finetune is None else from_base(recipe, store)
     recipe, model, dataset = start.recipe, start.model, start.dataset
-    if recipe.evaluate.gradient_flow and model.family.name != "recurrent":
-        raise UserError(f"evaluate.gradient_flow: is for the family recurrent; leave it out with a {model.family.name}")
     tags = {"pipeline": recipe.name}
     spec = train_spec(recipe, model, tokens=start.tokens)
     train = training_task(recipe, model, spec, {"data": dataset, **start.inputs}, f"train {recipe.name}", tags)
-    evaluation = evaluation_task(train, dataset, recipe.name, tags, recipe.evaluate)
+    evaluation = evaluation_task(train, dataset, recipe.name, tags, start.evaluation)
     summary = Task(
         name="summary",
         version=1,
@@ -61,23 +54,12 @@ def run_tasks(recipe: Recipe, store: Store) -> RunTasks:
 
 
 def from_nothing(recipe: Recipe, store: Store) -> Start:
-    kind = family_of(recipe)
+    family = family_of(recipe)
+    evaluation = evaluation_of(recipe, family)
     dataset = dataset_task(recipe, store)
-    model = model_of(recipe, model_facts(recipe, store), lengths_of(recipe, store, dataset, kind.reads))
+    model = model_of(recipe, model_facts(recipe, store), lengths_of(recipe, store, dataset, family.reads))
     tokens = recipe.train.tokens or TOKENS_PER_PARAMETER * model.cost.parameters
-    return Start(recipe, model, dataset, {}, tokens, False)
-
-
-def evaluation_task(train: Task, dataset: Task, name: str, tags: Mapping[str, str], spec: EvaluateSpec) -> Task:
-    return Task(
-        name="evaluate",
-        version=evaluate_spec.VERSION,
-        run="reducible.tasks.evaluate.evaluate_task:run",
-        spec=spec,
-        inputs={"model": train, "data": dataset},
-        label=f"evaluate {name}",
-        tags=tags,
-    )
+    return Start(recipe, model, dataset, {}, tokens, False, evaluation)
 
 
 def run_recipe(recipe: Recipe, root: str, fresh: Sequence[str] = ()) -> int:

@@ -8,8 +8,8 @@ from reducible.data.series_files import BUILTIN, Columns, builtin_path, channel_
 from reducible.data.sources import InputFile, Source, listing
 from reducible.pipelines.recipe.recipe import Recipe
 from reducible.pipelines.recipe.series_section import GeneratedSeries, SeriesData
-from reducible.tasks.dataset import series_dataset as series
-from reducible.tasks.dataset.series_dataset import GeneratedSpec, Places, SeriesSpec, TableSpec
+from reducible.tasks.dataset import make_series as series
+from reducible.tasks.dataset.make_series import GeneratedSpec, Places, SeriesSpec, TableSpec
 from reducible.tasks.dataset.tokenise import FileSpec
 from reducible.tasks.errors import UserError
 from reducible.tasks.workflow.store import Store
@@ -55,7 +55,7 @@ def series_dataset_task(recipe: Recipe, store: Store) -> Task:
     return Task(
         name="dataset",
         version=series.VERSION,
-        run="reducible.tasks.dataset.series_dataset:make_series",
+        run="reducible.tasks.dataset.make_series:make_series",
         spec=spec,
         label="dataset",
         execution=Places(

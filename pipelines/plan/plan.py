@@ -32,7 +32,8 @@ def print_plan(recipe: Recipe, root: str, fresh: Sequence[str], settings: bool, 
         targets = [cell.train for cell in cells.cells]
         fresh = [name for name in fresh if name not in after_the_cells(recipe)]
     else:
-        targets = [run_tasks(recipe, store).summary]
+        run = run_tasks(recipe, store)
+        targets, recipe = [run.summary], recipe.model_copy(update={"evaluate": run.evaluate.spec.model_dump()})
     again = to_make_again(fresh, targets)
     if settings:
         click.echo(yaml.safe_dump(recipe.model_dump(mode="json"), sort_keys=False))

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any, get_args
 
 import yaml
-from pydantic import BaseModel, ConfigDict, ValidationError
+from pydantic import BaseModel, ValidationError
 
 from reducible.pipelines.recipe.recipe import DATA_KINDS, Recipe, kind_of
 from reducible.pipelines.recipe.text_section import TextData
@@ -81,27 +81,26 @@ def _checked(content: dict[str, Any], name: str, overrides: Sequence[str], where
     return recipe
 
 
-def load_evaluation(settings: dict[str, Any], overrides: Sequence[str]) -> EvaluateSpec:
-    """Settings of an evaluation with overrides as for a recipe, such as evaluate.split=test.
+def load_evaluation(
+    settings: type[EvaluateSpec], section: Mapping[str, Any], overrides: Sequence[str] = ()
+) -> EvaluateSpec:
+    """The section `evaluate` as these settings, with overrides as for a recipe, such as evaluate.split=test.
 
     Raises:
         UserError: field, what is wrong, what would be right.
     """
-    content: dict[str, Any] = {"evaluate": dict(settings)}
+    content: dict[str, Any] = {"evaluate": dict(section)}
     for override in overrides:
         _apply(content, override)
+    for key in content.keys() - {"evaluate"}:
+        raise UserError(f"{key}: unknown key; an evaluation takes evaluate.KEY=value")
+    given = content["evaluate"] or {}
+    if not isinstance(given, Mapping):
+        raise UserError(f"evaluate: {given!r} is not allowed; a section holds `key: value` lines")
     try:
-        return Evaluated.model_validate(content).evaluate
+        return settings.model_validate(given)
     except ValidationError as error:
-        raise UserError(explain(error, Evaluated, content)) from None
-
-
-class Evaluated(BaseModel):
-    """A recipe of which only the evaluation counts."""
-
-    model_config = ConfigDict(extra="forbid")
-
-    evaluate: EvaluateSpec
+        raise UserError(f"evaluate.{explain(error, settings, given)}") from None
 
 
 def _read(path: Path, seen: tuple[Path, ...] = ()) -> dict[str, Any]:

@@ -10,7 +10,6 @@ from reducible.pipelines.recipe.pairs_section import PairData
 from reducible.pipelines.recipe.series_section import SeriesData
 from reducible.pipelines.recipe.text_section import TextData
 from reducible.tasks.count import Count
-from reducible.tasks.evaluate.evaluate_spec import EvaluateSpec
 
 DATA_KINDS: dict[str, type[Section]] = {"text": TextData, "pairs": PairData, "series": SeriesData}
 
@@ -191,7 +190,9 @@ class Recipe(Section):
     model: dict[str, Any] = Field(default_factory=dict)
     train: Train = Train()
     compute: Compute = Compute()
-    evaluate: EvaluateSpec = EvaluateSpec()
+    evaluate: dict[str, Any] = Field(
+        default_factory=dict, description="checked once the family is known, by the kind of data that it reads"
+    )
     sweep: Sweep | None = None
     finetune: Finetune | None = None
     mlflow: str | None = Field(default=None, description="tracking URI; default a database under --root")

@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from itertools import groupby
 
 from reducible.pipelines.dataset.text_tasks import dataset_task, lengths_of, model_facts
+from reducible.pipelines.evaluation import evaluation_of
 from reducible.pipelines.recipe.recipe import Recipe
 from reducible.pipelines.recipe.recipe import Search as SearchSection
 from reducible.pipelines.sweep.design import CellPlan, blamed, cells_of, recipes_of
@@ -71,6 +72,7 @@ def sweep_tasks(recipe: Recipe, store: Store) -> SweepTasks:
     for index, (name, own) in enumerate(recipes.items()):
         with blamed(name):
             base = model_of(own, facts, lengths)
+            evaluation_of(own, base.family)  # a sweep evaluates nothing, and its recipe is run later too
             plans = cells_of(own, base, name, provisional)
             tags = {"sweep": recipe.name, "family": name or base.family.name}
             if name:

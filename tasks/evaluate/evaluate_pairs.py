@@ -9,11 +9,13 @@ Two perplexities, which are different numbers and often confused:
 
 import json
 import math
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
+from pydantic import Field
 
 from reducible.data.pair_files import as_read
+from reducible.tasks.count import Count
 from reducible.tasks.errors import UserError
 from reducible.tasks.evaluate.evaluate_spec import EvaluateSpec, Evaluation, SampleOptions
 from reducible.tasks.evaluate.pair_pictures import LONGEST, draw_attention, labels
@@ -26,7 +28,22 @@ LENGTH_PENALTY = 1.0
 """Of samples."""
 
 
-def evaluate(model: Any, dataset: Any, trained: dict[str, Any], spec: EvaluateSpec, record: Record) -> Evaluation:
+class PairsSettings(EvaluateSpec):
+    """Of a model that writes a target for a source."""
+
+    WHOLE = ("units", "decoded")
+
+    decoded: Count | None = 1000
+    """Sentences translated by search for BLEU and its like. None: all."""
+    beam: int = Field(default=5, ge=1)
+    """Hypotheses kept in search; 1 is greedy."""
+    length_penalty: float = Field(default=1.0, ge=0)
+    """Exponent of the length that scores are divided by (models/generate/beam_search.py)."""
+    bleu_tokenize: Literal["13a", "none", "char", "intl", "zh"] = "13a"
+    """sacreBLEU's tokenisation, of those that need no other package; none for text that is tokenised already."""
+
+
+def evaluate(model: Any, dataset: Any, trained: dict[str, Any], spec: PairsSettings, record: Record) -> Evaluation:
     """Losses on up to `spec.units` target units, texts for up to `spec.decoded` sources and their scores, a picture."""
     from reducible.models.generate.translate import translate
 

@@ -4,6 +4,8 @@ import json
 import math
 from typing import Any
 
+from pydantic import Field
+
 from reducible.tasks.evaluate.evaluate_spec import EvaluateSpec, Evaluation, SampleOptions
 from reducible.tasks.workflow.record import Record
 
@@ -15,7 +17,15 @@ STEPS = 7
 """Sentences on the way from one to another, both included."""
 
 
-def evaluate(model: Any, dataset: Any, trained: dict[str, Any], spec: EvaluateSpec, record: Record) -> Evaluation:
+class SentencesSettings(EvaluateSpec):
+    """Of a latent variable model of sentences."""
+
+    sample_tokens: int = Field(default=200, ge=1)
+    importance_samples: int = Field(default=100, ge=1)
+    """K of the importance-weighted estimate of the likelihood."""
+
+
+def evaluate(model: Any, dataset: Any, trained: dict[str, Any], spec: SentencesSettings, record: Record) -> Evaluation:
     """ELBO, importance-weighted likelihood, KL, mutual information, active units; samples, reconstructions and
     interpolations."""
     import torch
@@ -144,7 +154,7 @@ def _per_sentence(name: str, nats_N: Any) -> dict[str, float | None]:
     return {f"{name}_per_sentence": mean if finite else None, f"{name}_per_sentence_standard_error": error}
 
 
-def write_sentences(model: Any, tokenizer: Any, examples: Any, spec: EvaluateSpec) -> dict[str, list[list[str]]]:
+def write_sentences(model: Any, tokenizer: Any, examples: Any, spec: SentencesSettings) -> dict[str, list[list[str]]]:
     """Rows of text: from the prior, reconstructions of sentences of the split, interpolations between pairs of them."""
     import torch
 

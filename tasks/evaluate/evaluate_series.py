@@ -4,6 +4,7 @@ import json
 from typing import Any
 
 import numpy as np
+from pydantic import Field
 
 from reducible.tasks.errors import UserError
 from reducible.tasks.evaluate.certified_training import certificate_note, certified, true_model
@@ -23,7 +24,16 @@ LONGEST_SAMPLE = 200
 SHARES = (0.1, 0.5, 0.9)
 
 
-def evaluate(model: Any, dataset: Any, trained: dict[str, Any], spec: EvaluateSpec, record: Record) -> Evaluation:
+class SeriesSettings(EvaluateSpec):
+    """Of a model of series."""
+
+    importance_samples: int = Field(default=100, ge=1)
+    """K of the importance-weighted estimate of the likelihood."""
+    horizon: int = Field(default=24, ge=1)
+    """Steps forecast."""
+
+
+def evaluate(model: Any, dataset: Any, trained: dict[str, Any], spec: SeriesSettings, record: Record) -> Evaluation:
     """Everything about up to `spec.units` steps of the split; pictures go to the record."""
     sequence = trained["sequence"]
     batches = batches_of(dataset.examples("series", spec.split, sequence), spec.units)
@@ -182,7 +192,7 @@ def forecast_note(numbers: dict[str, Any], dataset: Any) -> str:
 # Keys and samples ---------------------------------------------------------------------------------------------------
 
 
-def continuations(model: Any, dataset: Any, given: Windows, spec: EvaluateSpec, record: Record) -> None:
+def continuations(model: Any, dataset: Any, given: Windows, spec: SeriesSettings, record: Record) -> None:
     """A window and what came after it, and below it the same with what the model puts in its place."""
     import torch
 

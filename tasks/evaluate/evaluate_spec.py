@@ -1,41 +1,32 @@
-"""What an evaluation is (EvaluateSpec, identity), what it gives back, and how a sample is asked for."""
+"""What all evaluations share: settings (EvaluateSpec, identity), what they give back, how a sample is asked for."""
 
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any, ClassVar, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
 from reducible.tasks.count import Count
 
-VERSION = 2  # of the task; a change of what it computes raises it
+VERSION = 3  # of the task; a change of what it computes raises it
 
 
 class EvaluateSpec(BaseModel):
-    """Settings of every kind of data; each kind reads those that mean something to it."""
+    """Settings of every evaluation. Each kind of data adds its own, so that another's never make it stale."""
 
     model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
+
+    WHOLE: ClassVar[tuple[str, ...]] = ("units",)
+    """Limits; None of them means all of the split, as `reducible evaluate` takes it."""
 
     split: Literal["validation", "test"] = "validation"
     units: Count | None = 4_000_000
     """Target units to evaluate at most, spread over the split. None: all."""
     samples: int = Field(default=3, ge=0)
     """Samples, examples or forecasts shown."""
-    sample_tokens: int = Field(default=200, ge=1)
     seed: int = Field(default=0, ge=0)
-    gradient_flow: bool = False
-    """text, recurrent: measure how far back in time gradients reach (models/gradient_flow.py)."""
-    decoded: Count | None = 1000
-    """pairs: sentences translated by search for BLEU and its like. None: all."""
-    beam: int = Field(default=5, ge=1)
-    """pairs: hypotheses kept in search; 1 is greedy."""
-    length_penalty: float = Field(default=1.0, ge=0)
-    """pairs: exponent of the length that scores are divided by (models/generate/beam_search.py)."""
-    bleu_tokenize: Literal["13a", "none", "char", "intl", "zh"] = "13a"
-    """pairs: sacreBLEU's tokenisation, of those that need no other package; none for text that is tokenised already."""
-    importance_samples: int = Field(default=100, ge=1)
-    """sentences, series: K of the importance-weighted estimate of the likelihood."""
-    horizon: int = Field(default=24, ge=1)
-    """series: steps forecast."""
+
+    def check(self, family: str) -> None:
+        """Raises UserError for a setting that a model of that family cannot take."""
 
 
 @dataclass(frozen=True)

@@ -1,31 +1,24 @@
 """The evaluation task: the trained model and its data in; numbers, pictures and a note out."""
 
 import json
-from importlib import import_module
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from reducible.tasks.dataset.dataset import open_dataset, require_split
+from reducible.tasks.dataset.dataset import open_dataset
+from reducible.tasks.dataset.kind import Kind, kind_named
 from reducible.tasks.errors import UserError
-from reducible.tasks.evaluate.evaluate_spec import EvaluateSpec, Evaluation, SampleOptions
+from reducible.tasks.evaluate.evaluate_spec import EvaluateSpec, SampleOptions
 from reducible.tasks.workflow.record import Record
 from reducible.tasks.workflow.store import read_manifest
 from reducible.tasks.workflow.task import Context
-
-KINDS = {
-    "text": "reducible.tasks.evaluate.evaluate_text",
-    "sentences": "reducible.tasks.evaluate.evaluate_sentences",
-    "pairs": "reducible.tasks.evaluate.evaluate_pairs",
-    "series": "reducible.tasks.evaluate.evaluate_series",
-}
-"""Who evaluates a family, by what it reads: a module with `evaluate` and `sample`."""
 
 
 def run(context: Context) -> None:
     """Inputs: model (a training) and data."""
     spec: EvaluateSpec = context.spec
     dataset = open_dataset(context.inputs["data"])
-    require_split(dataset, spec.split)
+    dataset.require_split(spec.split)
     result = json.loads((context.inputs["model"] / "result.json").read_text())
     if result["status"] != "finished":
         raise UserError(f"there is no model to evaluate: {result['reason']}")
@@ -34,7 +27,7 @@ def run(context: Context) -> None:
     described = [dataset.described(spec.split)]
     record.describe("evaluate", context.label, {"spec": spec.model_dump()}, context.tags, described)
     model = opened(context.inputs["model"])
-    evaluation: Evaluation = measures(trained["family"]).evaluate(model, dataset, trained, spec, record)
+    evaluation = kind_of(trained).evaluate(model, dataset, trained, spec, record)
 
     numbers = {**evaluation.numbers, "parameters": result["parameters"], "training_flops": result["flops"]}
     content = {**numbers, "unit": dataset.unit, "headline": evaluation.headline}
@@ -47,15 +40,14 @@ def run(context: Context) -> None:
 def sample(trained: Path, data: Path, prompt: str, options: SampleOptions) -> str:
     """What the model of a training makes of a prompt, as text for a person."""
     spec = read_manifest(trained)["spec"]
-    written: str = measures(spec["family"]).sample(opened(trained), open_dataset(data), spec, prompt, options)
-    return written
+    return kind_of(spec).sample(opened(trained), open_dataset(data), spec, prompt, options)
 
 
-def measures(family_name: str) -> Any:
-    """The module of KINDS for that family."""
+def kind_of(trained: Mapping[str, Any]) -> Kind:
+    """What the family of a training reads."""
     from reducible.models.families.registry import family
 
-    return import_module(KINDS[family(family_name).reads])
+    return kind_named(family(trained["family"]).reads)
 
 
 def opened(trained: Path) -> Any:

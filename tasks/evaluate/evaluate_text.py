@@ -4,12 +4,27 @@ import json
 import math
 from typing import Any
 
+from pydantic import Field
+
+from reducible.tasks.errors import UserError
 from reducible.tasks.evaluate.evaluate_spec import EvaluateSpec, Evaluation, SampleOptions
 from reducible.tasks.evaluate.gradient_flow import show_gradient_flow
 from reducible.tasks.workflow.record import Record
 
 
-def evaluate(model: Any, dataset: Any, trained: dict[str, Any], spec: EvaluateSpec, record: Record) -> Evaluation:
+class TextSettings(EvaluateSpec):
+    """Of a language model."""
+
+    sample_tokens: int = Field(default=200, ge=1)
+    gradient_flow: bool = False
+    """Measure how far back in time gradients reach (models/gradient_flow.py); for recurrent models."""
+
+    def check(self, family: str) -> None:
+        if self.gradient_flow and family != "recurrent":
+            raise UserError(f"evaluate.gradient_flow: is for the family recurrent; leave it out with a {family}")
+
+
+def evaluate(model: Any, dataset: Any, trained: dict[str, Any], spec: TextSettings, record: Record) -> Evaluation:
     """Loss, perplexity, bits per byte and loss by position in the context; samples from nothing."""
     from reducible.models.generate.sample import generate
 

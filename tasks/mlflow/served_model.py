@@ -1,51 +1,22 @@
 """A trained model in MLflow: a logged model with its signature, and a version of a registered one.
 
-What it takes and gives depends on what its family reads (SERVED). Families that read something else have no model in
-MLflow: their runs are there without one.
+What it takes and gives is what the kind of data says that its family reads (tasks/dataset/kind.py). A kind that is not
+served has no model in MLflow: its runs are there without one.
 """
 
 import shutil
 import tempfile
 import warnings
-from dataclasses import dataclass
 from importlib.metadata import version
 from pathlib import Path
 
 import reducible
 from reducible.tasks.mlflow.ledger import read_json
 from reducible.tasks.mlflow.runs import RunWriter
+from reducible.tasks.mlflow.served import Served
 
 BEST = "best"  # the alias of the version with the lowest validation loss
 _PACKAGE = Path(reducible.__file__).parent
-
-
-@dataclass(frozen=True)
-class Served:
-    """A model that takes texts and gives a row of `outputs` for each."""
-
-    code: str
-    """File beside this one that MLflow runs to load the model."""
-    tokenizers: tuple[str, ...]
-    """Folders of the dataset that it needs."""
-    outputs: tuple[tuple[str, str], ...]
-    parameters: tuple[tuple[str, str, int | float], ...]
-
-
-SERVED = {
-    "text": Served(
-        "text_model.py",
-        ("tokenizer",),
-        (("string", "continuation"), ("double", "nats"), ("double", "bits_per_byte")),
-        (("tokens", "long", 32), ("temperature", "double", 0.0), ("top_k", "long", 0), ("seed", "long", 0)),
-    ),
-    "pairs": Served(
-        "pair_model.py",
-        ("source_tokenizer", "tokenizer"),
-        (("string", "output"), ("double", "score"), ("double", "nats")),
-        (("tokens", "long", 200), ("beam", "long", 5), ("length_penalty", "double", 1.0)),
-    ),
-}
-"""By what a family reads."""
 
 
 def log_model(writer: RunWriter, root: Path, artifact: Path, name: str) -> None:
@@ -82,6 +53,7 @@ def _pack(folder: Path, model: Path, dataset: Path, served: Served) -> None:
         outputs=Schema([ColSpec(kind, name) for kind, name in served.outputs]),
         params=ParamSchema([ParamSpec(name, kind, default) for name, kind, default in served.parameters]),
     )
+    content = read_json(dataset / "dataset.json") or {}
     needed = ["torch", "numpy", "pandas", "safetensors", "tokenizers"]
     with warnings.catch_warnings(), tempfile.TemporaryDirectory() as sources:
         warnings.simplefilter("ignore")  # it asks for type hints and an example, which a given signature replaces
@@ -94,7 +66,7 @@ def _pack(folder: Path, model: Path, dataset: Path, served: Served) -> None:
             str(folder),
             python_model=str(Path(__file__).with_name(served.code)),
             artifacts={"model": str(model), **{name: str(dataset / name) for name in served.tokenizers}},
-            model_config={"lowercase": bool((read_json(dataset / "dataset.json") or {}).get("lowercase"))},
+            model_config={key: content[key] for key in served.facts},
             code_paths=[str(code)],
             signature=signature,
             pip_requirements=[f"{package}=={version(package).partition('+')[0]}" for package in needed],
@@ -128,8 +100,9 @@ def _served(artifact: Path) -> Served | None:
     if config is None:
         return None
     from reducible.models.families.registry import family
+    from reducible.tasks.dataset.kind import kind_named
 
-    return SERVED.get(family(config["family"]).reads)
+    return kind_named(family(config["family"]).reads).served
 
 
 def _dataset_of(root: Path, artifact: Path) -> Path | None:

@@ -12,7 +12,9 @@ from reducible.pipelines.engine import to_make_again
 from reducible.pipelines.recipe.load import load_evaluation, load_recipe
 from reducible.pipelines.run import run_tasks
 from reducible.pipelines.sweep.cells import sweep_tasks
+from reducible.tasks.dataset.kind import kind_named
 from reducible.tasks.errors import UserError
+from reducible.tasks.evaluate.evaluate_pairs import PairsSettings
 from reducible.tasks.workflow.store import Store
 from reducible.tasks.workflow.task import in_order
 
@@ -155,21 +157,25 @@ def test_submit_takes_the_address_after_the_command_too(written: list[str]) -> N
 
 
 def test_a_test_split_that_cannot_be_is_refused_before_anything_runs(toy: Path, tmp_path: Path) -> None:
-    with pytest.raises(UserError, match="evaluate.split: these data have no test split; pairs have one with data.test"):
+    with pytest.raises(UserError, match="evaluate.split: these data have no test split; text is split into"):
         run_tasks(load_recipe(toy, ["evaluate.split=test"]), Store(tmp_path / "root"))
 
 
 def test_evaluation_takes_settings_as_a_recipe_does() -> None:
-    spec = load_evaluation({"beam": 3, "units": None}, ["evaluate.split=test", "evaluate.decoded=7"])
-    assert load_evaluation({}, ["evaluate.units=20k"]).units == 20_000
+    pairs, text = kind_named("pairs").settings, kind_named("text").settings
+    spec = load_evaluation(pairs, {"beam": 3, "units": None}, ["evaluate.split=test", "evaluate.decoded=7"])
+    assert isinstance(spec, PairsSettings)
+    assert load_evaluation(text, {}, ["evaluate.units=20k"]).units == 20_000
     assert (spec.beam, spec.units, spec.split, spec.decoded) == (3, None, "test", 7)
     for override, message in {
         "evaluate.bean=3": "evaluate.bean: unknown key; did you mean beam",
         "train.tokens=3": "train: unknown key",
         "evaluate.beam=0": "evaluate.beam: 0 is not allowed",
+        "evaluate.horizon=3": "evaluate.horizon: unknown key; allowed here: split, units, samples, seed, decoded, beam",
+        "evaluate=3": "evaluate: 3 is not allowed; a section holds",
     }.items():
         with pytest.raises(UserError, match=message):
-            load_evaluation({}, [override])
+            load_evaluation(pairs, {}, [override])
 
 
 @pytest.mark.slow

@@ -13,7 +13,7 @@ import yaml
 from click.testing import CliRunner
 from safetensors.torch import load_file
 
-from reducible.models.families.registry import family
+from reducible.models.families.registry import FAMILIES, family
 from reducible.models.weights.model_folder import load_model, save_weights
 from reducible.pipelines.base_model import base_of
 from reducible.pipelines.cli import main
@@ -83,10 +83,20 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
+EVALUATE = {
+    "text": {"sample_tokens": 5},
+    "sentences": {"sample_tokens": 5, "importance_samples": 2},
+    "pairs": {"decoded": 8},
+    "series": {"importance_samples": 2, "horizon": 4},
+}
+
+
 def made(folder: Path, name: str, content: dict[str, Any]) -> tuple[RunTasks, Store]:
     """Runs a recipe's tasks in this process, as the pipeline orders them."""
     path, store = folder / f"{name}.yaml", Store(folder / "root")
-    evaluate = {"units": 512, "samples": 1, "sample_tokens": 5, "decoded": 8, "importance_samples": 2, "horizon": 4}
+    trained = content["model"]["family"] if "model" in content else content["finetune"]["base"].removeprefix("base-")
+    reads = FAMILIES[trained].reads if trained in FAMILIES else content["data"].get("kind", "text")
+    evaluate = {"units": 512, "samples": 1, **EVALUATE[reads]}
     path.write_text(yaml.safe_dump({"evaluate": evaluate, **content}))
     tasks = run_tasks(load_recipe(path), store)
     targets = [tasks.dataset] if tasks.provisional else [tasks.summary]

@@ -12,7 +12,7 @@ from reducible.data.errors import DataError
 from reducible.pipelines.dataset.text_tasks import dataset_task, model_facts
 from reducible.pipelines.recipe.load import load_recipe
 from reducible.tasks.dataset.dataset import open_dataset
-from reducible.tasks.dataset.pairs_dataset import PairDataset
+from reducible.tasks.dataset.pairs_kind import PairDataset
 from reducible.tasks.errors import UserError
 from reducible.tasks.workflow.execute import _payload, run_here
 from reducible.tasks.workflow.store import Store

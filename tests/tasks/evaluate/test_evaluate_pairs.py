@@ -19,8 +19,8 @@ from reducible.data.vocabulary import whole
 from reducible.models.families.encoder_decoder import EncoderDecoder, EncoderDecoderConfig
 from reducible.models.families.seq2seq import Seq2Seq, Seq2SeqConfig
 from reducible.tasks.errors import UserError
-from reducible.tasks.evaluate.evaluate_pairs import cell, evaluate, sample
-from reducible.tasks.evaluate.evaluate_spec import EvaluateSpec, SampleOptions
+from reducible.tasks.evaluate.evaluate_pairs import PairsSettings, cell, evaluate, sample
+from reducible.tasks.evaluate.evaluate_spec import SampleOptions
 from reducible.tasks.evaluate.pair_scores import edit_distance, score_texts
 from reducible.tasks.workflow.record import Record
 
@@ -159,7 +159,7 @@ def test_both_perplexities_and_the_texts_of_a_model_known_exactly(dataset, tmp_p
     assert [tokenizer.decode([id_]) for id_ in range(1, 6)] == WORDS and tokenizer.separator == 6
     record = Record(tmp_path / "record", "x")
     model = Counting(1, tokenizer.separator)
-    found = evaluate(model, dataset, {"sequence": 8}, EvaluateSpec(beam=2), record)
+    found = evaluate(model, dataset, {"sequence": 8}, PairsSettings(beam=2), record)
     numbers = found.numbers
     # 6 + 4 + 4 targets. Teacher forced, `four` after `two` alone is a surprise.
     likely, rare, end = -math.log(0.9), -math.log(0.099 / 5), -math.log(0.001)
@@ -183,7 +183,7 @@ def test_both_perplexities_and_the_texts_of_a_model_known_exactly(dataset, tmp_p
 
 
 def test_fewer_units_and_fewer_texts_are_spread_over_the_split(dataset, tmp_path: Path):
-    spec = EvaluateSpec(units=5, decoded=2, beam=1)
+    spec = PairsSettings(units=5, decoded=2, beam=1)
     record = Record(tmp_path / "record", "x")
     numbers = evaluate(Counting(1, 6), dataset, {"sequence": 8}, spec, record).numbers
     assert numbers["sentences"] == 1 and numbers["decoded"] == 2
@@ -200,7 +200,7 @@ def test_both_families_are_evaluated_and_sampled(family: str, dataset, tmp_path:
         model = Seq2Seq(Seq2SeqConfig(**facts, attention="none" if family != "seq2seq" else "luong")).eval()
     record = Record(tmp_path / "record", "x")
     examples = dataset.examples("pairs", "validation", 8)
-    numbers = evaluate(model, dataset, {"sequence": 8}, EvaluateSpec(), record).numbers
+    numbers = evaluate(model, dataset, {"sequence": 8}, PairsSettings(), record).numbers
     batch = {name: torch.as_tensor(array) for name, array in examples.batch(np.arange(3)).items()}
     assert numbers["loss"] == pytest.approx(model(batch).nats.item() / 14, rel=1e-5)
     assert (record.figures / "attention.png").exists() == (family != "without attention")

@@ -16,8 +16,8 @@ from reducible.data.tokenizer import byte_tokenizer
 from reducible.models.families.vae import Vae, VaeConfig
 from reducible.models.layers.latent_estimators import Gaussian
 from reducible.models.loss import IGNORE
-from reducible.tasks.evaluate.evaluate_sentences import evaluate, measure, sample
-from reducible.tasks.evaluate.evaluate_spec import EvaluateSpec, SampleOptions
+from reducible.tasks.evaluate.evaluate_sentences import SentencesSettings, evaluate, measure, sample
+from reducible.tasks.evaluate.evaluate_spec import SampleOptions
 from reducible.tasks.workflow.record import Record
 
 TOKENIZER = byte_tokenizer()
@@ -150,7 +150,7 @@ def dataset() -> Any:
 
 def test_the_note_shows_numbers_and_sentences_as_markdown_tables(tmp_path: Path) -> None:
     record = Record(tmp_path, "x")
-    spec = EvaluateSpec(samples=3, sample_tokens=8, importance_samples=2)
+    spec = SentencesSettings(samples=3, sample_tokens=8, importance_samples=2)
     found = evaluate(small_model(), dataset(), {"sequence": 64}, spec, record)
     assert evaluate(small_model(), dataset(), {"sequence": 64}, spec, record).numbers == found.numbers
     json.dumps(found.numbers, allow_nan=False)

@@ -17,8 +17,8 @@ from reducible.models.kalman.certificate import certificate
 from reducible.models.kalman.filter import kalman_filter, log_likelihood
 from reducible.tasks.errors import UserError
 from reducible.tasks.evaluate.certified_training import true_model
-from reducible.tasks.evaluate.evaluate_series import batches_of, evaluate, measure, sample
-from reducible.tasks.evaluate.evaluate_spec import EvaluateSpec, SampleOptions
+from reducible.tasks.evaluate.evaluate_series import SeriesSettings, batches_of, evaluate, measure, sample
+from reducible.tasks.evaluate.evaluate_spec import SampleOptions
 from reducible.tasks.evaluate.forecast_scores import NormalForecast, SampledForecast, coverage
 from reducible.tasks.evaluate.forecasts import Baselines, log_scores, scored, windows
 from reducible.tasks.workflow.record import Record
@@ -36,7 +36,7 @@ def knowing(dataset):
 
 def evaluated(model, dataset, folder: Path, sequence=30, **settings):
     record = Record(folder / "record", "1")
-    return evaluate(model, dataset, {"sequence": sequence}, EvaluateSpec(**settings), record), record
+    return evaluate(model, dataset, {"sequence": sequence}, SeriesSettings(**settings), record), record
 
 
 # Scores -----------------------------------------------------------------------------------------------------------

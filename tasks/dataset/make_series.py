@@ -1,20 +1,15 @@
-"""The task that makes a dataset of numeric series or piano rolls, and that dataset as later tasks open it."""
+"""The task that makes a dataset of numeric series or piano rolls."""
 
 import json
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
-import numpy as np
-
 from reducible.data.errors import DataError
 from reducible.data.linear_gaussian import LinearGaussianSeries
-from reducible.data.series import Series, split_series, write_series
+from reducible.data.series import split_series, write_series
 from reducible.data.series_files import Columns, NumericSeries, channel_names, is_roll, read_rolls, read_table
-from reducible.tasks.dataset.dataset import described
 from reducible.tasks.dataset.tokenise import FileSpec, Frozen, Naming
-from reducible.tasks.errors import UserError
 from reducible.tasks.workflow.identity import fingerprint
 from reducible.tasks.workflow.record import Record
 from reducible.tasks.workflow.store import sha256_of
@@ -133,46 +128,3 @@ def _record(context: Context, content: dict[str, Any]) -> None:
             f"| {name} | {mean:.6g} | {deviation:.6g} |" for name, mean, deviation in rows
         )
     record.note(note)
-
-
-@dataclass(frozen=True)
-class SeriesDataset:
-    """Series in windows, in standardised units; `in_units` says values as the data does."""
-
-    folder: Path
-    content: dict[str, Any]
-    unit = "step"
-
-    @property
-    def name(self) -> str:
-        return str(self.content["name"])
-
-    @property
-    def columns(self) -> list[str]:
-        """Names of the channels."""
-        return list(self.content["columns"])
-
-    @property
-    def generated(self) -> LinearGaussianSeries | None:
-        """The model that the series were drawn from, where they were."""
-        found = self.content["generated"]
-        return None if found is None else LinearGaussianSeries(**GeneratedSpec(**found).model_dump())
-
-    def examples(self, reads: str, split: str, sequence: int, mask_documents: bool = False) -> Series:
-        if reads != "series":
-            raise UserError(f"{self.name}: is series; a family that reads {reads} needs data.kind: {reads}")
-        return Series(self.folder, split, sequence)
-
-    def unit_bytes(self) -> None:
-        return None
-
-    def described(self, split: str) -> dict[str, Any]:
-        return described(self.content, split)
-
-    def in_units(self, values: np.ndarray) -> np.ndarray:
-        """Standardised values (..., C) in the data's own units."""
-        return values * np.array(self.content["deviation"]) + np.array(self.content["mean"])
-
-    def log_scale(self) -> np.ndarray:
-        """(C,) what each observed value adds to nats in standardised units to give nats in the data's own units."""
-        return np.log(np.array(self.content["deviation"]))

@@ -1,0 +1,75 @@
+"""A kind of data as tasks know it: one row says how a dataset is opened, read, evaluated, sampled and served.
+
+A new kind is a file with its row and one line in KINDS. Nothing else in tasks/ compares a kind's name.
+"""
+
+from abc import ABC, abstractmethod
+from importlib import import_module
+from pathlib import Path
+from typing import Any, ClassVar
+
+from reducible.data.batches import Examples
+from reducible.models.cost.ledger import Lengths
+from reducible.tasks.evaluate.evaluate_spec import EvaluateSpec, Evaluation, SampleOptions
+from reducible.tasks.mlflow.served import Served
+from reducible.tasks.workflow.record import Record
+
+
+class Kind(ABC):
+    """What a family reads (`Family.reads`), and all that tasks do with it."""
+
+    name: ClassVar[str]
+    data: ClassVar[str]
+    """Which datasets it is read from: `kind` in dataset.json and in the recipe's data section."""
+    unit: ClassVar[str]
+    """What a target unit is called; losses are in nats per unit."""
+    test_split: ClassVar[str]
+    """What to do if there is no test split."""
+    settings: ClassVar[type[EvaluateSpec]]
+    """What an evaluation can be told: the recipe's section `evaluate`."""
+    packed: ClassVar[bool] = False
+    """Whether every example is as long as data.sequence says."""
+    served: ClassVar[Served | None] = None
+    """The model that MLflow gets; None: no model."""
+
+    @abstractmethod
+    def open(self, folder: Path, content: dict[str, Any]) -> Any:
+        """The dataset (dataset.py) in an artifact whose dataset.json has that content."""
+
+    @abstractmethod
+    def examples(self, dataset: Any, split: str, sequence: int, mask_documents: bool) -> Examples:
+        """The split as a family of this kind reads it."""
+
+    @abstractmethod
+    def evaluate(self, model: Any, dataset: Any, trained: dict[str, Any], spec: Any, record: Record) -> Evaluation:
+        """Measures a model. `trained` is the spec of its training, `spec` one of `settings`."""
+
+    @abstractmethod
+    def sample(self, model: Any, dataset: Any, trained: dict[str, Any], prompt: str, options: SampleOptions) -> str:
+        """What the model makes of a prompt, as text for a person."""
+
+    def longest(self, sequence: int) -> Lengths:
+        """The lengths of examples that are all as long as data.sequence allows."""
+        return Lengths.fixed(sequence)
+
+
+KINDS = {
+    "text": "reducible.tasks.dataset.text_kind:TEXT",
+    "sentences": "reducible.tasks.dataset.sentences_kind:SENTENCES",
+    "pairs": "reducible.tasks.dataset.pairs_kind:PAIRS",
+    "series": "reducible.tasks.dataset.series_kind:SERIES",
+}
+"""Where each row is; imported when it is asked for."""
+
+
+def kind_named(name: str) -> Kind:
+    """The row of that kind.
+
+    Raises:
+        ValueError: there is none; the line names those that there are.
+    """
+    if name not in KINDS:
+        raise ValueError(f"there is no kind of data {name!r}; there are {', '.join(KINDS)}")
+    module, _, attribute = KINDS[name].partition(":")
+    found: Kind = getattr(import_module(module), attribute)
+    return found
