@@ -111,7 +111,7 @@ def measure(training: Training, steps: int) -> None:
 def profile(training: Training) -> None:
     from torch.profiler import ProfilerActivity
 
-    first = training.progress.step
+    first = training.standing.progress.step
     torch.cuda.synchronize()
     began = time.perf_counter()
     with torch.profiler.profile(activities=[ProfilerActivity.CPU, ProfilerActivity.CUDA]) as recorded:

@@ -7,7 +7,8 @@ number of tokens (14 on average, bucketed by length), a shared vocabulary of 5,0
 bidirectional layer of encoder (128 each way), dropout 0.3, tied embeddings, clipping at 1, fp32. JoeyNMT's recurrent
 decoder feeds its attention back, in a loop over the target. Ours is timed in both forms: luong, after one fused LSTM,
 and bahdanau, which feeds back as well. JoeyNMT's step is its model's, batch's and optimizer's, as its TrainManager
-calls them; ours is the whole of `Training.step`. Times are of one thread's CPU, so waiting for a core is not in them.
+calls them; ours is the whole of `Step` (tasks/train/step.py). Times are of one thread's CPU, so waiting for a core is
+not in them.
 """
 
 import argparse

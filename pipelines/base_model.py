@@ -14,6 +14,7 @@ from reducible.pipelines.training import data_kind_for
 from reducible.tasks.dataset.tokenise import FileSpec
 from reducible.tasks.errors import UserError
 from reducible.tasks.train import pretrained_base as pretrained
+from reducible.tasks.train.folders import MODEL
 from reducible.tasks.train.pretrained_base import Location, PretrainedSpec
 from reducible.tasks.workflow.store import MANIFEST, Store, read_manifest, remedy
 from reducible.tasks.workflow.task import Task, finished
@@ -69,7 +70,7 @@ def _of_ours(folder: Path, store: Store) -> Base:
         raise UserError(f"finetune.base: {folder} is a {manifest['task']}, no training; give the name of a run")
     if not store.committed("train", manifest["identity"]):
         raise UserError(f"finetune.base: {folder} lies outside {store.root}; give its own root with --root")
-    if not (folder / "model").is_dir():
+    if not (folder / MODEL).is_dir():
         if json.loads((folder / "result.json").read_text())["status"] == "finished":
             raise UserError(f"{folder / 'model'}: missing; {remedy(folder)}")
         raise UserError(f"finetune.base: {manifest['label']} left no model (it diverged); give another run")

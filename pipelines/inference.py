@@ -12,6 +12,7 @@ from reducible.pipelines.recipe.load import load_evaluation
 from reducible.tasks.dataset.dataset import open_dataset
 from reducible.tasks.errors import UserError
 from reducible.tasks.evaluate.evaluate_task import kind_of
+from reducible.tasks.train.folders import MODEL
 from reducible.tasks.workflow.store import Store, read_manifest
 from reducible.tasks.workflow.task import finished
 
@@ -26,7 +27,7 @@ def print_sample(
     store = Store(root)
     folder = find(store, "train", run)
     manifest = read_manifest(folder)
-    if not (folder / "model").is_dir():
+    if not (folder / MODEL).is_dir():
         raise UserError(f"{run}: that training diverged and left no model")
     data = store.artifact("dataset", manifest["inputs"]["data"])
     click.echo(sample(folder, data, prompt, SampleOptions(tokens, temperature, top_k, seed)))

@@ -16,6 +16,7 @@ from reducible.pipelines.finetune import Start
 from reducible.pipelines.finetune import start_of as from_base
 from reducible.pipelines.recipe.recipe import Recipe
 from reducible.pipelines.training import Model, family_of, idle_workers, model_of, train_spec, training_task
+from reducible.tasks.train.folders import ADAPTER, MODEL
 from reducible.tasks.workflow.pipeline_summary import SummarySpec
 from reducible.tasks.workflow.store import Store
 from reducible.tasks.workflow.task import Task
@@ -110,4 +111,4 @@ def _compared(result: dict[str, Any], unit: str) -> str:
 
 def _left(folder: Path) -> str:
     """The folders that a person may want to use elsewhere."""
-    return "".join(f"  {name:7} {folder / name}\n" for name in ("model", "adapter") if (folder / name).is_dir())
+    return "".join(f"  {name:7} {folder / name}\n" for name in (MODEL, ADAPTER) if (folder / name).is_dir())

@@ -12,6 +12,7 @@ from reducible.pipelines.recipe.recipe import Recipe
 from reducible.pipelines.run import run_tasks
 from reducible.pipelines.sweep.cells import after_the_cells, sweep_tasks
 from reducible.pipelines.training import SHARE_OF_PEAK, cost_at
+from reducible.tasks.train.folders import CHECKPOINTS, complete
 from reducible.tasks.words import byte_count, duration, plural
 from reducible.tasks.workflow.code_version import code_version
 from reducible.tasks.workflow.execute import pending
@@ -69,7 +70,7 @@ def state_of(store: Store, task: Task, waits: bool, again: str = "") -> tuple[st
         return "done", other
     if not waits:
         return "not needed", "what needed it is done"
-    checkpoints = sorted((store.work(task.name, task.identity) / "checkpoints").glob("step-*"))
+    checkpoints = complete(store.work(task.name, task.identity) / CHECKPOINTS)
     if checkpoints:
         return "will run", f"goes on from {checkpoints[-1].name}"
     return "will run", why_new(store, task)

@@ -9,6 +9,7 @@ from reducible.tasks.dataset.dataset import open_dataset
 from reducible.tasks.dataset.kind import Kind, kind_named
 from reducible.tasks.errors import UserError
 from reducible.tasks.evaluate.evaluate_spec import EvaluateSpec, SampleOptions
+from reducible.tasks.train.folders import MODEL
 from reducible.tasks.workflow.record import Record
 from reducible.tasks.workflow.store import read_manifest
 from reducible.tasks.workflow.task import Context
@@ -56,4 +57,4 @@ def opened(trained: Path) -> Any:
 
     from reducible.models.weights.model_folder import load_model
 
-    return load_model(trained / "model").to("cuda" if torch.cuda.is_available() else "cpu").eval()
+    return load_model(trained / MODEL).to("cuda" if torch.cuda.is_available() else "cpu").eval()

@@ -14,6 +14,7 @@ import reducible
 from reducible.tasks.mlflow.ledger import read_json
 from reducible.tasks.mlflow.runs import RunWriter
 from reducible.tasks.mlflow.served import Served
+from reducible.tasks.train.folders import MODEL
 
 BEST = "best"  # the alias of the version with the lowest validation loss
 _PACKAGE = Path(reducible.__file__).parent
@@ -35,7 +36,7 @@ def log_model(writer: RunWriter, root: Path, artifact: Path, name: str) -> None:
         writer.experiment_id, name=_plain(name), source_run_id=writer.id, tags={"reducible.artifact": artifact.name}
     )
     with tempfile.TemporaryDirectory() as folder:
-        _pack(Path(folder) / "model", artifact / "model", dataset, served)
+        _pack(Path(folder) / "model", artifact / MODEL, dataset, served)
         client.log_model_artifacts(logged.model_id, str(Path(folder) / "model"))
     client.finalize_logged_model(logged.model_id, "READY")
     client.log_outputs(writer.id, [LoggedModelOutput(logged.model_id, step=int(result.get("step") or 0))])
@@ -96,7 +97,7 @@ def _register(writer: RunWriter, model_id: str, location: str, name: str, loss: 
 
 def _served(artifact: Path) -> Served | None:
     """None for a training that left no model, and for a family that is not served."""
-    config = read_json(artifact / "model" / "config.json")
+    config = read_json(artifact / MODEL / "config.json")
     if config is None:
         return None
     from reducible.models.families.registry import family

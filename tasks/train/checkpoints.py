@@ -26,6 +26,7 @@ from torch.distributed.checkpoint.api import CheckpointException
 from torch.distributed.checkpoint.staging import DefaultStager, StagingOptions
 
 from reducible.tasks.errors import UserError
+from reducible.tasks.train.folders import MANIFEST, checkpoint_name, complete
 from reducible.tasks.train.parallel import World
 from reducible.tasks.workflow.store import flush, sha256_of
 
@@ -34,7 +35,6 @@ log = logging.getLogger(__name__)
 # One process saves and loads without torch.distributed on purpose.
 warnings.filterwarnings("ignore", message="torch.distributed is disabled")
 
-MANIFEST = "manifest.json"
 PROGRESS = "progress.json"
 ROWS = "rows.jsonl"
 
@@ -82,7 +82,7 @@ class Checkpoints:
         self.writer.shutdown()
 
     def _write(self, step: int, state: dict[str, Any], progress: dict[str, Any], rows: list[dict]) -> None:
-        target = self.folder / name_of(step)
+        target = self.folder / checkpoint_name(step)
         part = self.folder / f".{target.name}.{self.attempt}.part"
         for work in (
             lambda: self._prepare(part),
@@ -153,16 +153,6 @@ class Checkpoints:
                 trash = path.with_name(f".{path.name}.part")
                 path.rename(trash)  # so that a kill in the middle leaves nothing that looks complete
                 shutil.rmtree(trash, ignore_errors=True)
-
-
-def name_of(step: int) -> str:
-    """Folder name; names sort as steps do."""
-    return f"step-{step:08d}"
-
-
-def complete(folder: Path) -> list[Path]:
-    """The checkpoints in a folder, oldest first."""
-    return sorted(path.parent for path in folder.glob(f"step-*/{MANIFEST}"))
 
 
 def newest(folder: Path, world: World) -> Path | None:

@@ -17,6 +17,7 @@ from reducible.models.families.registry import Family, family
 from reducible.models.layers.width_rule import ParameterGroup
 from reducible.models.weights.model_folder import load_model, save_weights
 from reducible.tasks.errors import UserError
+from reducible.tasks.train.folders import ADAPTER, MODEL
 from reducible.tasks.train.quantised_base import FILE
 from reducible.tasks.train.train_spec import MethodSpec, TrainSpec
 from reducible.tasks.workflow.store import verify
@@ -40,7 +41,7 @@ def adapted_model(spec: TrainSpec, method: MethodSpec, base: Path) -> nn.Module:
                 model = kind.build(kind.config(**spec.model))
             load_quantised(model, base / FILE)
         else:
-            model = load_model(base / "model")
+            model = load_model(base / MODEL)
         if method.kind != "full":
             from reducible.models.finetune.lora import add_adapter
 
@@ -96,7 +97,7 @@ def leave_model(spec: TrainSpec, method: MethodSpec, base: Path, state: Mapping[
     Made on the CPU from the base as it was saved, so that it is the same however training was spread.
     """
     if method.kind == "full":
-        save_weights(state, spec.family, spec.model, work / "model")
+        save_weights(state, spec.family, spec.model, work / MODEL)
         return
     from reducible.models.finetune.lora import save_adapter
     from reducible.models.finetune.merge import merged
@@ -105,18 +106,18 @@ def leave_model(spec: TrainSpec, method: MethodSpec, base: Path, state: Mapping[
     with torch.no_grad():
         for name, tensor in trained_state(model, method).items():
             tensor.copy_(state[name])
-    save_adapter(model, work / "adapter")
+    save_adapter(model, work / ADAPTER)
     weights, matrices = merged(model, stored=method.merge)
-    save_weights(weights, spec.family, spec.model, work / "model")
+    save_weights(weights, spec.family, spec.model, work / MODEL)
     report = [{**vars(m), "survival": {kind: s._asdict() for kind, s in m.survival.items()}} for m in matrices]
-    (work / "adapter" / "merge.json").write_text(json.dumps(report, indent=1) + "\n")
+    (work / ADAPTER / "merge.json").write_text(json.dumps(report, indent=1) + "\n")
 
 
 def note_on(method: MethodSpec, work: Path) -> str:
     """What the run's page says of an adapter: its size, and how much of it survives being stored."""
-    if not (work / "adapter" / "merge.json").is_file():
+    if not (work / ADAPTER / "merge.json").is_file():
         return ""
-    matrices = json.loads((work / "adapter" / "merge.json").read_text())
+    matrices = json.loads((work / ADAPTER / "merge.json").read_text())
     formats = matrices[0]["survival"]
     share = {name: sum(m["survival"][name]["share"] for m in matrices) / len(matrices) for name in formats}
     noise = {name: sum(m["survival"][name]["noise"] for m in matrices) / len(matrices) for name in formats}

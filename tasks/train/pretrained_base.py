@@ -5,6 +5,7 @@ from pathlib import Path
 
 from reducible.tasks.dataset.tokenise import FileSpec, Frozen
 from reducible.tasks.errors import UserError
+from reducible.tasks.train.folders import MODEL
 from reducible.tasks.workflow.record import Record
 from reducible.tasks.workflow.store import sha256_of
 from reducible.tasks.workflow.task import Context
@@ -38,7 +39,7 @@ def make_model(context: Context) -> None:
         model = load_checkpoint(path)
     except ValueError as error:
         raise UserError(str(error)) from None
-    save_weights(model.state_dict(), "transformer", vars(model.config), context.staging / "model")
+    save_weights(model.state_dict(), "transformer", vars(model.config), context.staging / MODEL)
     cost = transformer_cost(model.config, Lengths.fixed(1))
     size = {"parameters": cost.parameters, "parameters_without_embeddings": cost.parameters_without_embeddings}
     (context.staging / "result.json").write_text(json.dumps(size, indent=1) + "\n")

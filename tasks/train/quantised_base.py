@@ -4,6 +4,7 @@ from typing import Literal
 
 from reducible.tasks.dataset.tokenise import Frozen
 from reducible.tasks.errors import UserError
+from reducible.tasks.train.folders import MODEL
 from reducible.tasks.workflow.record import Record
 from reducible.tasks.workflow.task import Context
 
@@ -21,7 +22,7 @@ def run(context: Context) -> None:
     from reducible.models.quantise.quantised_base import Quantisation, quantise_model, save_quantised
     from reducible.models.weights.model_folder import load_model
 
-    model = load_model(context.inputs["base"] / "model")
+    model = load_model(context.inputs["base"] / MODEL)
     quantisation = Quantisation(context.spec.kind, context.spec.double)
     try:
         quantise_model(model, quantisation)

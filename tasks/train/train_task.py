@@ -12,9 +12,10 @@ from reducible.data.errors import DataError
 from reducible.tasks.dataset.dataset import open_dataset
 from reducible.tasks.errors import UserError
 from reducible.tasks.train.allocator import ENVIRONMENT
-from reducible.tasks.train.checkpoints import complete
 from reducible.tasks.train.finetuning import note_on
-from reducible.tasks.train.loop import STATE, TrainResult, train
+from reducible.tasks.train.folders import ADAPTER, CHECKPOINTS, MODEL, STATE, complete
+from reducible.tasks.train.loop import train
+from reducible.tasks.train.progress import TrainResult
 from reducible.tasks.train.train_spec import Execution, TrainSpec
 from reducible.tasks.workflow.record import Record, copy_record
 from reducible.tasks.workflow.task import Context
@@ -154,11 +155,11 @@ def leave(result: TrainResult, work: Path, staging: Path) -> None:
     (staging / "result.json").write_text(json.dumps(asdict(result), indent=1) + "\n")
     copy_record(work / "record", staging / "record")
     if result.status == "finished":
-        for left in ("model", "adapter"):
+        for left in (MODEL, ADAPTER):
             if (work / left).is_dir():
                 shutil.copytree(work / left, staging / left)
         # Copied, not moved: should the commit fail, the next attempt still finds its last checkpoint.
-        shutil.copytree(complete(work / "checkpoints")[-1], staging / STATE, copy_function=_link_or_copy)
+        shutil.copytree(complete(work / CHECKPOINTS)[-1], staging / STATE, copy_function=_link_or_copy)
 
 
 def _link_or_copy(source: str, target: str) -> None:

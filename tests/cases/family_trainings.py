@@ -11,7 +11,9 @@ from torch import nn
 from training_cases import Interrupted, gradients_and_weights, interrupted_at
 
 from reducible.models.families.registry import FAMILIES
-from reducible.tasks.train.loop import TrainResult, chance, train
+from reducible.tasks.train.loop import train
+from reducible.tasks.train.progress import TrainResult
+from reducible.tasks.train.step import chance
 from reducible.tasks.train.train_spec import Execution, TrainSpec
 from reducible.tasks.workflow.record import Record
 

@@ -13,7 +13,8 @@ from training_cases import ragged_examples
 from reducible.models.families.registry import FAMILIES
 from reducible.models.families.transformer import Transformer, TransformerConfig
 from reducible.tasks.train.examples import TrainingData
-from reducible.tasks.train.loop import Training, TrainResult, train
+from reducible.tasks.train.loop import Training, train
+from reducible.tasks.train.progress import TrainResult
 from reducible.tasks.train.train_spec import Execution, TrainSpec
 from reducible.tasks.workflow.record import Record
 

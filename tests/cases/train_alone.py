@@ -9,7 +9,8 @@ from pathlib import Path
 import torch.distributed as dist
 from training_cases import ragged_examples, small_spec
 
-from reducible.tasks.train.loop import Training, train
+from reducible.tasks.train.loop import train
+from reducible.tasks.train.step import Step
 from reducible.tasks.train.train_spec import Execution
 from reducible.tasks.workflow.record import Record
 
@@ -18,14 +19,14 @@ DROPOUT = {"vocabulary": 17, "width": 16, "depth": 2, "heads": 2, "dropout": 0.2
 
 def kill_in_step(step: int, delay: float) -> None:
     """SIGKILL some seconds after the step has begun: in it, in a checkpoint's thread, or in a later step."""
-    run_step = Training.step
+    run_step = Step.__call__
 
-    def step_or_die(self: Training, now: int) -> None:
+    def step_or_die(self: Step, now: int) -> None:
         if now == step:
             threading.Timer(delay, os.kill, (os.getpid(), signal.SIGKILL)).start()
         run_step(self, now)
 
-    Training.step = step_or_die  # type: ignore[method-assign]
+    Step.__call__ = step_or_die  # type: ignore[method-assign]
 
 
 def main(work: Path, *kill: str) -> None:

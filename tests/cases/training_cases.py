@@ -130,16 +130,16 @@ def gradients_and_weights(
     training = Training(spec, execution, examples, None, work, Record(work / "record", "x"), None, base)
     seen: dict[str, dict[str, torch.Tensor]] = {}
     for step in range(steps):
-        update = training.optimizer.step
+        update = training.step.optimizer.step
 
         def keep(*arguments: Any, step: int = step, update: Any = update) -> None:
             gradients = {name: full(p.grad).clone() for name, p in training.model.named_parameters() if p.requires_grad}
             seen[f"gradient {step}"] = gradients
             update(*arguments)
 
-        training.optimizer.step = keep  # type: ignore[method-assign]
+        training.step.optimizer.step = keep  # type: ignore[method-assign]
         training.step(step)
-        training.optimizer.step = update  # type: ignore[method-assign]
+        training.step.optimizer.step = update  # type: ignore[method-assign]
     seen["weights"] = {name: full(p).clone() for name, p in training.model.named_parameters()}
     training.checkpoints.close()
     return seen

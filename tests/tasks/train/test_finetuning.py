@@ -13,7 +13,8 @@ from training_cases import Interrupted, gradients_and_weights, interrupted_at, o
 from reducible.models.finetune.lora import load_adapter
 from reducible.models.weights.model_folder import load_model
 from reducible.tasks.errors import UserError
-from reducible.tasks.train.loop import TrainResult, train
+from reducible.tasks.train.loop import train
+from reducible.tasks.train.progress import TrainResult
 from reducible.tasks.train.train_spec import Execution, TrainSpec
 from reducible.tasks.workflow.record import Record
 

@@ -22,9 +22,10 @@ from reducible.models.families.transformer import Transformer, TransformerConfig
 from reducible.models.memory.gpus import GPUS
 from reducible.tasks.errors import UserError
 from reducible.tasks.train import guards, loss_scale
-from reducible.tasks.train.loop import Training
 from reducible.tasks.train.loss_scale import LossScale
 from reducible.tasks.train.peak import peak_flops
+from reducible.tasks.train.resume import state
+from reducible.tasks.train.step import Step
 from reducible.tasks.train.train_spec import Execution, TrainSpec
 
 INFINITE = math.inf
@@ -102,7 +103,7 @@ def test_where_nothing_rounds_a_scale_changes_no_bit(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, on_any_cpu: None
 ) -> None:
     """With fp32 under it: a power of 2 goes in and comes out. Several micro-batches, clipping and the spike guard."""
-    monkeypatch.setattr(Training, "autocast", lambda self: nullcontext())
+    monkeypatch.setattr(Step, "autocast", lambda self: nullcontext())
     monkeypatch.setattr(loss_scale, "GROWS_AFTER", 5)
     changes: dict[str, Any] = {"optimizer": {"learning_rate": 0.01, "clip": 0.3}, "spike_guard": 6.0}
     run(small_spec(**changes), tmp_path / "fp32", log_every=1)
@@ -159,10 +160,11 @@ def test_an_overflow_changes_nothing_but_the_scale(
 ) -> None:
     monkeypatch.setattr(loss_scale, "FIRST", 2.0**40)
     one = training(fp16(), tmp_path)
-    before = {name: tensor.clone() for name, tensor in one.state().items()}
+    before = {name: tensor.clone() for name, tensor in state(one.step).items()}
     one.step(0)
-    assert all(torch.equal(tensor, before[name]) for name, tensor in one.state().items())
-    assert one.loss_scale is not None and one.loss_scale.scale == 2.0**39 and one.loss_scale.overflows == 1
+    assert all(torch.equal(tensor, before[name]) for name, tensor in state(one.step).items())
+    assert one.step.loss_scale is not None
+    assert one.step.loss_scale.scale == 2.0**39 and one.step.loss_scale.overflows == 1
     one.checkpoints.close()
 
 

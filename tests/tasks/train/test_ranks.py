@@ -21,7 +21,8 @@ from training_cases import (
 
 from reducible.models.families.transformer import Transformer, TransformerConfig
 from reducible.tasks.train import loss_scale
-from reducible.tasks.train.loop import TrainResult, train
+from reducible.tasks.train.loop import train
+from reducible.tasks.train.progress import TrainResult
 from reducible.tasks.train.train_spec import Execution
 from reducible.tasks.workflow.record import Record, read_rows
 

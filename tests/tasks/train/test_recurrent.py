@@ -13,7 +13,7 @@ from training_cases import gradients_and_weights, on_ranks
 from reducible.models.families.recurrent import Recurrent, RecurrentConfig
 from reducible.tasks.errors import UserError
 from reducible.tasks.evaluate.gradient_flow import show_gradient_flow
-from reducible.tasks.train.loop import chance
+from reducible.tasks.train.step import chance
 from reducible.tasks.train.train_spec import Execution, TrainSpec
 from reducible.tasks.workflow.record import Record, read_rows
 

@@ -21,8 +21,9 @@ from reducible.tasks.errors import UserError
 from reducible.tasks.train import checkpoints
 from reducible.tasks.train.checkpoints import Checkpoints
 from reducible.tasks.train.guards import FEWEST
-from reducible.tasks.train.loop import TrainResult, train
+from reducible.tasks.train.loop import train
 from reducible.tasks.train.parallel import World
+from reducible.tasks.train.progress import TrainResult
 from reducible.tasks.train.train_spec import Execution, TrainSpec
 from reducible.tasks.workflow.record import Record, read_rows
 

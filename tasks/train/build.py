@@ -1,0 +1,63 @@
+"""The model, the same on every rank, then its copies or shards, then the optimizer over those."""
+
+import logging
+import os
+from pathlib import Path
+from typing import NamedTuple
+
+import torch
+from torch import nn
+
+from reducible.models.cost.ledger import Cost, Lengths
+from reducible.models.families.registry import family
+from reducible.models.layers.activation_checkpointing import saves_nothing, set_checkpointing
+from reducible.tasks.errors import UserError
+from reducible.tasks.train import finetuning, model_hooks
+from reducible.tasks.train.optimizers.adamw import AdamW
+from reducible.tasks.train.parallel import Parallel, World
+from reducible.tasks.train.train_spec import Execution, TrainSpec
+
+log = logging.getLogger(__name__)
+
+
+class Trainee(NamedTuple):
+    """The model on this rank, how training calls it, what steps it, and the ledger's entry."""
+
+    model: nn.Module
+    parallel: Parallel
+    optimizer: AdamW
+    cost: Cost
+
+
+def build(spec: TrainSpec, execution: Execution, world: World, lengths: Lengths, base: Path | None) -> Trainee:
+    """`base` is what spec.method adapts; without a method the weights are drawn from the spec's seed."""
+    if spec.deterministic:
+        os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
+    if spec.deterministic != torch.are_deterministic_algorithms_enabled():  # asking imports the compiler: seconds
+        torch.use_deterministic_algorithms(spec.deterministic)
+    kind = family(spec.family)
+    config = kind.config(**spec.model)
+    cost = finetuning.cost(kind, config, spec.method, lengths)
+    torch.manual_seed(spec.seed)
+    if spec.method is None:
+        model = kind.build(config).to(world.device).train()
+    else:
+        model = finetuning.adapted_model(spec, spec.method, required_base(base)).to(world.device).train()
+    set_checkpointing(model, execution.checkpointing)
+    if reason := saves_nothing(kind, config, execution.checkpointing):
+        log.info("train.checkpointing: %s saves nothing: %s", execution.checkpointing, reason)
+    if execution.compile and not model_hooks.compiles(model):
+        log.info("compute.compile: a %s runs as it is: torch.compile gains it nothing or redraws chance", kind.name)
+    elif execution.compile:
+        model.compile(dynamic=False)
+    parallel = Parallel(model, world, execution.strategy, spec.precision)
+    groups = finetuning.groups(model) if spec.method else model_hooks.parameter_groups(model)
+    # DDP's gradients are its buckets.
+    optimizer = AdamW(model, groups, spec.optimizer, zeroes=parallel.strategy == "ddp")
+    return Trainee(model, parallel, optimizer, cost)
+
+
+def required_base(base: Path | None) -> Path:
+    if base is None:
+        raise UserError("method: fine-tuning needs the input `base`, an artifact with the model it begins with")
+    return base

@@ -1,0 +1,51 @@
+"""Why a training has diverged: a micro-batch brought a bad gradient, or the loss ends above where it began."""
+
+import math
+
+from reducible.tasks.train import model_hooks
+from reducible.tasks.train.progress import Standing
+from reducible.tasks.train.step import Step
+
+
+def culprits(step: Step, number: int) -> str:
+    """Runs a step again, micro-batch by micro-batch: which of them brought the bad gradient.
+
+    The guard has held the weights of that step. Ranks run a round together, so a round of several is named whole.
+    """
+    bad: list[str] = []
+    model_hooks.at_step(step.model, number, step.spec.stop_step)
+    indices = step.batches.micro_batches(number)
+    micros = step.fetch(step.batches, indices)
+    weight = step.weight(micros)
+    for round_, micro in enumerate(micros):
+        step.optimizer.zero_grad()
+        step.backward(number, [micro], weight)
+        if not math.isfinite(step.optimizer.norm(step.optimizer.gradients()).item()):
+            first = round_ * step.world.size
+            bad += [str(i) for i in range(first, min(first + step.world.size, len(indices)))]
+    if not bad:
+        return "the sum of all micro-batches"
+    return f"micro-batch {bad[0]}" if len(bad) == 1 else f"one of micro-batches {', '.join(bad)}"
+
+
+def verdict(standing: Standing, finetunes: bool) -> tuple[str, str | None]:
+    """(status, reason). A run that ends clearly worse than its untrained model, or the base that it fine-tunes, has
+
+    diverged, though every gradient was finite.
+    """
+    progress = standing.progress
+    # The base is known on the validation examples, whose text may be easier or harder than that of the training.
+    untrained = None if finetunes else progress.first_loss
+    before = "base" if finetunes else "untrained model"
+    for name, loss, first in (
+        ("training", standing.losses.get("train/loss"), untrained),
+        ("validation", standing.validation.get("val/loss"), progress.base_loss if untrained is None else untrained),
+    ):
+        if loss is not None and not math.isfinite(loss):
+            return "diverged", f"step {progress.step}: the {name} loss is not finite"
+        if loss is not None and first is not None and loss > first + 0.2 * abs(first):
+            return "diverged", (
+                f"step {progress.step}: the {name} loss is {loss:.4f}, above the {before}'s {first:.4f}; "
+                "try a smaller learning rate"
+            )
+    return "finished", None
