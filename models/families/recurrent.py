@@ -27,10 +27,11 @@ from torch import Tensor, nn
 from reducible.models.cost.ledger import Cost, Lengths
 from reducible.models.layers.activation_checkpointing import chunk_length, over_time
 from reducible.models.layers.adapted_weights import adapted_weight
+from reducible.models.layers.lstm import LSTM
 from reducible.models.layers.width_rule import EMBEDDING_DEVIATION, ParameterGroup, logit_scale, width_groups
 from reducible.models.loss import IGNORE, Loss, cross_entropy
 
-KERNELS: dict[str, Callable[..., nn.RNNBase]] = {"lstm": nn.LSTM, "gru": nn.GRU, "elman": nn.RNN}
+KERNELS: dict[str, Callable[..., nn.RNNBase]] = {"lstm": LSTM, "gru": nn.GRU, "elman": nn.RNN}
 GATES = {"lstm": 4, "gru": 3, "elman": 1}
 HELD = {"lstm": 16.3, "gru": 8.0, "elman": 2.0}
 """Numbers that a layer holds for backward per unit and token, h included, what comes from below not.

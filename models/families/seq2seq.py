@@ -24,6 +24,7 @@ from reducible.models.cost.ledger import Cost, Lengths
 from reducible.models.layers.activation_checkpointing import Part, joined, over_time
 from reducible.models.layers.adapted_weights import adapted_matrices, adapted_weight
 from reducible.models.layers.device_kind import device_kind
+from reducible.models.layers.lstm import LSTM
 from reducible.models.layers.output_loss import output_loss
 from reducible.models.layers.padded_lstm import PaddedLSTM
 from reducible.models.layers.width_rule import EMBEDDING_DEVIATION, ParameterGroup, logit_scale, width_groups
@@ -133,7 +134,7 @@ class FusedDecoder(nn.Module):
     def __init__(self, config: Seq2SeqConfig) -> None:
         super().__init__()
         self.hard, self.dropout = config.hard, config.dropout
-        self.layers = nn.ModuleList(nn.LSTM(config.width, config.width, batch_first=True) for _ in range(config.depth))
+        self.layers = nn.ModuleList(LSTM(config.width, config.width, batch_first=True) for _ in range(config.depth))
         self.query = nn.Linear(config.width, config.width, bias=False) if config.attention == "luong" else None
 
     def forward(self, x_BTD: Tensor, state: State) -> Decoded:

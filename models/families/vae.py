@@ -17,6 +17,7 @@ from reducible.models.cost.ledger import Cost, Lengths
 from reducible.models.generate.sample import choose
 from reducible.models.layers.adapted_weights import adapted_weight
 from reducible.models.layers.latent_estimators import Gaussian, mutual_information
+from reducible.models.layers.lstm import LSTM
 from reducible.models.layers.width_rule import EMBEDDING_DEVIATION, ParameterGroup, logit_scale, width_groups
 from reducible.models.loss import IGNORE, Loss
 
@@ -102,7 +103,7 @@ class Encoder(nn.Module):
     def __init__(self, config: VaeConfig) -> None:
         super().__init__()
         self.pooling = config.pooling
-        self.layers = nn.ModuleList(nn.LSTM(config.width, config.width, batch_first=True) for _ in range(config.depth))
+        self.layers = nn.ModuleList(LSTM(config.width, config.width, batch_first=True) for _ in range(config.depth))
         self.head = nn.Linear(config.width, 2 * config.latent)
 
     def forward(self, x_BTD: Tensor, lengths_B: Tensor) -> Gaussian:
@@ -125,7 +126,7 @@ class Decoder(nn.Module):
         super().__init__()
         self.dropout = config.dropout
         self.layers = nn.ModuleList(
-            nn.LSTM(config.width + (0 if layer else config.latent), config.width, batch_first=True)
+            LSTM(config.width + (0 if layer else config.latent), config.width, batch_first=True)
             for layer in range(config.depth)
         )
         self.start = nn.Linear(config.latent, config.depth * config.width)

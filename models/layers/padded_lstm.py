@@ -9,6 +9,7 @@ from torch.nn.utils.rnn import PackedSequence, pack_padded_sequence, pad_packed_
 from torch.utils.checkpoint import checkpoint
 
 from reducible.models.layers.adapted_weights import adapted_weights
+from reducible.models.layers.lstm import LSTM, States, in_precision_of_cpu
 
 SHUT = 60.0
 """sigmoid(60) is 1 to the last bit, also in double precision, and sigmoid(-60) 1e-26."""
@@ -33,7 +34,7 @@ class PaddedLSTM(nn.Module):
         # Layers apart, and dropout between them ours: cuDNN's draws from a state of its own, so that what activation
         # checkpointing rebuilds would not be what was there.
         self.layers = nn.ModuleList(
-            nn.LSTM(outputs if layer else inputs, hidden, batch_first=True, bidirectional=bidirectional)
+            LSTM(outputs if layer else inputs, hidden, batch_first=True, bidirectional=bidirectional)
             for layer in range(depth)
         )
 
@@ -80,9 +81,14 @@ class PaddedLSTM(nn.Module):
         start = x_BSX.new_zeros(self.directions, B, self.hidden)
         fed = torch.cat([x_BSX.masked_fill(padding_BS1, 0), padding_BS1.to(x_BSX)], dim=2)
         with adapted_weights(lstm, with_shut) as weights:
-            x_BSX, hidden, cell = torch.lstm(
-                fed, (start, start), weights, True, 1, 0.0, self.training, self.directions == 2, True
-            )
+
+            def kernel(fed: Tensor, states: States) -> tuple[Tensor, States]:
+                outputs, hidden, cell = torch.lstm(
+                    fed, states, weights, True, 1, 0.0, self.training, self.directions == 2, True
+                )
+                return outputs, (hidden, cell)
+
+            x_BSX, (hidden, cell) = in_precision_of_cpu(kernel, fed, (start, start), weights[0].dtype)
         # Forward, the hidden state at padding still hangs on the output gate; the last real one stands in x.
         last_BH = x_BSX[torch.arange(B), lengths_B - 1, : self.hidden]
         return x_BSX, (torch.stack([last_BH, *hidden[1:]]), cell)

@@ -20,6 +20,7 @@ from torch import Tensor, nn
 
 from reducible.models.layers.adapted_weights import adapted_weight
 from reducible.models.layers.gaussian import positive, wide
+from reducible.models.layers.lstm import LSTM
 from reducible.models.layers.time_loops import Elman, SamplingLoop
 from reducible.models.state_space.transitions import initialise, initialise_recurrent
 
@@ -34,7 +35,7 @@ def reverse(x_TBX: Tensor, lengths_B: Tensor) -> Tensor:
 
 
 def recurrence(cell: str, inputs: int, width: int) -> nn.RNNBase:
-    return nn.LSTM(inputs, width) if cell == "lstm" else Elman(inputs, width)
+    return LSTM(inputs, width) if cell == "lstm" else Elman(inputs, width)
 
 
 def recurrence_flops(cell: str, inputs: int, width: int) -> int:

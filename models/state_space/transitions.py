@@ -13,6 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from reducible.models.layers.gaussian import positive, raw_of
+from reducible.models.layers.lstm import LSTM
 
 State = tuple[Tensor, ...]
 """What a transition remembers, one row a series in every tensor."""
@@ -44,7 +45,7 @@ class LstmTransition(nn.Module):
         self.first = nn.Parameter(torch.empty(latent))
         """Read by the first step, which has no latent before it."""
         self.width = width
-        self.lstm = nn.LSTM(latent, width)
+        self.lstm = LSTM(latent, width)
         self.head = nn.Linear(width, 2 * latent)
         self.flops = 8 * width * (width + latent) + 4 * width * latent
 

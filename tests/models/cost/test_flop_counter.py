@@ -5,6 +5,7 @@ import torch
 from torch import nn
 
 from reducible.models.cost.flop_counter import FORMULAS, UncountedOperator, count_flops, multiplies
+from reducible.models.layers.lstm import LSTM
 
 aten = torch.ops.aten
 B, T, X, H = 3, 7, 5, 4
@@ -51,7 +52,7 @@ def test_recurrences_count_what_the_sum_by_hand_says(cell: str, path: str) -> No
 @pytest.mark.filterwarnings("ignore:TF32")
 @pytest.mark.parametrize("keys", [{"mkldnn": False}, {"packed": True}, {"half": True}])
 def test_an_lstm_counts_the_same_by_any_path(keys: dict[str, bool]) -> None:
-    lstm, x = nn.LSTM(X, H, 2, batch_first=True), torch.randn(B, T, X)
+    lstm, x = LSTM(X, H, 2, batch_first=True), torch.randn(B, T, X)
     with (
         torch.backends.mkldnn.flags(enabled=keys.get("mkldnn", True)),
         torch.autocast("cpu", torch.bfloat16, enabled="half" in keys),

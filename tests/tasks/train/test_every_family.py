@@ -84,7 +84,10 @@ def test_two_ranks_step_as_one_does(ranks: Path, tmp_path: Path, name: str, stra
 
 @pytest.mark.parametrize("name", EVERY)
 def test_checkpointing_changes_no_bit_of_the_gradient(name: str, tmp_path: Path) -> None:
-    """But where time is cut into chunks: then sums over time run chunk by chunk, in another order."""
+    """Except where time is cut into chunks: then sums over time run chunk by chunk, in another order.
+
+    After an update that rounding has grown: AdamW divides by the root of the squared gradient, small or not.
+    """
     spec = family_spec(name)
     plain, *others = (
         gradients_and_weights(spec, Execution(checkpointing=mode), training_data(spec), tmp_path / mode, steps=2)
@@ -94,7 +97,8 @@ def test_checkpointing_changes_no_bit_of_the_gradient(name: str, tmp_path: Path)
         for what, tensors in plain.items():
             for parameter, tensor in tensors.items():
                 difference = (again[what][parameter] - tensor).abs().max()
-                rounding = 1e-4 * tensor.abs().max() if mode == "sqrt-time" else 0.0
+                share = 1e-4 if what == "gradient 0" else 1e-3
+                rounding = share * tensor.abs().max() if mode == "sqrt-time" else 0.0
                 assert difference <= rounding, (mode, what, parameter)
 
 
