@@ -6,7 +6,6 @@ from collections.abc import Iterator
 from dataclasses import asdict, dataclass
 
 import numpy as np
-from scipy.linalg import solve_discrete_lyapunov
 
 from reducible.data.errors import DataError
 from reducible.data.series_files import NumericSeries
@@ -65,6 +64,8 @@ class LinearGaussianSeries:
     def first_covariance(self) -> np.ndarray:
         """Of z_1 (its mean is 0): P = A P A' + B B'."""
         A, B = np.array(self.A), np.array(self.B)
+        from scipy.linalg import solve_discrete_lyapunov  # half a second, which no other kind of data should wait
+
         return np.asarray(solve_discrete_lyapunov(A, B @ B.T))
 
     def draw(self) -> Iterator[NumericSeries]:

@@ -10,7 +10,7 @@ from reducible.data.errors import DataError
 from reducible.data.hashes import HashCache
 from reducible.models.families.registry import Family, family
 from reducible.pipelines.find import NotFound, find
-from reducible.pipelines.training import data_kind_for
+from reducible.tasks.dataset.kind import kind_named
 from reducible.tasks.dataset.tokenise import FileSpec
 from reducible.tasks.errors import UserError
 from reducible.tasks.train import pretrained_base as pretrained
@@ -60,8 +60,7 @@ def base_of(wanted: str, store: Store) -> Base:
 
 def data_kind(wanted: str, root: str) -> str:
     """Which data.kind a base reads."""
-    reads = base_of(wanted, Store(root)).family.reads
-    return data_kind_for(reads)
+    return kind_named(base_of(wanted, Store(root)).family.reads).data
 
 
 def _of_ours(folder: Path, store: Store) -> Base:

@@ -2,16 +2,14 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
 
 from reducible.pipelines.base_model import Base, base_of
-from reducible.pipelines.dataset.text_tasks import dataset_task, lengths_of, model_facts
 from reducible.pipelines.evaluation import evaluation_of
 from reducible.pipelines.recipe.finetune_section import Finetune
-from reducible.pipelines.recipe.pairs_section import PairData
 from reducible.pipelines.recipe.recipe import Recipe
-from reducible.pipelines.training import READ_FROM, Model, data_kind_for, require_maskable
+from reducible.pipelines.training import Model, require_maskable
 from reducible.tasks.dataset.dataset import open_dataset
+from reducible.tasks.dataset.kind import kind_named
 from reducible.tasks.errors import UserError
 from reducible.tasks.evaluate.evaluate_spec import EvaluateSpec
 from reducible.tasks.train import quantised_base as quantise
@@ -47,35 +45,24 @@ def start_of(recipe: Recipe, store: Store) -> Start:
     base = base_of(section.base, store)
     recipe = _as_the_base_reads(recipe, base, store)
     evaluation = evaluation_of(recipe, base.family)
-    dataset = dataset_task(recipe, store, base.tokenizers)
-    lengths = lengths_of(recipe, store, dataset, base.family.reads)
+    dataset = recipe.data.dataset_task(recipe.name, store, base.tokenizers)
+    lengths = recipe.data.lengths(store, dataset, base.family.reads)
     model = Model(base.family, base.config, cost(base.family, base.config, section.spec, lengths), lengths)
     tokens, provisional = _units_to_train(recipe, section, store, dataset)
     return Start(recipe, model, dataset, {"base": _weights(section, base)}, tokens, provisional, evaluation)
 
 
 def _as_the_base_reads(recipe: Recipe, base: Base, store: Store) -> Recipe:
-    data: Any = recipe.data
-    if base.family.reads not in READ_FROM[data.kind]:
+    data = recipe.data
+    if not data.gives(base.family.reads):
         raise UserError(
             f"data.kind: {base.name} is a {base.family.name} and reads {base.family.reads}, not {data.kind}; "
-            f"it needs data.kind: {data_kind_for(base.family.reads)}"
+            f"it needs data.kind: {kind_named(base.family.reads).data}"
         )
     require_maskable(recipe, base.family)
-    for key in ("tokenizer", "source_tokenizer", "shared"):
-        if key in data.model_fields_set:
-            raise UserError(f"data.{key}: fine-tuning keeps the tokens of {base.name}; leave it out")
-    if isinstance(data, PairData):
-        lowercase = bool(base.dataset.get("lowercase"))
-        if "lowercase" in data.model_fields_set and data.lowercase != lowercase:
-            raise UserError(f"data.lowercase: {base.name} was trained with {str(lowercase).lower()}; leave it out")
-        data = data.model_copy(update={"shared": base.config.shared, "lowercase": lowercase})
+    data = data.as_trained(base.name, base.config, base.dataset, store)
     if base.sequence is not None and "sequence" not in data.model_fields_set:
         data = data.model_copy(update={"sequence": base.sequence})
-    if data.kind == "series":
-        found = model_facts(recipe, store)["channels"]
-        if found != base.config.channels:
-            raise UserError(f"data.columns: {base.name} reads {base.config.channels} channels, the data have {found}")
     train = recipe.train
     if train.batch is None:
         train = train.model_copy(update={"batch": SEQUENCES * data.sequence})

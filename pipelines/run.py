@@ -9,7 +9,6 @@ from typing import Any
 
 import click
 
-from reducible.pipelines.dataset.text_tasks import dataset_task, lengths_of, model_facts
 from reducible.pipelines.engine import engine, failures, make_again
 from reducible.pipelines.evaluation import evaluation_of, evaluation_task
 from reducible.pipelines.finetune import Start
@@ -57,8 +56,8 @@ def run_tasks(recipe: Recipe, store: Store) -> RunTasks:
 def from_nothing(recipe: Recipe, store: Store) -> Start:
     family = family_of(recipe)
     evaluation = evaluation_of(recipe, family)
-    dataset = dataset_task(recipe, store)
-    model = model_of(recipe, model_facts(recipe, store), lengths_of(recipe, store, dataset, family.reads))
+    dataset = recipe.data.dataset_task(recipe.name, store)
+    model = model_of(recipe, recipe.data.facts(store), recipe.data.lengths(store, dataset, family.reads))
     tokens = recipe.train.tokens or TOKENS_PER_PARAMETER * model.cost.parameters
     return Start(recipe, model, dataset, {}, tokens, False, evaluation)
 

@@ -11,30 +11,21 @@ from pydantic import TypeAdapter, ValidationError
 from reducible.models.cost.ledger import Cost, Lengths
 from reducible.models.families.registry import FROM_DATA, Family, family
 from reducible.pipelines.recipe.recipe import Recipe
-from reducible.pipelines.recipe.text_section import TextData
+from reducible.tasks.dataset.kind import kind_named
 from reducible.tasks.errors import UserError
 from reducible.tasks.train.train_spec import VERSION, Execution, OptimizerSpec, ScheduleSpec, TrainSpec, ValidationSpec
 from reducible.tasks.words import plural
 from reducible.tasks.workflow.task import Resources, Task
 
 LARGEST_MICRO_BATCH = 16_384  # target units per forward pass, unless the recipe says otherwise
-
-
-READ_FROM = {"text": ("text", "sentences"), "pairs": ("pairs",), "series": ("series",)}
-"""What families can read from which data.kind."""
 SHARE_OF_PEAK = 0.4
 """Of a device's matrix speed: what small models reach on a CPU, larger ones on a GPU."""
-
-
-def data_kind_for(reads: str) -> str:
-    return next(kind for kind, served in READ_FROM.items() if reads in served)
 
 
 def cost_at(spec: TrainSpec, sequence: int) -> Cost:
     """The ledger's entry for a training whose examples, and their sources, all have that many units."""
     kind = family(spec.family)
-    lengths = Lengths.fixed(sequence, sequence if kind.reads == "pairs" else 0)
-    cost: Cost = kind.cost(kind.config(**spec.model), lengths)
+    cost: Cost = kind.cost(kind.config(**spec.model), kind_named(kind.reads).longest(sequence))
     return cost
 
 
@@ -63,17 +54,17 @@ def family_of(recipe: Recipe, section: Mapping[str, Any] | None = None) -> Famil
         kind = family(str(section.get("family", "transformer")))
     except ValueError as error:
         raise UserError(str(error)) from None
-    if kind.reads not in READ_FROM[recipe.data.kind]:
+    if not recipe.data.gives(kind.reads):
         raise UserError(
             f"model.family: {kind.name} reads {kind.reads}, which data.kind {recipe.data.kind} does not give; "
-            f"it needs data.kind: {data_kind_for(kind.reads)}"
+            f"it needs data.kind: {kind_named(kind.reads).data}"
         )
     require_maskable(recipe, kind)
     return kind
 
 
 def require_maskable(recipe: Recipe, kind: Family) -> None:
-    if isinstance(recipe.data, TextData) and recipe.data.mask_documents and not kind.masks_documents:
+    if recipe.data.masks_documents and not kind.masks_documents:
         raise UserError(f"data.mask_documents: a model of family {kind.name} has no attention to mask; set it to false")
 
 
@@ -82,7 +73,7 @@ def model_of(
 ) -> Model:
     """The recipe's model section (or another `section`) as a configuration of its family.
 
-    facts: what the data decides (pipelines/dataset/text_tasks.py).
+    facts: what the data decide (pipelines/dataset/data_section.py).
 
     Raises:
         UserError: unknown family or key (with the nearest one), or a value that the family refuses.
@@ -128,7 +119,7 @@ def batch_units(recipe: Recipe, model: Model, tokens: int, batch: int | None = N
     if batch is None:
         sequences = max(1.0, 0.25 * math.sqrt(tokens) / sequence)
         return int(sequence * 2 ** round(math.log2(sequences)))
-    if batch % sequence and model.family.reads == "text":  # ragged examples fill a step as far as they go
+    if batch % sequence and kind_named(model.family.reads).packed:  # ragged examples fill a step as far as they go
         right = max(1, round(batch / sequence)) * sequence
         raise UserError(
             f"train.batch: {batch} target units are no whole number of sequences of {sequence} (data.sequence); "
@@ -175,7 +166,7 @@ def train_spec(
         family=model.family.name,
         model=model.settings,
         sequence=recipe.data.sequence,
-        mask_documents=isinstance(recipe.data, TextData) and recipe.data.mask_documents,
+        mask_documents=recipe.data.masks_documents,
         seed=train.seed if seed is None else seed,
         start_step=start_step,
         stop_step=steps,

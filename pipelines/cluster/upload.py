@@ -20,7 +20,7 @@ from typing import Any
 import yaml
 
 import reducible
-from reducible.pipelines.recipe.load import PATHS
+from reducible.pipelines.dataset.kinds import data_paths
 from reducible.tasks.errors import UserError
 
 PACKAGE = Path(reducible.__file__).parent
@@ -105,7 +105,7 @@ def _named(arguments: Sequence[str], here: Path) -> Iterator[Named]:
     for path, content in chain:
         for base in _at(content, ["base"]):
             yield Named("base", base, path.parent / base)
-    for field in PATHS:
+    for field in data_paths():
         places = [(_texts(_value(overrides[field])), Path())] if field in overrides else []
         places += [(found, path.parent) for path, content in chain if (found := _at(content, field.split(".")))]
         texts, folder = places[0] if places else ([], Path())

@@ -1,1 +1,1 @@
-"""The tasks that turn a recipe's data section into a dataset, a file for each kind of data."""
+"""Kinds of data as a recipe says them: a file for each, with its section and the tasks that make its dataset."""

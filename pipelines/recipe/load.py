@@ -10,13 +10,10 @@ from typing import Any, get_args
 import yaml
 from pydantic import BaseModel, ValidationError
 
-from reducible.pipelines.recipe.recipe import DATA_KINDS, Recipe, kind_of
-from reducible.pipelines.recipe.text_section import TextData
+from reducible.pipelines.dataset.kinds import data_paths, section_in
+from reducible.pipelines.recipe.recipe import Recipe
 from reducible.tasks.errors import UserError
 from reducible.tasks.evaluate.evaluate_spec import EvaluateSpec
-
-PATHS = ("data.source", "data.validation", "data.test", "data.tokenizer.path", "data.source_tokenizer.path")
-"""Keys that name files: a path or a list of paths."""
 
 HOLDS_MODEL = ("config.json", "manifest.json")
 """Of these files a folder that can be a base has one: a checkpoint from elsewhere, an artifact of ours."""
@@ -140,7 +137,7 @@ def _absolute_paths(content: dict[str, Any], folder: Path) -> None:
     data = content.get("data")
     if not isinstance(data, dict):
         return
-    for dotted in PATHS:
+    for dotted in data_paths():
         section: Any = data
         keys = dotted.split(".")[1:]
         for key in keys[:-1]:
@@ -198,20 +195,16 @@ def _apply(content: dict[str, Any], override: str) -> None:
         section = inner
     if dotted == "finetune.base":
         value = _base(value, Path())
-    section[keys[-1]] = _absolute(value, Path()) if dotted in PATHS else value
+    section[keys[-1]] = _absolute(value, Path()) if dotted in data_paths() else value
 
 
 def explain(error: ValidationError, model: type[BaseModel], content: Any) -> str:
     """The first mistake in one line: dotted field, what is wrong, what would be right."""
     first = min(error.errors(), key=_order)
     location = [str(part) for part in first["loc"] if not _is_tag(part)]
-    if location[:1] == ["data"] and location[1:2] and location[1] in DATA_KINDS:
-        del location[1]  # which kind of data it is appears in pydantic's locations; a person did not write it there
-    if first["type"] == "union_tag_invalid":
-        return f"{location[0]}.kind: {first['ctx']['tag']!r} is not allowed; it must be {', '.join(DATA_KINDS)}"
     field = ".".join(location)
     if first["type"] == "extra_forbidden":
-        fields = _fields_at(model, location[:-1], kind_of(content.get("data")))
+        fields = _fields_at(model, location[:-1], content)
         near = difflib.get_close_matches(location[-1], fields, n=1, cutoff=0.5)
         known = f"did you mean {near[0]}?" if near else f"allowed here: {', '.join(fields)}"
         return f"{field}: unknown key; {known}"
@@ -238,10 +231,10 @@ def _is_tag(part: Any) -> bool:
     return isinstance(part, str) and (part.startswith(("tuple[", "literal[", "function-")) or part in ("Search", "int"))
 
 
-def _fields_at(model: type[BaseModel], location: Sequence[str], data_kind: Any) -> list[str]:
+def _fields_at(model: type[BaseModel], location: Sequence[str], content: Any) -> list[str]:
     for part in location:
         if part == "data":
-            model = DATA_KINDS.get(data_kind, TextData)
+            model = section_in(content["data"]) or model
             continue
         field = model.model_fields.get(part)
         if field is None:

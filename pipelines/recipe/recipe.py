@@ -2,27 +2,12 @@
 
 from typing import Annotated, Any, Literal
 
-from pydantic import ConfigDict, Discriminator, Field, Tag, model_validator
+from pydantic import ConfigDict, Field, model_validator
 
+from reducible.pipelines.dataset.kinds import Data
 from reducible.pipelines.recipe.fields import Number, Section, Share
 from reducible.pipelines.recipe.finetune_section import Finetune, with_defaults
-from reducible.pipelines.recipe.pairs_section import PairData
-from reducible.pipelines.recipe.series_section import SeriesData
-from reducible.pipelines.recipe.text_section import TextData
 from reducible.tasks.count import Count
-
-DATA_KINDS: dict[str, type[Section]] = {"text": TextData, "pairs": PairData, "series": SeriesData}
-
-
-def kind_of(data: Any) -> Any:
-    """data.kind, which is text where nothing is said."""
-    return data.get("kind", "text") if isinstance(data, dict) else getattr(data, "kind", "text")
-
-
-Data = Annotated[
-    Annotated[TextData, Tag("text")] | Annotated[PairData, Tag("pairs")] | Annotated[SeriesData, Tag("series")],
-    Discriminator(kind_of),
-]
 
 
 class Optimizer(Section):

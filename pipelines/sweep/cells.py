@@ -4,7 +4,6 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from itertools import groupby
 
-from reducible.pipelines.dataset.text_tasks import dataset_task, lengths_of, model_facts
 from reducible.pipelines.evaluation import evaluation_of
 from reducible.pipelines.recipe.recipe import Recipe
 from reducible.pipelines.recipe.recipe import Search as SearchSection
@@ -19,6 +18,7 @@ from reducible.pipelines.training import (
     training_task,
 )
 from reducible.tasks.colours import family_colour
+from reducible.tasks.dataset.kind import kind_named
 from reducible.tasks.errors import UserError
 from reducible.tasks.train.learning_rate_search import VERSION as SEARCH_VERSION
 from reducible.tasks.train.learning_rate_search import SearchSpec
@@ -65,9 +65,9 @@ def sweep_tasks(recipe: Recipe, store: Store) -> SweepTasks:
     """
     recipes = recipes_of(recipe)
     reads = _reads(recipes)
-    dataset = dataset_task(recipe, store)
-    provisional = reads != "text" and not store.committed("dataset", dataset.identity)
-    facts, lengths = model_facts(recipe, store), lengths_of(recipe, store, dataset, reads)
+    dataset = recipe.data.dataset_task(recipe.name, store)
+    provisional = not kind_named(reads).packed and not store.committed("dataset", dataset.identity)
+    facts, lengths = recipe.data.facts(store), recipe.data.lengths(store, dataset, reads)
     families = []
     for index, (name, own) in enumerate(recipes.items()):
         with blamed(name):

@@ -63,11 +63,12 @@ def compare_task(recipe: Recipe, fits: Mapping[str, Task]) -> Task:
 
 def report_task(recipe: Recipe, fits: Mapping[str, Task], dataset: Task, store: Store) -> Task:
     """One page for the sweep: of its one fit, or of several families' fits and how they compare."""
-    content = _data_content(store, dataset)
+    content, units = _data_content(store, dataset), f"{recipe.data.unit}s"
+    counted = {units: f"{content['splits']['train'][units]:,}"}
     shown: dict[str, Any] = {
         "title": recipe.name,
         "recipe": _recipe_text(recipe),
-        "data": {"source": str(content["source"]), **_counted(content), "fingerprint": str(content["fingerprint"])},
+        "data": {"source": str(content["source"]), **counted, "fingerprint": str(content["fingerprint"])},
         "unit": recipe.data.unit,
         "predict": recipe.name,
     }
@@ -158,12 +159,6 @@ def _said(failed: Sequence[Outcome]) -> int:
 def _data_content(store: Store, dataset: Task) -> dict[str, Any]:
     content: dict[str, Any] = json.loads((store.artifact("dataset", dataset.identity) / "dataset.json").read_text())
     return content
-
-
-def _counted(content: Mapping[str, Any]) -> dict[str, str]:
-    """How much the models could be trained on: tokens, or the steps of series."""
-    train = content["splits"]["train"]
-    return {unit: f"{train[unit]:,}" for unit in ("tokens", "steps") if unit in train}
 
 
 def _say(recipe: Recipe, root: str, fits: Mapping[str, Task], report: Task, store: Store) -> None:

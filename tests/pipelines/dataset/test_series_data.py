@@ -9,7 +9,6 @@ import pytest
 import yaml
 
 from reducible.data.errors import DataError
-from reducible.pipelines.dataset.text_tasks import dataset_task, model_facts
 from reducible.pipelines.recipe.load import load_recipe
 from reducible.tasks.dataset.dataset import open_dataset
 from reducible.tasks.dataset.series_kind import SeriesDataset
@@ -33,13 +32,13 @@ def written(folder: Path, data: dict[str, Any]) -> Path:
 def made(folder: Path, data: dict[str, Any]) -> tuple[SeriesDataset, dict[str, Any]]:
     """The dataset of the recipe, made in this process, and what was known before."""
     recipe, store = load_recipe(written(folder, data)), Store(folder / "root")
-    facts, dataset = model_facts(recipe, store), dataset_task(recipe, store)
+    facts, dataset = recipe.data.facts(store), recipe.data.dataset_task(recipe.name, store)
     run_here(_payload(dataset), store)
     return open_dataset(store.artifact("dataset", dataset.identity)), facts
 
 
 def identity(folder: Path, data: dict[str, Any]) -> str:
-    return dataset_task(load_recipe(written(folder, data)), Store(folder / "root")).identity
+    return load_recipe(written(folder, data)).data.dataset_task("toy", Store(folder / "root")).identity
 
 
 @pytest.fixture
@@ -131,6 +130,6 @@ def test_what_makes_another_dataset_and_what_does_not(shops: Path) -> None:
 def test_mistakes_are_one_line(shops: Path, data: dict[str, Any], said: str) -> None:
     with pytest.raises((UserError, DataError), match=said) as error:
         recipe, store = load_recipe(written(shops, data)), Store(shops / "root")
-        model_facts(recipe, store)
-        dataset_task(recipe, store)
+        recipe.data.facts(store)
+        recipe.data.dataset_task(recipe.name, store)
     assert "\n" not in str(error.value)

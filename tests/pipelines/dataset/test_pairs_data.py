@@ -9,7 +9,6 @@ import pytest
 import yaml
 
 from reducible.data.errors import DataError
-from reducible.pipelines.dataset.text_tasks import dataset_task, model_facts
 from reducible.pipelines.recipe.load import load_recipe
 from reducible.tasks.dataset.dataset import open_dataset
 from reducible.tasks.dataset.pairs_kind import PairDataset
@@ -24,7 +23,7 @@ def made(folder: Path, data: dict[str, Any], name: str = "toy") -> tuple[PairDat
     path = folder / f"{name}.yaml"
     path.write_text(yaml.safe_dump({"data": {"kind": "pairs", **data}}))
     recipe, store = load_recipe(path), Store(folder / "root")
-    facts, dataset = model_facts(recipe, store), dataset_task(recipe, store)
+    facts, dataset = recipe.data.facts(store), recipe.data.dataset_task(recipe.name, store)
     for task in in_order([dataset]):
         run_here(_payload(task), store)
     return open_dataset(store.artifact("dataset", dataset.identity)), facts
@@ -34,7 +33,7 @@ def identities(folder: Path, data: dict[str, Any]) -> dict[str, set[str]]:
     path = folder / "toy.yaml"
     path.write_text(yaml.safe_dump({"data": {"kind": "pairs", **data}}))
     tasks: dict[str, set[str]] = {}
-    for task in in_order([dataset_task(load_recipe(path), Store(folder / "root"))]):
+    for task in in_order([load_recipe(path).data.dataset_task("toy", Store(folder / "root"))]):
         tasks.setdefault(task.name, set()).add(task.identity)
     return tasks
 
@@ -91,6 +90,10 @@ def test_the_dataset_is_every_pair_once(corpus: Path) -> None:
         dataset.examples("pairs", "test", 64)
     with pytest.raises(UserError, match="is pairs; a family that reads text needs data.kind: text"):
         dataset.examples("text", "train", 64)
+    with pytest.raises(UserError, match="is pairs; a family that reads series needs data.kind: series"):
+        dataset.examples("series", "train", 64)
+    with pytest.raises(UserError, match="is pairs; a family that reads sentences needs data.kind: text"):
+        dataset.examples("sentences", "train", 64)
 
 
 def test_what_tests_is_left_out_of_training_and_said(corpus: Path) -> None:

@@ -1,0 +1,167 @@
+"""Data of kind series: the recipe's section, and the task that turns it into a dataset."""
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Annotated, Any, Literal, Self
+
+from pydantic import BeforeValidator, Field, model_validator
+
+from reducible.data.linear_gaussian import LinearGaussianSeries
+from reducible.data.series_files import BUILTIN, Columns, builtin_path, channel_names, is_roll
+from reducible.data.sources import InputFile, Source, listing
+from reducible.pipelines.dataset.data_section import DataSection
+from reducible.pipelines.recipe.fields import Number, Section, parse_number
+from reducible.tasks.count import Count
+from reducible.tasks.dataset import make_series
+from reducible.tasks.dataset.make_series import GeneratedSpec, Places, SeriesSpec, TableSpec
+from reducible.tasks.dataset.tokenise import FileSpec
+from reducible.tasks.errors import UserError
+from reducible.tasks.workflow.store import Store
+from reducible.tasks.workflow.task import Task
+
+
+def _rows(value: Any) -> Any:
+    """A matrix as YAML gives it; a number alone is a matrix of one."""
+    if isinstance(value, int | float | str):
+        value = [[value]]
+    if isinstance(value, list | tuple):
+        return [[parse_number(cell) for cell in row] if isinstance(row, list | tuple) else row for row in value]
+    return value
+
+
+Matrix = Annotated[tuple[tuple[float, ...], ...], BeforeValidator(_rows)]
+
+
+class GeneratedSeries(Section):
+    """z_t = A z_t-1 + B e_t, x_t = C z_t + D psi_t (data/linear_gaussian.py); the default is an AR(0.9) plus noise."""
+
+    kind: Literal["linear-gaussian"] = "linear-gaussian"
+    A: Matrix = ((0.9,),)
+    B: Matrix = ((1.0,),)
+    C: Matrix = ((1.0,),)
+    D: Matrix = ((1.0,),)
+    series: Count = 512
+    length: Count = 100
+    seed: int = Field(default=0, ge=0)
+
+
+class SeriesData(DataSection):
+    """Steps of one or more channels."""
+
+    paths = ("source",)
+
+    kind: Literal["series"]
+    source: str | None = Field(
+        default=None, description="CSV, TSV or Parquet (file, folder, glob), piano rolls (.json), builtin:nile ..."
+    )
+    generated: GeneratedSeries | None = None
+    columns: tuple[str, ...] = Field(default=(), description="channels; default every column but time and series")
+    time: str | None = Field(default=None, description="column that must grow within a series; no channel")
+    series: str | None = Field(default=None, description="column that names the series of a row; no channel")
+    split: Literal["time", "series"] | None = Field(
+        default=None, description="the end of every series validates, or whole series; default time (generated: series)"
+    )
+    validation_share: Annotated[Number, Field(gt=0, lt=1)] = 0.2
+    test_share: Annotated[Number, Field(ge=0, lt=1)] = 0.0
+    standardise: bool | None = Field(
+        default=None, description="by mean and deviation of the train part; default yes (rolls and generated: no)"
+    )
+    sequence: Count = Field(default=64, description="steps of a window")
+    stride: Count | None = Field(default=None, description="steps between the starts of training windows")
+
+    @model_validator(mode="after")
+    def _one_source(self) -> "SeriesData":
+        if (self.source is None) == (self.generated is None):
+            raise ValueError("give one of source (a file, folder, glob, builtin:nile) and generated")
+        if self.validation_share + self.test_share >= 1:
+            raise ValueError("validation_share and test_share leave nothing to train on")
+        if self.stride is not None and self.stride > self.sequence:
+            raise ValueError(f"stride {self.stride} would leave steps out between windows of {self.sequence}")
+        if self.generated is not None and (self.columns or self.time or self.series):
+            raise ValueError("columns, time and series are of a file; leave them out")
+        return self
+
+    @property
+    def may_test(self) -> bool:
+        """Piano rolls say themselves whether they have a test split."""
+        return self.test_share > 0 or str(self.source).endswith(".json")
+
+    def facts(self, store: Store) -> dict[str, Any]:
+        """The number of channels, from the header of the first file."""
+        if self.generated is not None:
+            return {"channels": _model(self.generated).channels}
+        first = _files(self, store)[0]
+        return {"channels": len(channel_names(Path(first.path), _columns(self)))}
+
+    def as_trained(self, base: str, config: Any, content: Mapping[str, Any], store: Store) -> Self:
+        found = self.facts(store)["channels"]
+        if found != config.channels:
+            raise UserError(f"data.columns: {base} reads {config.channels} channels, the data have {found}")
+        return self
+
+    def dataset_task(self, name: str, store: Store, tokenizers: Mapping[str, Task] | None = None) -> Task:
+        files: list[InputFile] = []
+        table, generated = None, None
+        if self.generated is not None:
+            _model(self.generated)  # matrices that make no model are said now
+            generated = GeneratedSpec(**self.generated.model_dump(exclude={"kind"}))
+        else:
+            files = _files(self, store)
+            columns = _columns(self)
+            table = TableSpec(
+                files=tuple(FileSpec(name=file.name, size=file.size, sha256=file.sha256) for file in files),
+                columns=columns.names,
+                time=columns.time,
+                series=columns.series,
+            )
+        rolls = _rolls(files)
+        spec = SeriesSpec(
+            files=table,
+            generated=generated,
+            split=self.split or ("series" if generated else "time"),
+            validation_share=self.validation_share,
+            test_share=self.test_share,
+            standardise=self.standardise if self.standardise is not None else not (rolls or generated),
+            stride=self.stride,
+        )
+        return Task(
+            name="dataset",
+            version=make_series.VERSION,
+            run="reducible.tasks.dataset.make_series:make_series",
+            spec=spec,
+            label="dataset",
+            execution=Places(
+                name=name,
+                source=self.source or "generated:linear-gaussian",
+                paths={file.name: file.path for file in files},
+            ),
+            weight=float(sum(file.size for file in files)),
+        )
+
+
+def _rolls(files: list[InputFile]) -> bool:
+    """Whether the files are piano rolls; they may not be mixed with tables."""
+    kinds = {is_roll(Path(file.name)) for file in files}
+    if len(kinds) > 1:
+        raise UserError("data.source: piano rolls (.json) and tables together; name one kind")
+    return kinds == {True}
+
+
+def _files(data: SeriesData, store: Store) -> list[InputFile]:
+    """Every file of the source; never empty."""
+    location = str(data.source)
+    if location.startswith("builtin:"):
+        location = str(builtin_path(location.removeprefix("builtin:")))
+    return listing(Source(location), store.root / "hashes")
+
+
+def _columns(data: SeriesData) -> Columns:
+    """As the recipe says; a built-in series knows its own."""
+    if str(data.source).startswith("builtin:") and not (data.columns or data.time or data.series):
+        _, column, time = BUILTIN[str(data.source).removeprefix("builtin:")]
+        return Columns((column,), time)
+    return Columns(data.columns, data.time, data.series)
+
+
+def _model(generated: GeneratedSeries) -> LinearGaussianSeries:
+    return LinearGaussianSeries(**generated.model_dump(exclude={"kind"}))

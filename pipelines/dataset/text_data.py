@@ -1,0 +1,205 @@
+"""Data of kind text: the recipe's section, and the tasks that turn it into a dataset."""
+
+from collections.abc import Mapping
+from typing import Annotated, Any, Literal
+
+from pydantic import Field, model_validator
+
+from reducible.data.markov import MarkovText
+from reducible.data.sample import sample_files
+from reducible.data.sources import InputFile, Source, groups, listing
+from reducible.pipelines.dataset.data_section import DataSection
+from reducible.pipelines.dataset.tokenizer_section import BPE_VOCABULARY, TokenizerSection
+from reducible.pipelines.recipe.fields import Number, Section
+from reducible.tasks.count import Count
+from reducible.tasks.dataset import tokenise
+from reducible.tasks.dataset.tokenise import (
+    DatasetSpec,
+    FileSpec,
+    HeldOutSpec,
+    InputsSpec,
+    Naming,
+    Reading,
+    ShardSpec,
+    TokenizerSpec,
+)
+from reducible.tasks.workflow.store import Store
+from reducible.tasks.workflow.task import Task
+
+
+class Tokenizer(TokenizerSection):
+    """bytes; bpe: byte-level BPE trained on a sample of the data; file: an existing tokenizer.json."""
+
+    kind: Literal["bytes", "bpe", "file"] = "bpe"
+    vocabulary: Count = Field(default=BPE_VOCABULARY, ge=257)
+
+
+class Generated(Section):
+    """Text of a Markov chain whose entropy rate is known exactly (data/markov.py)."""
+
+    kind: Literal["markov"] = "markov"
+    documents: Count = 4000
+    length: Count = 1024
+    order: int = Field(default=2, ge=1)
+    symbols: int = Field(default=16, ge=2)
+    sharpness: Annotated[Number, Field(ge=0)] = 2.0
+    seed: int = Field(default=0, ge=0)
+
+
+class TextData(DataSection):
+    """Documents of text: packed for language models, one by one for models of sentences."""
+
+    paths = ("source", "validation", "tokenizer.path")
+    kept = ("tokenizer",)
+
+    kind: Literal["text"] = "text"
+    source: str | None = None
+    generated: Generated | None = None
+    validation: str | None = Field(default=None, description="a source of its own; otherwise a share of the documents")
+    validation_share: Annotated[Number, Field(gt=0, lt=1)] = 0.05
+    column: str | None = Field(default=None, description="of JSONL and Parquet; default text")
+    documents: Literal["file", "line", "paragraph"] = "file"
+    on_error: Literal["refuse", "skip"] = "refuse"
+    tokenizer: Tokenizer = Tokenizer()
+    sequence: Count = 256
+    mask_documents: bool = False
+
+    @model_validator(mode="after")
+    def _one_source(self) -> "TextData":
+        if (self.source is None) == (self.generated is None):
+            raise ValueError(
+                "give one of source (a file, folder, glob, builtin:stdlib, builtin:packages) and generated"
+            )
+        return self
+
+    @property
+    def may_test(self) -> bool:
+        return False
+
+    @property
+    def masks_documents(self) -> bool:
+        return self.mask_documents
+
+    def facts(self, store: Store) -> dict[str, Any]:
+        """The vocabulary, known before the tokenizer is trained: BPE never finds more than was asked for."""
+        return {"vocabulary": self.tokenizer.known_vocabulary() or self.tokenizer.vocabulary}
+
+    def dataset_task(self, name: str, store: Store, tokenizers: Mapping[str, Task] | None = None) -> Task:
+        source = source_of(self)
+        files = listing(source, store.root / "hashes")
+        share = self.validation_share if self.validation is None else 0.0
+        tokenizer = tokenizers["tokenizer"] if tokenizers else _tokenizer_task(self, source, files, share)
+
+        held_out: dict[str, Task] = {}
+        validating: list[Task] = []
+        if self.validation is not None:
+            apart = Source(self.validation, self.column, self.documents, self.on_error)
+            apart_files = listing(apart, store.root / "hashes")
+            held_out["held_out"] = _task(
+                "held-out",
+                "hold_out",
+                HeldOutSpec(inputs=_inputs(apart, apart_files)),
+                {},
+                "held-out documents",
+                apart,
+                apart_files,
+            )
+            validating = _shard_tasks(apart, apart_files, {"tokenizer": tokenizer}, 0.0, "validation")
+        training = _shard_tasks(
+            source, files, {"tokenizer": tokenizer, **held_out}, share, "train" if self.validation is not None else None
+        )
+        shards = training + validating
+        return Task(
+            name="dataset",
+            version=tokenise.VERSION,
+            run="reducible.tasks.dataset.tokenise:gather",
+            spec=DatasetSpec(),
+            inputs={"tokenizer": tokenizer, **{f"shard-{index:06d}": shard for index, shard in enumerate(shards)}},
+            label="dataset",
+            execution=Naming(name=name, source=self.source or "generated:markov"),
+        )
+
+
+def source_of(data: TextData) -> Source:
+    if data.generated is not None:
+        described = data.generated.model_dump(exclude={"kind"})
+        return Source(generated=MarkovText(**described))
+    return Source(str(data.source), data.column, data.documents, data.on_error)
+
+
+def _tokenizer_task(data: TextData, source: Source, files: list[InputFile], share: float) -> Task:
+    wanted = data.tokenizer
+    if (ready := wanted.ready_made()) is not None:
+        return ready
+    sampled = sample_files(files, wanted.sample)
+    spec = TokenizerSpec(
+        kind="bpe",
+        vocabulary=wanted.vocabulary,
+        sample=wanted.sample,
+        inputs=_inputs(source, sampled),
+        validation_share=share,
+    )
+    return _task("tokenizer", "make_tokenizer", spec, {}, f"tokenizer (BPE {wanted.vocabulary:,})", source, sampled)
+
+
+def _shard_tasks(
+    source: Source,
+    files: list[InputFile],
+    inputs: dict[str, Task],
+    share: float,
+    split: Literal["train", "validation"] | None,
+) -> list[Task]:
+    shards = groups(files)
+    return [
+        _task(
+            "tokens",
+            "tokenise_shard",
+            ShardSpec(inputs=_inputs(source, shard), validation_share=share, split=split),
+            inputs,
+            f"tokens {split or ''} {index + 1}/{len(shards)}".replace("  ", " "),
+            source,
+            shard,
+        )
+        for index, shard in enumerate(shards)
+    ]
+
+
+def _task(
+    name: str,
+    function: str,
+    spec: TokenizerSpec | ShardSpec | HeldOutSpec,
+    inputs: dict[str, Task],
+    label: str,
+    source: Source,
+    files: list[InputFile],
+) -> Task:
+    return Task(
+        name=name,
+        version=tokenise.VERSION,
+        run=f"reducible.tasks.dataset.tokenise:{function}",
+        spec=spec,
+        inputs=inputs,
+        label=label,
+        execution=Reading(
+            location=source.location,
+            paths={file.name: file.path for file in files},
+            generated_documents=source.generated.documents if source.generated else None,
+        ),
+        weight=float(sum(file.size for file in files)),
+    )
+
+
+def _inputs(source: Source, files: list[InputFile]) -> InputsSpec:
+    generated = source.generated
+    described = None if generated is None else {key: value for key, value in vars(generated).items() if key in _CHAIN}
+    return InputsSpec(
+        files=tuple(FileSpec(name=file.name, size=file.size, sha256=file.sha256) for file in files),
+        column=source.column,
+        documents=source.documents,
+        on_error=source.on_error,
+        generated=described,
+    )
+
+
+# How many documents there are is no part of it: a piece that is there already stays as it is when more are asked for.
+_CHAIN = ("length", "order", "symbols", "sharpness", "seed")
