@@ -1,66 +1,27 @@
 """Units/s of every family's train step on this device, and the share of the time that its kernels run.
 
-    python benchmarks/gpu_families.py [--width 512] [--length 256] [--rows 64] [--steps 20] [--family seq2seq ...]
+    PYTHONPATH=. python benchmarks/gpu_families.py [--width 512] [--length 256] [--rows 64] [--steps 10]
+        [--family seq2seq ...] [--compile] [--json FILE] [--profile FILE] [--smoke]
 
 Made-up batches of full length, bf16 on a GPU. On a CPU it runs too, in fp32, and "kernels" are operators. A unit is
-a target token, for series a step. The share is the time in kernels over the time of the steps, both while profiled.
+a target token, for series a step. The share is the time in kernels over the time of the steps, both while profiled;
+the profile has the ten longest kernels of each family. --smoke: tiny models, to try the program.
 """
 
 import argparse
-import tempfile
+import gc
+import sys
 import time
-from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
+from gpu_cases import Shape, device_facts, run, training, write
 from torch.profiler import ProfilerActivity
 
-from reducible.data.batches import Batches
-from reducible.models.cost.ledger import Lengths
 from reducible.models.families.registry import FAMILIES
-from reducible.tasks.train.examples import TrainingData
 from reducible.tasks.train.loop import Training
 from reducible.tasks.train.peak import peak_flops
-from reducible.tasks.train.train_spec import Execution, TrainSpec
-from reducible.tasks.workflow.record import Record
-
-VOCABULARY = 4096
-CHANNELS = 88
-FACTS: dict[str, dict[str, Any]] = {
-    "text": {"vocabulary": VOCABULARY},
-    "sentences": {"vocabulary": VOCABULARY},
-    "pairs": {"source_vocabulary": VOCABULARY, "vocabulary": VOCABULARY, "shared": False},
-    "series": {"channels": CHANNELS},
-}
-
-
-class MadeUp:
-    """Random examples of one length."""
-
-    split, fingerprint = "train", "made up"
-
-    def __init__(self, reads: str, length: int) -> None:
-        self.reads, self.sequence = reads, length
-
-    def __len__(self) -> int:
-        return 4096
-
-    def batch(self, indices: np.ndarray) -> dict[str, np.ndarray]:
-        rows, random = len(indices), np.random.default_rng(indices[0])
-        if self.reads == "series":
-            shape = (rows, self.sequence, CHANNELS)
-            values = random.integers(0, 2, shape).astype(np.float32)
-            return {"values": values, "observed": np.ones(shape, bool), "steps": np.ones(shape[:2], bool)}
-        tokens = random.integers(0, VOCABULARY, (rows, self.sequence + 1))
-        batch = {"inputs": tokens[:, :-1].copy(), "targets": tokens[:, 1:].copy()}
-        if self.reads == "pairs":
-            batch |= {"source": tokens[:, 1:].copy(), "source_lengths": np.full(rows, self.sequence)}
-        return batch
-
-    def units(self, batch: dict[str, np.ndarray]) -> int:
-        return int(batch["steps" if self.reads == "series" else "targets"].size)
 
 
 def main() -> None:
@@ -69,62 +30,81 @@ def main() -> None:
     parser.add_argument("--width", type=int, default=512)
     parser.add_argument("--length", type=int, default=256)
     parser.add_argument("--rows", type=int, default=64)
-    parser.add_argument("--steps", type=int, default=20)
+    parser.add_argument("--steps", type=int, default=10)
+    parser.add_argument("--compile", action="store_true")
+    parser.add_argument("--json", type=Path)
+    parser.add_argument("--profile", type=Path)
+    parser.add_argument("--smoke", action="store_true")
     arguments = parser.parse_args()
-    device = torch.cuda.get_device_name() if torch.cuda.is_available() else "CPU"
-    print(f"{device}, torch {torch.__version__}; width {arguments.width}, {arguments.rows} x {arguments.length} units")
+    if arguments.smoke:
+        arguments.width, arguments.length, arguments.rows, arguments.steps = 16, 8, 4, 2
+
+    content: dict[str, Any] = {**device_facts(), "rows": []}
+    print(f"{content['device']}, torch {torch.__version__}; width {arguments.width}, ", end="")
+    print(f"{arguments.rows} x {arguments.length} units")
     print(f"{'family':16} {'parameters':>12} {'units/s':>12} {'ms/step':>9} {'MFU':>7} {'kernels':>8}")
+    tables: dict[str, str] = {}
     for name in arguments.family:
-        print(row(name, arguments), flush=True)
+        try:
+            row, tables[name] = measured(name, arguments)
+        except Exception as error:  # the next family may run
+            row = {"family": name, "failed": f"{type(error).__name__}: {error}".splitlines()[0]}
+        content["rows"].append(row)
+        print(said(row), flush=True)
+        write(arguments.json, content)
+        if arguments.profile is not None:
+            arguments.profile.parent.mkdir(parents=True, exist_ok=True)
+            arguments.profile.write_text("\n".join(f"{family}\n{table}" for family, table in tables.items()))
+        gc.collect()
+    failed = [row["family"] for row in content["rows"] if "failed" in row]
+    if failed:
+        sys.exit(f"gpu_families: failed: {', '.join(failed)}")
 
 
-def row(name: str, arguments: argparse.Namespace) -> str:
-    kind = FAMILIES[name]
-    config = kind.config(**FACTS[kind.reads]).scaled(arguments.width)
+def measured(name: str, arguments: argparse.Namespace) -> tuple[dict[str, Any], str]:
+    """A row, and a table of the longest kernels."""
     precision = "bf16" if torch.cuda.is_available() else "fp32"
-    units = arguments.rows * arguments.length
-    spec = TrainSpec(
-        family=name,
-        model={field.name: getattr(config, field.name) for field in fields(config)},
-        sequence=arguments.length,
-        stop_step=1_000_000,
-        batch=units,
-        micro_batch=arguments.rows,
-        precision=precision,
-    )
-    batches = Batches(MadeUp(kind.reads, arguments.length), spec.batch, spec.micro_batch, spec.seed)
-    lengths = Lengths.fixed(arguments.length, arguments.length if kind.reads == "pairs" else 0)
-    data = TrainingData(batches, batches, [], None, lengths)
-    with tempfile.TemporaryDirectory() as folder:
-        training = Training(spec, Execution(), data, None, Path(folder), Record(Path(folder), "benchmark"), 1e-3)
-        run(training, 0, 5)
+    shape = Shape.of_family(name, arguments.width, arguments.length, arguments.rows, precision)
+    with training(shape, compile=arguments.compile) as one:
+        run(one, 0, 3)
         began = time.perf_counter()
-        run(training, 5, 5 + arguments.steps)
+        run(one, 3, 3 + arguments.steps)
         seconds = (time.perf_counter() - began) / arguments.steps
-        share = busy_share(training, 5 + arguments.steps)
-        training.checkpoints.close()
-    cost = kind.cost(config, lengths)
-    peak = peak_flops(training.world.device, precision)
-    mfu = f"{units / seconds * cost.training_flops_per_unit / peak:.1%}" if peak else "-"
-    return f"{name:16} {cost.parameters:12,} {units / seconds:12,.0f} {seconds * 1e3:9.1f} {mfu:>7} {share:8.0%}"
+        share, table = profiled(one, 3 + arguments.steps)
+        peak = peak_flops(one.world.device, precision)
+    cost = FAMILIES[name].cost(shape.config, shape.lengths)
+    row = {
+        "family": name,
+        "parameters": cost.parameters,
+        "units_per_second": shape.units / seconds,
+        "seconds_a_step": seconds,
+        "mfu": shape.units / seconds * cost.training_flops_per_unit / peak if peak else None,
+        "share_in_kernels": share,
+    }
+    return row, table
 
 
-def run(training: Training, first: int, last: int) -> None:
-    for step in range(first, last):
-        training.step(step)
-    training.look(last)  # waits for the device
+def said(row: dict[str, Any]) -> str:
+    if "failed" in row:
+        return f"{row['family']:16} failed: {row['failed']}"
+    mfu = "-" if row["mfu"] is None else f"{row['mfu']:.1%}"
+    return (
+        f"{row['family']:16} {row['parameters']:12,} {row['units_per_second']:12,.0f} "
+        f"{row['seconds_a_step'] * 1e3:9.1f} {mfu:>7} {row['share_in_kernels']:8.0%}"
+    )
 
 
-def busy_share(training: Training, first: int) -> float:
+def profiled(one: Training, first: int) -> tuple[float, str]:
     on_gpu = torch.cuda.is_available()
     activities = [ProfilerActivity.CPU, *([ProfilerActivity.CUDA] if on_gpu else [])]
-    began = time.perf_counter()
     with torch.profiler.profile(activities=activities) as recorded:
-        run(training, first, first + 3)
+        began = time.perf_counter()
+        run(one, first, first + 1)
         wall = time.perf_counter() - began
     events = recorded.key_averages()
     total = sum(event.self_device_time_total if on_gpu else event.self_cpu_time_total for event in events)
-    return total / 1e6 / wall
+    order = "self_device_time_total" if on_gpu else "self_cpu_time_total"
+    return total / 1e6 / wall, events.table(sort_by=order, row_limit=10, max_name_column_width=70)
 
 
 if __name__ == "__main__":

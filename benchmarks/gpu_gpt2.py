@@ -1,128 +1,141 @@
 """Tokens/s and MFU of the train step on one GPU, for the shape of GPT-2 124M: bf16, sequence 1024, torch.compile.
 
-    python benchmarks/gpu_gpt2.py [--micro-batch 32] [--accumulate 4] [--steps 20] [--no-compile] [--profile]
+    PYTHONPATH=. python benchmarks/gpu_gpt2.py [--micro-batch 64 32] [--batch 524288] [--steps 10] [--seconds 150]
+        [--no-compile] [--json FILE] [--profile FILE] [--smoke]
 
-The step is the one that every training takes, fed with random tokens. --profile shows where the time of the device goes
-and how much of it is idle. Published shares of an H100: 450-470k tokens/s, 40 % MFU at 0.855 GFLOP a token.
+The step is the one that every training takes, fed with random tokens, at one size of micro-batch after another; none
+is begun that would end after --seconds, judged by the one before. The profile, of the first size, says where the time
+of the device goes and how much of it is idle. Published shares of an H100: 450-470k tokens/s, 40 % MFU at 0.855 GFLOP
+a token. --smoke: a tiny model, also on a CPU, to try the program.
 """
 
 import argparse
+import gc
 import sys
-import tempfile
 import time
 from pathlib import Path
+from typing import Any
 
-import numpy as np
 import torch
+from gpu_cases import Shape, device_facts, run, training, write
 
-from reducible.data.batches import Batches
-from reducible.models.cost.ledger import Lengths
 from reducible.models.families.registry import family
-from reducible.tasks.train.examples import TrainingData
+from reducible.models.families.transformer import TransformerConfig
 from reducible.tasks.train.loop import Training
 from reducible.tasks.train.peak import peak_flops
-from reducible.tasks.train.train_spec import Execution, TrainSpec
-from reducible.tasks.workflow.record import Record
 
 SEQUENCE, VOCABULARY = 1024, 50304  # 50257 rounded up to a multiple of 128, as all the published figures have it
-SHAPE = {
-    "vocabulary": VOCABULARY,
-    "width": 768,
-    "depth": 12,
-    "heads": 12,
-    "feed_forward": 3072,
-    "activation": "gelu",
-    "tied": True,
-}
-
-
-class RandomTokens:
-    sequence, split, fingerprint = SEQUENCE, "train", "random"
-
-    def __init__(self, count: int = 1024) -> None:
-        self.tokens = np.random.default_rng(0).integers(0, VOCABULARY, (count, SEQUENCE + 1))
-
-    def __len__(self) -> int:
-        return len(self.tokens)
-
-    def batch(self, indices: np.ndarray) -> dict[str, np.ndarray]:
-        rows = self.tokens[indices]
-        return {"inputs": rows[:, :-1].copy(), "targets": rows[:, 1:].copy()}
-
-    def units(self, batch: dict[str, np.ndarray]) -> int:
-        return batch["targets"].size
+GPT2 = TransformerConfig(VOCABULARY, 768, 12, 12, feed_forward=3072, activation="gelu")
+WARM_UP = 3
+"""Steps before the clock starts: compilation, the allocator's growth, the choice of kernels."""
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--micro-batch", type=int, default=32)
-    parser.add_argument("--accumulate", type=int, default=4)
-    parser.add_argument("--steps", type=int, default=20)
+    parser.add_argument("--micro-batch", type=int, nargs="+", default=[64, 32], help="sequences a pass")
+    parser.add_argument("--batch", type=int, default=524_288, help="tokens a step, cut to whole passes")
+    parser.add_argument("--steps", type=int, default=10, help="that are timed")
+    parser.add_argument("--seconds", type=float, default=150)
     parser.add_argument("--no-compile", action="store_true")
-    parser.add_argument("--profile", action="store_true")
+    parser.add_argument("--json", type=Path)
+    parser.add_argument("--profile", type=Path)
+    parser.add_argument("--smoke", action="store_true")
     arguments = parser.parse_args()
-    if not torch.cuda.is_available():
-        sys.exit("gpu_gpt2: no CUDA device here; run it where torch.cuda.is_available()")
+    on_gpu = torch.cuda.is_available()
+    if not on_gpu and not arguments.smoke:
+        sys.exit("gpu_gpt2: no CUDA device here; run it where torch.cuda.is_available(), or try it with --smoke")
 
-    spec = TrainSpec(
-        model=SHAPE,
-        sequence=SEQUENCE,
-        stop_step=1_000_000,
-        batch=arguments.micro_batch * arguments.accumulate * SEQUENCE,
-        micro_batch=arguments.micro_batch,
-        precision="bf16",
-    )
-    tokens = RandomTokens()
-    batches = Batches(tokens, spec.batch, spec.micro_batch, spec.seed)
-    with tempfile.TemporaryDirectory() as folder:
-        execution = Execution(compile=not arguments.no_compile)
-        examples = TrainingData(batches, batches, [], None, Lengths.fixed(SEQUENCE))
-        training = Training(spec, execution, examples, None, Path(folder), Record(Path(folder), "benchmark"), 6e-4)
-        measure(training, arguments.steps)
-        if arguments.profile:
-            profile(training)
-        training.checkpoints.close()
-
-
-def measure(training: Training, steps: int) -> None:
-    spec, device = training.spec, training.world.device
+    content: dict[str, Any] = {**device_facts(), "compiled": not arguments.no_compile, "rows": []}
     began = time.perf_counter()
-    for step in range(5):
-        training.step(step)
-    training.look(5)
-    print(f"first five steps, compilation in them: {time.perf_counter() - began:.1f} s")
-    torch.cuda.reset_peak_memory_stats()
-    began = time.perf_counter()
-    for step in range(5, 5 + steps):
-        training.step(step)
-    training.look(5 + steps)  # waits for the device
-    seconds = (time.perf_counter() - began) / steps
-    cost = family("transformer").cost(training.config, Lengths.fixed(SEQUENCE))
-    speed = spec.batch / seconds
-    peak = peak_flops(device, "bf16")
-    print(f"{torch.cuda.get_device_name(device)}, torch {torch.__version__}, {cost.parameters:,} parameters")
-    print(f"{spec.micro_batch} x {SEQUENCE} tokens a pass, {spec.batch:,} a step, {seconds * 1e3:.1f} ms a step")
-    print(f"{speed:,.0f} tokens/s, {cost.training_flops_per_unit / 1e9:.3f} GFLOP a token (attention in full)")
-    if peak:
-        print(f"MFU {speed * cost.training_flops_per_unit / peak:.1%} of {peak / 1e12:.0f} TFLOP/s")
-    print(f"peak memory {torch.cuda.max_memory_allocated(device) / 2**30:.1f} GiB")
+    longest = 0.0
+    for number, rows in enumerate([2] if arguments.smoke else arguments.micro_batch):
+        if time.perf_counter() - began + longest > arguments.seconds:
+            print(f"micro-batch {rows}: no time left")
+            break
+        start = time.perf_counter()
+        try:
+            row = measured(shape_of(rows, arguments, on_gpu), arguments, arguments.profile if number == 0 else None)
+        except torch.OutOfMemoryError as error:
+            row = {"micro_batch": rows, "failed": str(error).splitlines()[0]}
+        content["rows"].append(row)
+        write(arguments.json, content)
+        print(said(row), flush=True)
+        torch._dynamo.reset()
+        gc.collect()
+        if on_gpu:
+            torch.cuda.empty_cache()
+        longest = max(longest, time.perf_counter() - start)
+    if all("failed" in row for row in content["rows"]):
+        sys.exit("gpu_gpt2: nothing could be measured")
 
 
-def profile(training: Training) -> None:
+def shape_of(rows: int, arguments: argparse.Namespace, on_gpu: bool) -> Shape:
+    if arguments.smoke:
+        return Shape("transformer", TransformerConfig(128, 32, 2, 2), 32, rows, 2, "bf16" if on_gpu else "fp32")
+    return Shape("transformer", GPT2, SEQUENCE, rows, max(1, arguments.batch // (rows * SEQUENCE)), "bf16")
+
+
+def measured(shape: Shape, arguments: argparse.Namespace, profile: Path | None) -> dict[str, Any]:
+    cost = family("transformer").cost(shape.config, shape.lengths)
+    with training(shape, compile=not arguments.no_compile) as one:
+        device = one.world.device
+        began = time.perf_counter()
+        run(one, 0, WARM_UP)
+        warming = time.perf_counter() - began
+        if device.type == "cuda":
+            torch.cuda.reset_peak_memory_stats()
+        began = time.perf_counter()
+        run(one, WARM_UP, WARM_UP + arguments.steps)
+        seconds = (time.perf_counter() - began) / arguments.steps
+        speed, peak = shape.units / seconds, peak_flops(device, shape.precision)
+        row = {
+            "micro_batch": shape.rows,
+            "micro_batches": shape.micro_batches,
+            "parameters": cost.parameters,
+            "warm_up_seconds": warming,
+            "seconds_a_step": seconds,
+            "tokens_per_second": speed,
+            "flops_per_token": cost.training_flops_per_unit,
+            "mfu": speed * cost.training_flops_per_unit / peak if peak else None,
+            "peak_gib": torch.cuda.max_memory_allocated() / 2**30 if device.type == "cuda" else None,
+        }
+        if profile is not None:
+            row["share_in_kernels"] = profiled(one, WARM_UP + arguments.steps, profile)
+    return row
+
+
+def profiled(one: Training, first: int, file: Path) -> float:
+    """Writes the operators and kernels of one step as a table; the share of the time that kernels ran."""
     from torch.profiler import ProfilerActivity
 
-    first = training.standing.progress.step
-    torch.cuda.synchronize()
-    began = time.perf_counter()
-    with torch.profiler.profile(activities=[ProfilerActivity.CPU, ProfilerActivity.CUDA]) as recorded:
-        for step in range(first, first + 3):
-            training.step(step)
-        training.look(first + 3)
-    wall = time.perf_counter() - began
+    on_gpu = one.world.device.type == "cuda"
+    activities = [ProfilerActivity.CPU, *([ProfilerActivity.CUDA] if on_gpu else [])]
+    with torch.profiler.profile(activities=activities) as recorded:
+        began = time.perf_counter()
+        run(one, first, first + 1)
+        wall = time.perf_counter() - began
     averages = recorded.key_averages()
-    busy = sum(event.self_device_time_total for event in averages) / 1e6
-    print(averages.table(sort_by="self_cuda_time_total", row_limit=25, max_name_column_width=70))
-    print(f"kernels took {busy:.3f} s of {wall:.3f} s")
+    busy = sum(event.self_device_time_total if on_gpu else event.self_cpu_time_total for event in averages) / 1e6
+    order = "self_device_time_total" if on_gpu else "self_cpu_time_total"
+    file.parent.mkdir(parents=True, exist_ok=True)
+    file.write_text(
+        f"One step, kernels {busy:.4f} s of {wall:.4f} s (the profiler's own time in it)\n"
+        + averages.table(sort_by=order, row_limit=40, max_name_column_width=90)
+    )
+    return busy / wall
+
+
+def said(row: dict[str, Any]) -> str:
+    if "failed" in row:
+        return f"micro-batch {row['micro_batch']}: {row['failed']}"
+    mfu = "-" if row["mfu"] is None else f"{row['mfu']:.1%}"
+    memory = "-" if row["peak_gib"] is None else f"{row['peak_gib']:.1f} GiB"
+    return (
+        f"{row['micro_batch']} x {row['micro_batches']} sequences: "
+        f"{row['tokens_per_second']:,.0f} tokens/s, MFU {mfu}, "
+        f"{row['seconds_a_step'] * 1e3:.1f} ms a step, {memory}, first steps {row['warm_up_seconds']:.0f} s, "
+        f"{row['parameters']:,} parameters at {row['flops_per_token'] / 1e9:.3f} GFLOP a token (attention in full)"
+    )
 
 
 if __name__ == "__main__":

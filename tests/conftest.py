@@ -18,3 +18,12 @@ def datasets() -> Path:
     if not folder.is_dir():
         pytest.skip(f"reference datasets are not at {folder}; set REDUCIBLE_DATASETS to their folder")
     return folder
+
+
+def pytest_runtest_setup(item: pytest.Item) -> None:
+    """Tests marked gpu are skipped where there is none."""
+    if item.get_closest_marker("gpu"):
+        import torch
+
+        if not torch.cuda.is_available():
+            pytest.skip("no CUDA device here")

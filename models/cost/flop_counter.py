@@ -17,9 +17,10 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import torch
-from torch.nn.modules import linear_cross_entropy  # noqa: F401  registers the operator of models/layers/output_loss.py
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils.flop_counter import FlopCounterMode, sdpa_backward_flop_count, sdpa_flop_count
+
+from reducible.models.layers.output_loss import CHUNKED
 
 aten = torch.ops.aten
 
@@ -169,6 +170,10 @@ FORMULAS: dict[Any, Callable[..., int]] = {
     aten.mv: _mv,
     aten.addmv: _addmv,
     aten.dot: _dot,
-    torch.ops.torch_nn._linear_cross_entropy_batch_chunked: _chunked_output_layer,
 }
 """What torch's registry lacks and our families use."""
+if CHUNKED:
+    # Importing it registers the operator.
+    from torch.nn.modules import linear_cross_entropy  # noqa: F401
+
+    FORMULAS[torch.ops.torch_nn._linear_cross_entropy_batch_chunked] = _chunked_output_layer

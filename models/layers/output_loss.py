@@ -7,6 +7,9 @@ from torch import Tensor, nn
 from reducible.models.layers.device_kind import device_kind
 from reducible.models.loss import IGNORE, Loss
 
+CHUNKED = hasattr(nn, "LinearCrossEntropyOptions")
+"""Whether torch has the operator that does so, from 2.13 on; a GPU is served without it."""
+
 CHUNK = 512
 """Targets whose logits exist at once on a CPU: with 10,000 tokens 20 MB, which caches still help with."""
 
@@ -28,7 +31,7 @@ def output_loss(x_BTD: Tensor, weight_VD: Tensor, targets_BT: Tensor, smoothing:
     if alone:
         real_N = targets_N != IGNORE
         x_ND, targets_N = x_ND[real_N], targets_N[real_N]
-    if alone and x_ND.dtype == torch.float32 and not torch.is_autocast_enabled("cpu"):
+    if CHUNKED and alone and x_ND.dtype == torch.float32 and not torch.is_autocast_enabled("cpu"):
         chunked = nn.LinearCrossEntropyOptions(batch_chunk_size=CHUNK)
         nats = F.linear_cross_entropy(x_ND, weight_VD, targets_N, reduction="sum", options=chunked)
     else:
