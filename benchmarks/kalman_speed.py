@@ -33,7 +33,6 @@ from reducible.models.kalman.filter import (
     kalman_filter,
     kalman_smoother,
     log_likelihood,
-    stationary,
 )
 from reducible.models.kalman.fit import fit_by_em, fit_by_gradient, log_likelihood_with_gradient
 from reducible.models.kalman.precision_form import parameters_of, posterior
@@ -60,7 +59,7 @@ def system() -> LinearGaussian:
     A = rng.normal(size=(LATENTS, LATENTS))
     A *= 0.95 / np.abs(np.linalg.eigvals(A)).max()
     B, D = 0.5 * np.eye(LATENTS), 0.5 * np.eye(CHANNELS)
-    return LinearGaussian(A, B, rng.normal(size=(CHANNELS, LATENTS)), D, np.zeros(LATENTS), stationary(A, B))
+    return LinearGaussian.long_running(A, B, rng.normal(size=(CHANNELS, LATENTS)), D)
 
 
 def drawn(model: LinearGaussian, series: int, steps: int) -> np.ndarray:

@@ -16,7 +16,8 @@ from torch import Tensor, nn
 from reducible.models.cost.ledger import Cost, Lengths
 from reducible.models.generate.sample import choose
 from reducible.models.layers.adapted_weights import adapted_weight
-from reducible.models.layers.latent_estimators import Gaussian, mutual_information
+from reducible.models.layers.gaussian import Gaussian
+from reducible.models.layers.latent_estimators import mutual_information
 from reducible.models.layers.lstm import LSTM
 from reducible.models.layers.width_rule import EMBEDDING_DEVIATION, ParameterGroup, logit_scale, width_groups
 from reducible.models.loss import IGNORE, Loss

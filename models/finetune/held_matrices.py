@@ -8,11 +8,13 @@ nn.RNNBase alone would keep the weights that it last ran with.
 
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from functools import cache, partial
+from functools import partial
 from typing import Any
 
 import torch
 from torch import Tensor, nn
+
+from reducible.models.finetune.mixed_in import mix_in
 
 
 class HeldMatrix(nn.Module):
@@ -138,7 +140,7 @@ def hold(layer: nn.Module, names: Sequence[str]) -> list[HeldMatrix]:
     """Takes these parameters, all matrices, out of a layer, frozen; the layer works on as before."""
     if not isinstance(layer, HoldsMatrices):
         layer.matrices = nn.ModuleDict()
-        layer.__class__ = _holding(type(layer))  # type: ignore[arg-type]
+        mix_in(layer, HoldsRecurrentMatrices if isinstance(layer, nn.RNNBase) else HoldsMatrices)
         if isinstance(layer, HoldsRecurrentMatrices):
             layer._init_flat_weights()
     held: nn.ModuleDict = layer.matrices  # type: ignore[assignment]
@@ -149,12 +151,6 @@ def hold(layer: nn.Module, names: Sequence[str]) -> list[HeldMatrix]:
             parameter.requires_grad_(False)
             held[name] = HeldMatrix(parameter, parameter.shape)
     return [held[name] for name in names]  # type: ignore[misc]
-
-
-@cache
-def _holding(kind: type[nn.Module]) -> type[nn.Module]:
-    mixin = HoldsRecurrentMatrices if issubclass(kind, nn.RNNBase) else HoldsMatrices
-    return type(kind.__name__, (mixin, kind), {"__module__": kind.__module__})
 
 
 @contextmanager

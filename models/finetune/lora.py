@@ -16,7 +16,6 @@ import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
-from functools import cache
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -26,6 +25,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 from reducible.models.finetune.held_matrices import HeldMatrix, HoldsMatrices, hold
+from reducible.models.finetune.mixed_in import mix_in
 from reducible.models.layers.width_rule import ParameterGroup
 from reducible.models.other_libraries import first_line, import_quietly
 from reducible.models.quantise.quantised_base import plain_name
@@ -258,13 +258,8 @@ def _insert(model: nn.Module, places: Sequence[Place], name: str, rank: int, alp
             (matrix,) = hold(model.get_submodule(place.layer), [place.parameter])
             matrix.add(name, rank, alpha)
     if not isinstance(model, Adapted):
-        model.__class__ = _adapted(type(model))  # type: ignore[arg-type]
+        mix_in(model, Adapted)
     use_adapter(model, name)
-
-
-@cache
-def _adapted(kind: type[nn.Module]) -> type[nn.Module]:
-    return type(kind.__name__, (Adapted, kind), {"__module__": kind.__module__})
 
 
 def _peft() -> Any:

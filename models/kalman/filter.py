@@ -63,11 +63,6 @@ class Filtered:
         return self.mean_TBD.swapaxes(0, 1)
 
     @property
-    def predicted_mean_BTD(self) -> np.ndarray:
-        """E[z_t | x_<t]."""
-        return self.predicted_mean_TBD.swapaxes(0, 1)
-
-    @property
     def predicted_covariance_GTDD(self) -> np.ndarray:
         """Cov(z_t | x_<t)."""
         return self.gains.at_every_step(self.gains.predicted_GSDD)

@@ -10,6 +10,7 @@ with e and psi standard normal (Kalman 1960; Durbin and Koopman 2012, chapter 4)
 from dataclasses import dataclass
 
 import numpy as np
+from numpy.typing import ArrayLike
 
 DIFFUSE_VARIANCE = 1e7
 """Initial variance of a latent about which nothing is known, as Durbin and Koopman have it for the Nile."""
@@ -30,7 +31,7 @@ class LinearGaussian:
     initial_mean: np.ndarray
     """(D,) mean of z_1."""
     initial_covariance: np.ndarray
-    """(D, D) of z_1: `diffuse` where nothing is known, `stationary` where the process has long been running."""
+    """(D, D) of z_1: `diffuse` if nothing is known, `stationary` if the process has long been running."""
     latent_offset: np.ndarray | float = 0.0
     """b (D,), or one number for all."""
     emission_offset: np.ndarray | float = 0.0
@@ -70,6 +71,26 @@ class LinearGaussian:
         if spread.min() < -1e-9 * abs(spread).max():
             raise ValueError("initial_covariance: has a negative eigenvalue, so it is no covariance")
 
+    @classmethod
+    def long_running(
+        cls,
+        transition: ArrayLike,
+        transition_noise: ArrayLike,
+        emission: ArrayLike,
+        emission_noise: ArrayLike,
+        emission_offset: ArrayLike = 0.0,
+    ) -> "LinearGaussian":
+        """The model whose process has long been running: z_1 has mean 0 and the stationary covariance.
+
+        Raises:
+            ValueError: as for the parameters one by one; also if the process is not stationary.
+        """
+        A, B, C, D, c = (
+            np.asarray(given, dtype=np.float64)
+            for given in (transition, transition_noise, emission, emission_noise, emission_offset)
+        )
+        return cls(A, B, C, D, np.zeros(len(A)), stationary(A, B), emission_offset=c)
+
     @property
     def channels(self) -> int:
         return self.emission.shape[0]
@@ -99,7 +120,7 @@ def diffuse(latents: int, variance: float = DIFFUSE_VARIANCE) -> np.ndarray:
 
 
 def stationary(transition: np.ndarray, transition_noise: np.ndarray) -> np.ndarray:
-    """The covariance P = A P A' + B B' of a process that has long been running; ValueError where it has none."""
+    """The covariance P = A P A' + B B' of a process that has long been running; ValueError if there is none."""
     from scipy.linalg import solve_discrete_lyapunov
 
     radius = abs(np.linalg.eigvals(transition)).max()

@@ -11,35 +11,13 @@ from typing import NamedTuple, Protocol
 import torch
 from torch import Tensor
 
+from reducible.models.layers.gaussian import Gaussian, log_standard_normal
+
 ACTIVE = 0.01
 """Variance of its posterior mean over the data above which a dimension is active (Burda et al. 2016)."""
 
 PAIRS_AT_ONCE = 2**22
 """Densities held at a time where every sample meets every posterior."""
-
-_HALF_LOG_TWO_PI = 0.5 * math.log(2 * math.pi)
-
-
-class Gaussian(NamedTuple):
-    """Normal distributions with diagonal covariance, one for each example."""
-
-    mean_BZ: Tensor
-    log_sigma_BZ: Tensor
-
-    def sample(self, count: int) -> Tensor:
-        """(K, B, Z) by mean + sigma x noise, so that gradients reach both; noise from torch's default generator."""
-        noise_KBZ = torch.randn((count, *self.mean_BZ.shape), dtype=self.mean_BZ.dtype, device=self.mean_BZ.device)
-        return self.mean_BZ + self.log_sigma_BZ.exp() * noise_KBZ
-
-    def log_density(self, z_KBZ: Tensor) -> Tensor:
-        """(K, B): log q(z | x)."""
-        scaled_KBZ = (z_KBZ - self.mean_BZ) * torch.exp(-self.log_sigma_BZ)
-        return -(0.5 * scaled_KBZ.square() + self.log_sigma_BZ + _HALF_LOG_TWO_PI).sum(-1)
-
-    def divergence(self) -> Tensor:
-        """(B, Z): KL(q(z_j | x) || N(0, 1)) of every dimension, in closed form (Kingma and Welling 2014)."""
-        variance_BZ = (2 * self.log_sigma_BZ).exp()
-        return 0.5 * (self.mean_BZ.square() + variance_BZ - 1) - self.log_sigma_BZ
 
 
 class LatentVariableModel(Protocol):
@@ -50,11 +28,6 @@ class LatentVariableModel(Protocol):
     def log_likelihood(self, batch: dict[str, Tensor], z_KBZ: Tensor) -> Tensor:
         """(K, B): log p(x | z)."""
         ...
-
-
-def log_prior(z_KBZ: Tensor) -> Tensor:
-    """(K, B): log N(z; 0, I)."""
-    return -(0.5 * z_KBZ.square() + _HALF_LOG_TWO_PI).sum(-1)
 
 
 class Importance(NamedTuple):
@@ -74,7 +47,7 @@ def importance_weighted(model: LatentVariableModel, batch: dict[str, Tensor], sa
     squares_B = total_B.clone()
     for start in range(0, samples, at_once):
         z_KBZ = q.sample(min(at_once, samples - start))
-        weight_KB = (model.log_likelihood(batch, z_KBZ) + log_prior(z_KBZ) - q.log_density(z_KBZ)).double()
+        weight_KB = (model.log_likelihood(batch, z_KBZ) + log_standard_normal(z_KBZ) - q.log_density(z_KBZ)).double()
         total_B = torch.logaddexp(total_B, weight_KB.logsumexp(0))
         squares_B = torch.logaddexp(squares_B, (2 * weight_KB).logsumexp(0))
     return Importance(total_B - math.log(samples), (2 * total_B - squares_B).exp())

@@ -15,7 +15,6 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from typing import Any, NamedTuple
-from unittest.mock import patch
 
 import torch
 from torch import Tensor, nn
@@ -30,6 +29,10 @@ from reducible.models.memory.lstm_workspace import cudnn_bytes, onednn_bytes, on
 from reducible.models.quantise.quantised_base import blocks_of
 
 aten = torch.ops.aten
+
+Path = tuple[str | int, ...]
+"""Where a parameter stands: names of modules and its own; in a list of modules, such as layers, a number."""
+FORWARD, REST = ("forward",), ("rest",)
 
 NO_PRODUCTS = (
     aten.linalg_cholesky_ex,
@@ -59,10 +62,10 @@ class Units:
 
 @dataclass(frozen=True)
 class Stage:
-    """A stretch of the step: forward, then backward from one gradient to the next, named after the parameter whose
-    gradient ends it, then what is left."""
+    """A stretch of the step: forward, then backward from one gradient to the next, then what is left."""
 
-    name: str
+    path: Path
+    """FORWARD, the parameter whose gradient ends the stretch, or REST."""
     others: float
     """The most that is alive at once besides gradients that have arrived, weights and moments included."""
     gradients: float
@@ -127,12 +130,12 @@ def rehearse(
     with torch.random.fork_rng(devices=()), rehearsed_for(device), fake_where_it_matters(device), alive:
         with moves_that_move_nothing():
             model = build()
-        trained = {parameter: name for name, parameter in model.named_parameters() if parameter.requires_grad}
+        trained = {parameter: path for parameter, path in paths_of(model).items() if parameter.requires_grad}
         moments = [torch.zeros_like(parameter) for parameter in trained for _ in range(2)]
         state = alive.bytes_of([*model.parameters(), *model.buffers(), *moments])
-        ends: dict[str, StageEnd] = {}
-        for parameter, name in trained.items():
-            parameter.register_post_accumulate_grad_hook(_noting(ends, name, alive))
+        ends: dict[Path, StageEnd] = {}
+        for parameter, path in trained.items():
+            parameter.register_post_accumulate_grad_hook(_noting(ends, path, alive))
         began, held = len(alive.history), 0
         with WholeOperators(dict.fromkeys((*NO_PRODUCTS, *_dequantising(model)), _nothing)) as counter:
             for piece in pieces_of(model, batch):
@@ -141,10 +144,10 @@ def rehearse(
                 with torch.autocast("cpu", autocast) if autocast else nullcontext():
                     loss = model(piece)
                     held = max(held, alive.now - before)
-                    ends.setdefault("forward", StageEnd(len(alive.history)))
+                    ends.setdefault(FORWARD, StageEnd(len(alive.history)))
                     loss.nats.backward()
                 del loss
-        ends["rest"] = StageEnd(len(alive.history))
+        ends[REST] = StageEnd(len(alive.history))
         return Rehearsal(
             parameters=parameters_of(model),
             trained=sum(parameter.numel() for parameter in trained),
@@ -178,22 +181,38 @@ class StageEnd(NamedTuple):
     """Bytes of the gradient that is now where the optimizer finds it."""
 
 
-def _noting(ends: dict[str, StageEnd], name: str, alive: Alive) -> Callable[[Tensor], None]:
+def _noting(ends: dict[Path, StageEnd], path: Path, alive: Alive) -> Callable[[Tensor], None]:
     def note(parameter: Tensor) -> None:
         if parameter.grad is not None:  # a later piece adds to what is there
-            ends.setdefault(name, StageEnd(len(alive.history), parameter.grad.nbytes))
+            ends.setdefault(path, StageEnd(len(alive.history), parameter.grad.nbytes))
 
     return note
 
 
-def _stages(history: list[int], began: int, ends: dict[str, StageEnd]) -> tuple[Stage, ...]:
+def _stages(history: list[int], began: int, ends: dict[Path, StageEnd]) -> tuple[Stage, ...]:
     """Of bytes alive after each operator. Gradients that arrive together have one stage."""
     stages, gradients = [], 0
-    for name, end in ends.items():
+    for path, end in ends.items():
         if end.operators > began:
-            stages.append(Stage(name, max(history[began : end.operators]) - gradients, gradients))
+            stages.append(Stage(path, max(history[began : end.operators]) - gradients, gradients))
         began, gradients = end.operators, gradients + end.gradient
     return tuple(stages)
+
+
+def paths_of(model: nn.Module) -> dict[nn.Parameter, Path]:
+    """Every parameter once, in the order of `named_parameters`; the path of its first place."""
+    found: dict[nn.Parameter, Path] = {}
+
+    def walk(module: nn.Module, path: Path) -> None:
+        for name, parameter in module._parameters.items():
+            if parameter is not None:
+                found.setdefault(parameter, (*path, name))
+        listed = isinstance(module, nn.ModuleList | nn.Sequential)
+        for step, child in enumerate(module) if listed else module.named_children():  # type: ignore[arg-type]
+            walk(child, (*path, step))
+
+    walk(model, ())
+    return found
 
 
 def units_of(model: nn.Module) -> Units:
@@ -241,8 +260,12 @@ def moves_that_move_nothing() -> Iterator[None]:
         if (old.dtype, old.device) != (new.dtype, new.device):
             swap(old, new)
 
-    with patch.object(torch.utils, "swap_tensors", swap_what_differs):
+    # Module.to() looks the function up where it stands and takes no other: fake parameters are always swapped.
+    torch.utils.swap_tensors = swap_what_differs
+    try:
         yield
+    finally:
+        torch.utils.swap_tensors = swap
 
 
 class _RealStaysReal(TorchDispatchMode):

@@ -6,7 +6,6 @@ Python or C++ from short ones.
 """
 
 import math
-import re
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, fields, replace
@@ -21,7 +20,7 @@ from reducible.models.families.registry import FAMILIES
 from reducible.models.layers.activation_checkpointing import set_checkpointing
 from reducible.models.memory.largest_batch import full_batch
 from reducible.models.memory.ranks import ddp_sent_bytes, fsdp_peak_bytes, fsdp_sent_bytes
-from reducible.models.memory.rehearsed_step import Rehearsal, Stage, Units, rehearse
+from reducible.models.memory.rehearsed_step import Path, Rehearsal, Stage, Units, rehearse
 from reducible.models.quantise.number_formats import DTYPES
 from reducible.models.quantise.quantised_base import Blocks, Quantisation, make_tables, quantise_model
 
@@ -185,7 +184,7 @@ def rehearsed(setting: Setting) -> Rehearsal:
             short = rehearsed(replace(setting, sequence=2 * piece))
             return replace(short, flops=short.flops * setting.sequence / (2 * piece))
         shorts = [rehearsed(replace(setting, sequence=length)) for length in SHORT]
-        if len({tuple(stage.name for stage in short.stages) for short in shorts}) == 1:
+        if len({tuple(stage.path for stage in short.stages) for short in shorts}) == 1:
             return _longer(shorts, setting)
     return _rehearse(setting)
 
@@ -302,8 +301,8 @@ def _deeper_stages(first: Sequence[Stage], second: Sequence[Stage], more: int) -
     second. Those of the layers between go evenly from one end to the other, so that the ends are enough: the second
     layer, which grows as the first one does, and the last but one.
     """
-    one, other = ({stage.name: stage for stage in stages} for stages in (first, second))
-    growth = {name: [(name, name)] for name in other}
+    one, other = ({stage.path: stage for stage in stages} for stages in (first, second))
+    growth = {path: [(path, path)] for path in other}
     """By stage of the second model, what it grows as: (its stage in the first, in the second)."""
     for last in other.keys() - one.keys():
         bottom, middle = next((pair for pair in _below(last) if one.keys() >= set(pair)), (None, None))
@@ -314,18 +313,17 @@ def _deeper_stages(first: Sequence[Stage], second: Sequence[Stage], more: int) -
     if one.keys() != {before for pairs in growth.values() for before, _ in pairs}:
         return None
     return tuple(
-        _combined([one[before], other[after], other[name]], [-more, more, 1])
-        for name, pairs in growth.items()
+        _combined([one[before], other[after], other[path]], [-more, more, 1])
+        for path, pairs in growth.items()
         for before, after in pairs
     )
 
 
-def _below(last: str) -> Iterator[tuple[str, str]]:
-    """The same name in the first and in the middle layer of three. One of its numbers counts layers, any of them."""
-    for number in re.finditer(r"\d+", last):
-        if number[0] == "2":
-            before, after = last[: number.start()], last[number.end() :]
-            yield f"{before}0{after}", f"{before}1{after}"
+def _below(last: Path) -> Iterator[tuple[Path, Path]]:
+    """The same place in the first and in the middle layer of three. Any of its numbers may be the one of the layer."""
+    for at, step in enumerate(last):
+        if step == 2:
+            yield (*last[:at], 0, *last[at + 1 :]), (*last[:at], 1, *last[at + 1 :])
 
 
 def _deeper_units(one: Units, other: Units, more: int) -> Units:

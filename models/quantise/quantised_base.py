@@ -53,11 +53,6 @@ class Quantisation:
         if not isinstance(self.double, bool):
             raise ValueError(f"quantisation.double: {self.double!r} must be true or false")
 
-    @property
-    def bytes_per_parameter(self) -> float:
-        constants = 1 + 4 / CONSTANTS_BLOCK if self.double else 4
-        return (0.5 if self.kind in FOUR_BITS else 1.0) + constants / BLOCK
-
 
 class Blocks(nn.Module):
     """A matrix in blocks; calling it gives the dense one in fp32.

@@ -5,7 +5,7 @@ from typing import Any
 import numpy as np
 
 from reducible.models.kalman.certificate import FORMS, Certificate, causal_gaps, certificate
-from reducible.models.kalman.filter import LinearGaussian, log_likelihood, stationary
+from reducible.models.kalman.filter import LinearGaussian, log_likelihood
 
 
 def true_model(dataset: Any) -> LinearGaussian | None:
@@ -13,16 +13,10 @@ def true_model(dataset: Any) -> LinearGaussian | None:
     source = dataset.generated
     if source is None:
         return None
-    A, B, C, D = (np.array(getattr(source, name), dtype=np.float64) for name in "ABCD")
+    A, B, C, D = (np.array(getattr(source, name)) for name in "ABCD")
     mean, deviation = np.array(dataset.content["mean"]), np.array(dataset.content["deviation"])
-    return LinearGaussian(
-        A,
-        B,
-        C / deviation[:, None],
-        D / deviation[:, None],
-        np.zeros(len(A)),
-        stationary(A, B),
-        emission_offset=-mean / deviation,
+    return LinearGaussian.long_running(
+        A, B, C / deviation[:, None], D / deviation[:, None], emission_offset=-mean / deviation
     )
 
 

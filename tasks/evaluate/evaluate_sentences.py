@@ -77,8 +77,8 @@ def measure(
     import torch
 
     from reducible.data.batches import fixed
+    from reducible.models.layers.gaussian import Gaussian
     from reducible.models.layers.latent_estimators import (
-        Gaussian,
         active_units,
         importance_weighted,
         mutual_information,

@@ -13,7 +13,7 @@ from reducible.models.cost.flop_counter import count_flops
 from reducible.models.cost.ledger import Lengths
 from reducible.models.families.vae import Vae, VaeConfig, vae_cost, write
 from reducible.models.layers.activation_checkpointing import set_checkpointing
-from reducible.models.layers.latent_estimators import Gaussian
+from reducible.models.layers.gaussian import Gaussian
 from reducible.models.loss import IGNORE
 
 VOCABULARY, SEPARATOR = 13, 12

@@ -280,6 +280,21 @@ def test_a_long_run_ends_in_the_stationary_covariance():
         stationary(np.diag([0.5, 1.2]), np.eye(2))
 
 
+def test_a_long_running_model_starts_as_it_goes_on():
+    drawn = random_system(3, 2)
+    model = LinearGaussian.long_running(
+        drawn.transition, drawn.transition_noise, drawn.emission, drawn.emission_noise, drawn.emission_offset
+    )
+    values = np.random.default_rng(0).normal(size=(4, 9, 2))
+    ahead = forecast(model, kalman_filter(model, np.full((1, 40, 2), np.nan)), 1)
+    covariance = model.emission @ model.initial_covariance @ model.emission.T + model.emission_covariance
+    np.testing.assert_allclose(ahead.mean_BHC[0, 0], drawn.emission_offset, atol=1e-12)
+    np.testing.assert_allclose(ahead.covariance_GHCC[0, 0], covariance, atol=1e-12)
+    # Time shifts of such a process change nothing: steps that nobody has seen before the series say nothing.
+    unseen = np.concatenate([np.full((4, 5, 2), np.nan), values], axis=1)
+    np.testing.assert_allclose(log_likelihood(model, unseen), log_likelihood(model, values), atol=1e-9)
+
+
 @pytest.mark.parametrize(
     ("changes", "message"),
     [

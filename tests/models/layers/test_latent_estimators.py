@@ -11,13 +11,8 @@ from scipy.stats import multivariate_normal
 from torch import Tensor
 from torch.distributions import Independent, MultivariateNormal, Normal, kl_divergence
 
-from reducible.models.layers.latent_estimators import (
-    Gaussian,
-    active_units,
-    importance_weighted,
-    log_prior,
-    mutual_information,
-)
+from reducible.models.layers.gaussian import Gaussian, log_standard_normal
+from reducible.models.layers.latent_estimators import active_units, importance_weighted, mutual_information
 
 LATENT, OBSERVED, NOISE = 3, 5, 0.4
 
@@ -99,7 +94,7 @@ def test_densities_are_torchs_own() -> None:
     z_KBZ = q.sample(3)
     expected_KB = Independent(Normal(q.mean_BZ, q.log_sigma_BZ.exp()), 1).log_prob(z_KBZ)
     torch.testing.assert_close(q.log_density(z_KBZ), expected_KB)
-    torch.testing.assert_close(log_prior(z_KBZ), Independent(Normal(torch.zeros(4), 1.0), 1).log_prob(z_KBZ))
+    torch.testing.assert_close(log_standard_normal(z_KBZ), Independent(Normal(torch.zeros(4), 1.0), 1).log_prob(z_KBZ))
 
 
 @pytest.mark.parametrize("samples", [1, 2, 7])
@@ -161,7 +156,7 @@ def test_many_samples_at_a_time_and_few_are_one_estimate(monkeypatch: pytest.Mon
         found.append(importance_weighted(model, batch, 50, at_once))
     weight_KB = (
         model.log_likelihood(batch, z_KBZ := model.posterior(batch).mean_BZ + model.sigma_Z * noise_KBZ)
-        + log_prior(z_KBZ)
+        + log_standard_normal(z_KBZ)
         - model.posterior(batch).log_density(z_KBZ)
     ).numpy()
     for one in found:

@@ -14,7 +14,7 @@ from torch import Tensor
 from reducible.data.sentences import target_rows
 from reducible.data.tokenizer import byte_tokenizer
 from reducible.models.families.vae import Vae, VaeConfig
-from reducible.models.layers.latent_estimators import Gaussian
+from reducible.models.layers.gaussian import Gaussian
 from reducible.models.loss import IGNORE
 from reducible.tasks.evaluate.evaluate_sentences import SentencesSettings, evaluate, measure, sample
 from reducible.tasks.evaluate.evaluate_spec import SampleOptions
