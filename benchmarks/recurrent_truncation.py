@@ -16,7 +16,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from reducible.data.builtin import paths
+from reducible.data.python_files import paths
 from reducible.models.families.recurrent import Recurrent, RecurrentConfig
 from reducible.models.memory.counted_bytes import peak_bytes
 

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import numpy as np
 
-from reducible.data.builtin import paths
+from reducible.data.python_files import paths
 from reducible.data.shards import write_shard
 from reducible.data.sources import Document
 from reducible.data.tokenizer import byte_tokenizer

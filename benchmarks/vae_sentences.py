@@ -47,9 +47,7 @@ def make_dataset(folder: Path, source: str, vocabulary: int) -> Path:
     """A dataset artifact as the `dataset` task leaves it, without the store around it. Made once."""
     if (folder / "dataset.json").is_file():
         return folder
-    found = corpus(source, "txt", folder / "cache")
-    assert found is not None, f"{source} is no corpus of docstrings"
-    lines = found[1].read_text().splitlines()
+    lines = corpus(source.removeprefix("builtin:"), "txt", folder / "cache")[1].read_text().splitlines()
     tokenizer = train_bpe(lines, vocabulary)
     written = write_shard(
         [Document(str(number), line) for number, line in enumerate(lines)], tokenizer, folder / "shard"

@@ -1,57 +1,73 @@
-"""Corpora that are already on the machine: Python's standard library, and the packages the pins install."""
+"""builtin: corpora that are already on the machine, in Python's standard library and in the pinned packages."""
 
-import importlib.metadata
-import sysconfig
+import difflib
+import importlib.util
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
+from typing import Any, Literal
 
+from reducible.data import docstrings, python_files
 from reducible.data.errors import DataError
-
-# The large pure-Python parts of the pinned environment, about 200 MB. Named, so that a tool installed besides
-# them does not change the corpus.
-PACKAGES = (
-    "fonttools",
-    "matplotlib",
-    "mlflow",
-    "networkx",
-    "numpy",
-    "pandas",
-    "ray",
-    "scikit-learn",
-    "scipy",
-    "sqlalchemy",
-    "sympy",
-    "torch",
-)
-_NOT_LIBRARY = {"site-packages", "dist-packages", "test", "tests", "idle_test"}
+from reducible.data.scheme import Kind, Scheme
 
 
-def paths(name: str) -> list[tuple[str, Path]]:
-    """Pairs of name and path of a built-in corpus."""
-    if name == "stdlib":
-        return _stdlib()
-    if name == "packages":
-        return _packages()
-    raise DataError(
-        f"source: builtin:{name} is unknown; there are builtin:stdlib, builtin:packages, "
-        "builtin:docstrings and builtin:docstrings-packages"
-    )
+@dataclass(frozen=True)
+class Corpus:
+    files: Callable[[Path | None], Sequence[tuple[str, Path]]]
+    """(name, path) of its files, given the folder for what is made once."""
+    settings: Mapping[str, Any] = field(default_factory=dict)
 
 
-def _stdlib() -> list[tuple[str, Path]]:
-    root = Path(sysconfig.get_path("stdlib"))
-    names = ((path.relative_to(root), path) for path in root.rglob("*.py"))
-    return [(name.as_posix(), path) for name, path in names if not _NOT_LIBRARY.intersection(name.parts)]
+def _statsmodels(name: str, cache: Path | None) -> Sequence[tuple[str, Path]]:
+    """The CSV of a series, found without importing statsmodels."""
+    found = importlib.util.find_spec("statsmodels")
+    if found is None or found.origin is None:
+        raise DataError(f"data.source: builtin:{name} needs statsmodels; install the pinned requirements")
+    return [(f"{name}.csv", Path(found.origin).parent / "datasets" / name / f"{name}.csv")]
 
 
-def _packages() -> list[tuple[str, Path]]:
-    found: dict[str, Path] = {}
-    for package in PACKAGES:
-        try:
-            files = importlib.metadata.files(package)
-        except importlib.metadata.PackageNotFoundError:
-            raise DataError(f"source: builtin:packages needs {package}; install the pinned requirements") from None
-        for file in files or ():
-            # Installers also list scripts outside site-packages, and files that a user has deleted since.
-            if file.suffix == ".py" and ".." not in file.parts and (path := Path(str(file.locate()))).is_file():
-                found[file.as_posix()] = path
-    return list(found.items())
+def _docstrings(name: str, suffix: Literal["txt", "tsv"], cache: Path | None) -> Sequence[tuple[str, Path]]:
+    return [docstrings.corpus(name, suffix, cache)]
+
+
+def _python(name: str, cache: Path | None) -> Sequence[tuple[str, Path]]:
+    return python_files.paths(name)
+
+
+CORPORA: Mapping[Kind, Mapping[str, Corpus]] = {
+    "text": {
+        **{name: Corpus(partial(_python, name)) for name in python_files.CORPORA},
+        **{name: Corpus(partial(_docstrings, name, "txt"), {"documents": "line"}) for name in docstrings.CORPORA},
+    },
+    # Hundreds of functions share a name, and some of them their docstring: either would give the answer away.
+    "pairs": {name: Corpus(partial(_docstrings, name, "tsv"), {"split_by": "both"}) for name in docstrings.CORPORA},
+    "series": {
+        name: Corpus(partial(_statsmodels, name), {"columns": (column,), "time": time})
+        for name, column, time in (
+            ("nile", "volume", "year"),
+            ("sunspots", "SUNACTIVITY", "YEAR"),
+            ("co2", "co2", "date"),
+        )
+    },
+}
+"""What each kind of data finds under a name."""
+
+
+class Builtin(Scheme):
+    prefix = "builtin:"
+
+    def files(self, rest: str, kind: Kind, cache: Path | None) -> Sequence[tuple[str, Path]]:
+        known = CORPORA[kind]
+        if rest in known:
+            return known[rest].files(cache)
+        *others, last = map(self.shown, known)
+        near = difflib.get_close_matches(rest, known, n=1)
+        raise DataError(
+            f"data.source: {self.shown(rest)} holds no {kind}; {', '.join(others)} and {last} do"
+            + (f"; did you mean {self.shown(near[0])}?" if near else "")
+        )
+
+    def settings(self, rest: str, kind: Kind) -> Mapping[str, Any]:
+        return CORPORA[kind][rest].settings if rest in CORPORA[kind] else {}

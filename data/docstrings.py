@@ -10,14 +10,14 @@ import tempfile
 import warnings
 from collections.abc import Iterable, Iterator
 from pathlib import Path
-from typing import NamedTuple
+from typing import Literal, NamedTuple
 
-from reducible.data import builtin
+from reducible.data import python_files
 from reducible.data.errors import DataError
 from reducible.data.hashes import HashCache
 
 CORPORA = {"docstrings": "stdlib", "docstrings-packages": "packages"}
-"""Names behind builtin: and the sources that they read (data/builtin.py)."""
+"""Corpora of docstrings and the Python files that they read (data/python_files.py)."""
 
 _VERSION = 1  # of what is taken out of a file
 _WORDS = (2, 40)  # of a sentence worth keeping
@@ -32,19 +32,16 @@ class Described(NamedTuple):
     """Of a function in sub-tokens, lower case, with spaces between; None for classes, modules and special methods."""
 
 
-def corpus(location: str, suffix: str, cache: Path | None) -> tuple[str, Path] | None:
-    """(name, file) of builtin:docstrings or builtin:docstrings-packages, None for any other location.
+def corpus(name: str, suffix: Literal["txt", "tsv"], cache: Path | None) -> tuple[str, Path]:
+    """(name, file) of one of CORPORA.
 
     suffix "txt": each different sentence once, one a line. "tsv": each different pair of sentence and name once. Both
     are sorted, so that they depend on nothing but what is in the Python files; they are made once and kept in
     `cache`.
     """
-    name = location.removeprefix("builtin:")
-    if not location.startswith("builtin:") or name not in CORPORA:
-        return None
     folder = cache or Path(tempfile.gettempdir()) / f"reducible-{os.getuid()}"
     folder.mkdir(parents=True, exist_ok=True)
-    files = builtin.paths(CORPORA[name])
+    files = python_files.paths(CORPORA[name])
     place = folder / f"{name}-{_key(files, folder)}.{suffix}"
     if not place.is_file():
         if name == "docstrings-packages":
@@ -121,7 +118,7 @@ def _key(files: Iterable[tuple[str, Path]], folder: Path) -> str:
     try:
         found = sorted((name, hashes.sha256(path)[1]) for name, path in files)
     except OSError as error:
-        raise DataError(f"source: a Python file cannot be read ({error}); install the packages again") from None
+        raise DataError(f"data.source: a Python file cannot be read ({error}); install the packages again") from None
     hashes.save()
     return hashlib.sha256(json.dumps([_VERSION, found]).encode()).hexdigest()[:16]
 

@@ -6,7 +6,7 @@ from itertools import zip_longest
 from pathlib import Path
 from typing import Literal, NamedTuple
 
-from reducible.data import docstrings, sources
+from reducible.data import sources
 from reducible.data.errors import DataError
 from reducible.data.formats import (
     READ_ERRORS,
@@ -20,7 +20,7 @@ from reducible.data.formats import (
     reason,
 )
 from reducible.data.generated_pairs import GeneratedPairs
-from reducible.data.hashes import HashCache, open_regular
+from reducible.data.hashes import open_regular
 from reducible.data.sources import InputFile
 
 _MARK = b"\xef\xbb\xbf"  # some editors put it before UTF-8
@@ -80,19 +80,10 @@ def listing(source: PairSource, cache: Path | None = None) -> list[InputFile]:
     if source.generated is not None:
         return [InputFile(name, "", size, digest) for name, size, digest in source.generated.files()]
     if not source.parallel:
-        extracted = docstrings.corpus(source.locations[0], "tsv", cache)
-        if extracted is not None:
-            name, path = extracted
-            return [InputFile(name, str(path), *HashCache(cache).sha256(path))]
-        if source.locations[0].startswith("builtin:"):
-            raise DataError(
-                f"source: {source.locations[0]} holds no pairs; builtin:docstrings and builtin:docstrings-packages do"
-            )
+        return sources.files_of(source.locations[0], "pairs", source.on_error, cache)
     files = []
-    for side, location in zip(("source", "target"), source.locations, strict=False):
-        found = sources.listing(sources.Source(location, on_error=source.on_error), cache)
-        if not source.parallel:
-            return found
+    for side, location in zip(("source", "target"), source.locations, strict=True):
+        found = sources.files_of(location, "text", source.on_error, cache)
         if len(found) != 1:
             raise DataError(f"source: {location} is {len(found)} files; of parallel files there are two, one a side")
         file = found[0]

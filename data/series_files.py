@@ -1,11 +1,10 @@
-"""Numeric series out of files: CSV and TSV (also .gz), Parquet, piano rolls as JSON, and series that statsmodels ships.
+"""Numeric series out of files: CSV and TSV (also .gz), Parquet and piano rolls as JSON.
 
 A missing value is an empty cell or one of MISSING; it becomes NaN. Everything else has to be a finite number.
 """
 
 import csv
 import gzip
-import importlib.util
 import io
 import json
 import math
@@ -28,13 +27,6 @@ KEYS, LOWEST_KEY = 88, 21
 """A piano's keys as MIDI notes: 21 to 108."""
 
 ROLL_SPLITS = {"train": "train", "valid": "validation", "validation": "validation", "test": "test"}
-
-BUILTIN = {
-    "nile": ("nile", "volume", "year"),
-    "sunspots": ("sunspots", "SUNACTIVITY", "YEAR"),
-    "co2": ("co2", "co2", "date"),
-}
-"""Name -> (folder of statsmodels.datasets, column, time column)."""
 
 
 @dataclass(frozen=True)
@@ -64,17 +56,6 @@ class Columns:
         if not values:
             raise DataError(f"{path}: has no column of values beside time and series")
         return values
-
-
-def builtin_path(name: str) -> Path:
-    """The CSV of a built-in series inside statsmodels, without importing it; DataError where there is none."""
-    if name not in BUILTIN:
-        known = ", ".join(f"builtin:{one}" for one in BUILTIN)
-        raise DataError(f"data.source: builtin:{name} is no series; there are {known}")
-    found = importlib.util.find_spec("statsmodels")
-    if found is None or found.origin is None:
-        raise DataError(f"data.source: builtin:{name} needs statsmodels; install the pinned requirements")
-    return Path(found.origin).parent / "datasets" / BUILTIN[name][0] / f"{BUILTIN[name][0]}.csv"
 
 
 def header_of(path: Path) -> list[str]:

@@ -1,6 +1,5 @@
 """Where documents come from: what a recipe may name, the input files behind it, and the documents inside them."""
 
-import glob
 import hashlib
 import os
 from collections.abc import Iterator, Sequence
@@ -8,13 +7,14 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal
 
-from reducible.data import builtin, docstrings, formats
+from reducible.data import formats, schemes
 from reducible.data.errors import DataError
 from reducible.data.formats import Document, Skipped
 from reducible.data.hashes import HashCache
 from reducible.data.markov import MarkovText
+from reducible.data.scheme import Kind
 
-__all__ = ["Document", "InputFile", "Skipped", "Source", "groups", "listing", "read", "read_documents"]
+__all__ = ["Document", "InputFile", "Skipped", "Source", "files_of", "groups", "listing", "read", "read_documents"]
 
 
 @dataclass(frozen=True)
@@ -34,8 +34,8 @@ class Source:
             raise DataError(f"documents: {self.documents!r} is not one of file, line, paragraph")
         if self.on_error not in ("refuse", "skip"):
             raise DataError(f"on_error: {self.on_error!r} is not one of refuse, skip")
-        if self.location.startswith("builtin:docstrings"):
-            object.__setattr__(self, "documents", "line")  # one file of sentences, a line each
+        documents = schemes.settings(self.location, "text").get("documents", self.documents)
+        object.__setattr__(self, "documents", documents)
 
 
 @dataclass(frozen=True)
@@ -52,13 +52,20 @@ def listing(source: Source, cache: Path | None = None) -> list[InputFile]:
     """Every input file of the source, sorted by name, hashed; `cache` is a folder that remembers the hashes."""
     if source.generated is not None:
         return [InputFile(name, "", size, digest) for name, size, digest in source.generated.files()]
+    return files_of(source.location, "text", source.on_error, cache)
+
+
+def files_of(
+    location: str, kind: Kind, on_error: Literal["refuse", "skip"] = "refuse", cache: Path | None = None
+) -> list[InputFile]:
+    """Every file that the location names for this kind of data, sorted by name, hashed."""
     hashes = HashCache(cache)
     files = []
-    for name, path in sorted((_printable(name), path) for name, path in _paths(source.location, cache)):
+    for name, path in sorted((_printable(name), path) for name, path in schemes.files(location, kind, cache)):
         try:
             size, digest = hashes.sha256(path)
         except OSError as error:
-            if source.on_error == "refuse":
+            if on_error == "refuse":
                 raise DataError(f"{path}: {_reason(error)}; repair or remove it, or set on_error: skip") from None
             size, digest = 0, ""
         files.append(InputFile(name, str(path), size, digest))
@@ -66,54 +73,9 @@ def listing(source: Source, cache: Path | None = None) -> list[InputFile]:
     return files
 
 
-def _paths(location: str, cache: Path | None) -> list[tuple[str, Path]]:
-    """Pairs of name and path. Hidden files and folders are left out, as a shell would; nothing else is."""
-    sentences = docstrings.corpus(location, "txt", cache)
-    if sentences is not None:
-        return [sentences]
-    if location.startswith("builtin:"):
-        return builtin.paths(location.removeprefix("builtin:"))
-    path = Path(location).expanduser()
-    if path.is_dir():
-        found = sorted(_walk(path, path))
-    elif path.exists() or path.is_symlink():
-        found = [(path.name, path)]
-    elif glob.has_magic(location):
-        root = _fixed_part(path)
-        matches = (Path(match) for match in glob.glob(str(path), recursive=True))
-        found = [(match.relative_to(root).as_posix(), match) for match in matches if not match.is_dir()]
-    else:
-        raise DataError(f"{location} does not exist; give a file, a folder, a glob or a builtin: corpus")
-    if not found:
-        raise DataError(f"{location} holds no files")
-    return found
-
-
 def _printable(name: str) -> str:
     """A file name need not be Unicode on Linux; what is printed, hashed and stored must be."""
     return os.fsencode(name).decode("utf-8", "backslashreplace")
-
-
-def _walk(folder: Path, root: Path, above: tuple[Path, ...] = ()) -> Iterator[tuple[str, Path]]:
-    """Linked folders are followed, except into one that we are inside of."""
-    above = (*above, folder.resolve())
-    for path in folder.iterdir():
-        if path.name.startswith("."):
-            continue
-        if not path.is_dir():
-            yield path.relative_to(root).as_posix(), path
-        elif path.resolve() not in above:
-            yield from _walk(path, root, above)
-
-
-def _fixed_part(pattern: Path) -> Path:
-    """The folder before the first wildcard: names are relative to it."""
-    parts: list[str] = []
-    for part in pattern.parts[:-1]:
-        if glob.has_magic(part):
-            break
-        parts.append(part)
-    return Path(*parts)
 
 
 def _reason(error: OSError) -> str:

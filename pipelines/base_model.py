@@ -8,6 +8,7 @@ from typing import Any
 
 from reducible.data.errors import DataError
 from reducible.data.hashes import HashCache
+from reducible.data.paths import expanded, scheme_like
 from reducible.models.families.registry import Family, family
 from reducible.pipelines.find import NotFound, find
 from reducible.tasks.dataset.kind import kind_named
@@ -43,12 +44,12 @@ def base_of(wanted: str, store: Store) -> Base:
     """
     from reducible.models.weights.pretrained import ACCEPTED, is_checkpoint
 
-    path = Path(wanted).expanduser()
+    path = expanded(wanted)
     if path.name == "model" and (path.parent / MANIFEST).is_file():
         return _of_ours(path.parent, store)  # as `reducible run` prints it
     if is_checkpoint(path):
         return _from_elsewhere(path.absolute(), store)
-    if path.suffix not in (".bin", ".gguf", ".safetensors"):
+    if path.suffix not in (".bin", ".gguf", ".safetensors") or scheme_like(wanted):
         try:
             return _of_ours(find(store, "train", wanted), store)
         except NotFound:

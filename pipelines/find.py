@@ -1,9 +1,11 @@
 """Finds the artifact a person means: by the name of its recipe or sweep, its label, or the start of its identity."""
 
 import difflib
+import os
 from pathlib import Path
 from typing import Any
 
+from reducible.data.paths import scheme_like
 from reducible.tasks.errors import UserError
 from reducible.tasks.workflow.store import MANIFEST, Store
 
@@ -26,6 +28,12 @@ def find(store: Store, kind: str, wanted: str) -> Path:
         raise UserError(f"{wanted}: begins {len(by_identity)} identities; give more of it")
     named = by_identity or [manifest for manifest in manifests if wanted in _names(kind, manifest)]
     if not named:
+        scheme = scheme_like(wanted)
+        if scheme is not None and not os.path.exists(wanted):
+            raise UserError(
+                f"{wanted!r} is not found: {scheme} is no scheme that is known here; give the name of a run or sweep, "
+                "the beginning of an identity, or a path"
+            )
         known = list(dict.fromkeys(name for manifest in manifests for name in _names(kind, manifest)))
         near = difflib.get_close_matches(wanted, known, n=3, cutoff=0.3) or known[:3]
         there = (

@@ -20,6 +20,8 @@ from typing import Any
 import yaml
 
 import reducible
+from reducible.data import schemes
+from reducible.data.paths import expanded
 from reducible.pipelines.dataset.kinds import data_paths
 from reducible.tasks.errors import UserError
 
@@ -90,13 +92,16 @@ def _named(arguments: Sequence[str], here: Path) -> Iterator[Named]:
     """Every path that a command names: its arguments that are files, and the data of its recipe."""
     overrides: dict[str, str] = {}
     recipes: list[Path] = []
-    for argument in arguments:
+    for before, argument in zip(["", *arguments], arguments, strict=False):
         option, equals, value = argument.partition("=")
+        if before == "--data" or option == "--data" and equals:
+            overrides["data.source"] = argument if before == "--data" else value
+            continue
         if equals and not argument.startswith("-"):
             overrides[option] = value
             continue
         text = value if equals else argument
-        written = Path(text).expanduser()
+        written = expanded(text)
         if (here / written).is_file():
             yield Named(argument, text, written)
             if written.suffix in (".yaml", ".yml"):
@@ -110,8 +115,11 @@ def _named(arguments: Sequence[str], here: Path) -> Iterator[Named]:
         places += [(found, path.parent) for path, content in chain if (found := _at(content, field.split(".")))]
         texts, folder = places[0] if places else ([], Path())
         for text in texts:
-            if not text.startswith("builtin:"):
-                yield Named(field, text, folder / Path(text).expanduser())
+            wrong = schemes.refusal(schemes.seen_from(here / folder, text))
+            if wrong is not None:
+                raise UserError(f"{field}: {text!r} is not allowed; it must be {wrong}")
+            if schemes.travels(text):
+                yield Named(field, text, folder / expanded(text))
 
 
 def _with_bases(path: Path, here: Path) -> list[tuple[Path, Any]]:

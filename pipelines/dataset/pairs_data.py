@@ -8,12 +8,13 @@ from typing import Annotated, Any, Literal, Self
 
 from pydantic import BeforeValidator, Field, model_validator
 
+from reducible.data import schemes
 from reducible.data.generated_pairs import GeneratedPairs
 from reducible.data.pair_files import PairSource, listing
 from reducible.data.sources import InputFile, groups
 from reducible.pipelines.dataset.data_section import DataSection
 from reducible.pipelines.dataset.tokenizer_section import BPE_VOCABULARY, TokenizerSection
-from reducible.pipelines.recipe.fields import Number, Section
+from reducible.pipelines.recipe.fields import Location, Number, Section, location
 from reducible.tasks.count import Count
 from reducible.tasks.dataset import tokenise_pairs
 from reducible.tasks.dataset.tokenise import FileSpec
@@ -39,7 +40,7 @@ _COUNTED = 1  # version of how vocabularies are counted
 
 def _files(value: Any) -> Any:
     """One file is a list of one."""
-    files = (value,) if isinstance(value, str) else value
+    files = (location(value),) if isinstance(value, str) else value
     if (
         not isinstance(files, list | tuple)
         or len(files) not in (1, 2)
@@ -49,7 +50,7 @@ def _files(value: Any) -> Any:
     return tuple(files)
 
 
-Files = Annotated[tuple[str, ...], BeforeValidator(_files)]
+Files = Annotated[tuple[Location, ...], BeforeValidator(_files)]
 """A file, folder or glob of pairs, or two parallel files."""
 
 
@@ -181,7 +182,9 @@ class PairData(DataSection):
             label="dataset",
             execution=PairNaming(
                 name=name,
-                source=" ".join(self.source) if self.source else f"generated:{generated.kind if generated else ''}",
+                source=" ".join(
+                    map(schemes.shown, self.source or (f"generated:{generated.kind if generated else ''}",))
+                ),
                 apart={split: " ".join(given.source.locations) for split, given in apart.items()},
                 generated=vars(generated) if generated else None,
             ),
@@ -240,8 +243,9 @@ def _named(files: Files, data: PairData, store: Store) -> _Input:
 def _split_by(data: PairData) -> Literal["source", "target", "both"]:
     if data.split_by is not None:
         return data.split_by
-    # Hundreds of functions share a name, and some of them their docstring: either would give the answer away.
-    return "both" if data.source is not None and data.source[0].startswith("builtin:docstrings") else "source"
+    decided = {} if data.source is None else schemes.settings(data.source[0], "pairs")
+    by: Literal["source", "target", "both"] = decided.get("split_by", "source")
+    return by
 
 
 def _division(data: PairData) -> DivisionSpec:

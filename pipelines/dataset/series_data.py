@@ -6,11 +6,12 @@ from typing import Annotated, Any, Literal, Self
 
 from pydantic import BeforeValidator, Field, model_validator
 
+from reducible.data import schemes
 from reducible.data.linear_gaussian import LinearGaussianSeries
-from reducible.data.series_files import BUILTIN, Columns, builtin_path, channel_names, is_roll
-from reducible.data.sources import InputFile, Source, listing
+from reducible.data.series_files import Columns, channel_names, is_roll
+from reducible.data.sources import InputFile, files_of
 from reducible.pipelines.dataset.data_section import DataSection
-from reducible.pipelines.recipe.fields import Number, Section, parse_number
+from reducible.pipelines.recipe.fields import Location, Number, Section, parse_number
 from reducible.tasks.count import Count
 from reducible.tasks.dataset import make_series
 from reducible.tasks.dataset.make_series import GeneratedSpec, Places, SeriesSpec, TableSpec
@@ -51,7 +52,7 @@ class SeriesData(DataSection):
     paths = ("source",)
 
     kind: Literal["series"]
-    source: str | None = Field(
+    source: Location | None = Field(
         default=None, description="CSV, TSV or Parquet (file, folder, glob), piano rolls (.json), builtin:nile ..."
     )
     generated: GeneratedSeries | None = None
@@ -132,7 +133,7 @@ class SeriesData(DataSection):
             label="dataset",
             execution=Places(
                 name=name,
-                source=self.source or "generated:linear-gaussian",
+                source=schemes.shown(self.source or "generated:linear-gaussian"),
                 paths={file.name: file.path for file in files},
             ),
             weight=float(sum(file.size for file in files)),
@@ -149,18 +150,15 @@ def _rolls(files: list[InputFile]) -> bool:
 
 def _files(data: SeriesData, store: Store) -> list[InputFile]:
     """Every file of the source; never empty."""
-    location = str(data.source)
-    if location.startswith("builtin:"):
-        location = str(builtin_path(location.removeprefix("builtin:")))
-    return listing(Source(location), store.root / "hashes")
+    return files_of(str(data.source), "series", cache=store.root / "hashes")
 
 
 def _columns(data: SeriesData) -> Columns:
-    """As the recipe says; a built-in series knows its own."""
-    if str(data.source).startswith("builtin:") and not (data.columns or data.time or data.series):
-        _, column, time = BUILTIN[str(data.source).removeprefix("builtin:")]
-        return Columns((column,), time)
-    return Columns(data.columns, data.time, data.series)
+    """As the recipe says, or as the source does if the recipe says nothing of columns."""
+    if data.columns or data.time or data.series:
+        return Columns(data.columns, data.time, data.series)
+    decided = schemes.settings(str(data.source), "series")
+    return Columns(decided.get("columns", ()), decided.get("time"), decided.get("series"))
 
 
 def _model(generated: GeneratedSeries) -> LinearGaussianSeries:

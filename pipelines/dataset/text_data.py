@@ -5,12 +5,13 @@ from typing import Annotated, Any, Literal
 
 from pydantic import Field, model_validator
 
+from reducible.data import schemes
 from reducible.data.markov import MarkovText
 from reducible.data.sample import sample_files
 from reducible.data.sources import InputFile, Source, groups, listing
 from reducible.pipelines.dataset.data_section import DataSection
 from reducible.pipelines.dataset.tokenizer_section import BPE_VOCABULARY, TokenizerSection
-from reducible.pipelines.recipe.fields import Number, Section
+from reducible.pipelines.recipe.fields import Location, Number, Section
 from reducible.tasks.count import Count
 from reducible.tasks.dataset import tokenise
 from reducible.tasks.dataset.tokenise import (
@@ -53,9 +54,11 @@ class TextData(DataSection):
     kept = ("tokenizer",)
 
     kind: Literal["text"] = "text"
-    source: str | None = None
+    source: Location | None = None
     generated: Generated | None = None
-    validation: str | None = Field(default=None, description="a source of its own; otherwise a share of the documents")
+    validation: Location | None = Field(
+        default=None, description="a source of its own; otherwise a share of the documents"
+    )
     validation_share: Annotated[Number, Field(gt=0, lt=1)] = 0.05
     column: str | None = Field(default=None, description="of JSONL and Parquet; default text")
     documents: Literal["file", "line", "paragraph"] = "file"
@@ -116,7 +119,7 @@ class TextData(DataSection):
             spec=DatasetSpec(),
             inputs={"tokenizer": tokenizer, **{f"shard-{index:06d}": shard for index, shard in enumerate(shards)}},
             label="dataset",
-            execution=Naming(name=name, source=self.source or "generated:markov"),
+            execution=Naming(name=name, source=schemes.shown(self.source or "generated:markov")),
         )
 
 

@@ -6,7 +6,7 @@ from typing import Self
 from pydantic import Field, model_validator
 
 from reducible.data.tokenizer import byte_tokenizer, from_file
-from reducible.pipelines.recipe.fields import Section
+from reducible.pipelines.recipe.fields import Section, TokenizerPath
 from reducible.tasks.count import Count
 from reducible.tasks.dataset import tokenise
 from reducible.tasks.dataset.tokenise import Reading, TokenizerSpec
@@ -18,7 +18,7 @@ BPE_VOCABULARY = 4096  # if a recipe says nothing
 
 class TokenizerSection(Section):
     kind: str
-    path: str | None = Field(default=None, description="file: a tokenizer.json")
+    path: TokenizerPath | None = Field(default=None, description="file: a tokenizer.json")
     sample: Count = Field(default=16 * 2**20, description="bytes of the data that BPE is trained on")
     separator: str | None = Field(default=None, description="file: its token for the end of a text")
 

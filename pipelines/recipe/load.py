@@ -10,6 +10,8 @@ from typing import Any, get_args
 import yaml
 from pydantic import BaseModel, ValidationError
 
+from reducible.data import schemes
+from reducible.data.paths import expanded
 from reducible.pipelines.dataset.kinds import data_paths, section_in
 from reducible.pipelines.recipe.recipe import Recipe
 from reducible.tasks.errors import UserError
@@ -147,12 +149,10 @@ def _absolute_paths(content: dict[str, Any], folder: Path) -> None:
 
 
 def _absolute(value: Any, folder: Path) -> Any:
-    """A path, or each of a list of paths, seen from the folder; what is no path stays as it is."""
+    """A location, or each of a list, seen from the folder; what is none stays as it is."""
     if isinstance(value, list):
         return [_absolute(item, folder) for item in value]
-    if not isinstance(value, str) or not value or value.startswith("builtin:"):
-        return value
-    return str((folder / Path(value).expanduser()).absolute())
+    return schemes.seen_from(folder, value) if isinstance(value, str) else value
 
 
 def _base(value: Any, folder: Path) -> Any:
@@ -162,9 +162,9 @@ def _base(value: Any, folder: Path) -> Any:
     """
     if not isinstance(value, str):
         return value
-    path = folder / Path(value).expanduser()
-    named = path.is_dir() and "/" not in value and not any((path / file).is_file() for file in HOLDS_MODEL)
-    return _absolute(value, folder) if path.exists() and not named else value
+    path = folder / expanded(value)
+    named = os.path.isdir(path) and "/" not in value and not any((path / file).is_file() for file in HOLDS_MODEL)
+    return str(path.absolute()) if os.path.exists(path) and not named else value
 
 
 def _merged(base: dict[str, Any], over: Mapping[str, Any]) -> dict[str, Any]:

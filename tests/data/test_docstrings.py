@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from reducible.data import builtin
+from reducible.data import python_files
 from reducible.data.docstrings import corpus, described, first_sentence, subtokens
 from reducible.data.errors import DataError
 from reducible.data.pair_files import LeftOut, PairSource, listing, read_pairs
@@ -91,15 +91,15 @@ def package(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     (folder / "one.py").write_text(MODULE)
     (folder / "two.py").write_text('def inner():\n    """Do the inner work."""\n')
     monkeypatch.setattr(
-        builtin, "paths", lambda name: [(path.name, path) for path in sorted(folder.iterdir(), reverse=True)]
+        python_files, "paths", lambda name: [(path.name, path) for path in sorted(folder.iterdir(), reverse=True)]
     )
     return folder
 
 
 def test_a_corpus_has_everything_once_and_is_made_once(package: Path, tmp_path: Path) -> None:
     cache = tmp_path / "cache"
-    found = corpus("builtin:docstrings", "txt", cache)
-    assert found is not None and found[0] == "docstrings.txt"
+    found = corpus("docstrings", "txt", cache)
+    assert found[0] == "docstrings.txt"
     assert found[1].read_text().splitlines() == [
         "Do the inner work",
         "Do the inner work.",
@@ -109,18 +109,17 @@ def test_a_corpus_has_everything_once_and_is_made_once(package: Path, tmp_path: 
         "Return the header, e.g. Host, of a request.",
         "Tools for reading headers.",
     ]
-    pairs = corpus("builtin:docstrings", "tsv", cache)
-    assert pairs is not None and pairs[1].read_text().splitlines() == [
+    pairs = corpus("docstrings", "tsv", cache)
+    assert pairs[1].read_text().splitlines() == [
         "Do the inner work\tinner",  # with and without its full stop it is one
         "Fetch everything!\tfetch all",
         "Return the header, e.g. Host, of a request\tread http header v 2",
         "Return the header, e.g. Host, of a request\tsame",
     ]
     before = pairs[1].stat().st_mtime_ns
-    assert corpus("builtin:docstrings", "tsv", cache) == pairs and pairs[1].stat().st_mtime_ns == before
+    assert corpus("docstrings", "tsv", cache) == pairs and pairs[1].stat().st_mtime_ns == before
     (package / "two.py").write_text("x = 1\n")
-    assert corpus("builtin:docstrings", "tsv", cache) != pairs
-    assert corpus("builtin:stdlib", "tsv", cache) is None and corpus("docstrings", "txt", cache) is None
+    assert corpus("docstrings", "tsv", cache) != pairs
 
 
 def test_as_text_a_sentence_is_a_document(package: Path, tmp_path: Path) -> None:
@@ -130,7 +129,7 @@ def test_as_text_a_sentence_is_a_document(package: Path, tmp_path: Path) -> None
 
 
 def test_text_corpora_are_no_pairs(tmp_path: Path) -> None:
-    for location in ("builtin:stdlib", "builtin:nothing"):
+    for location in ("builtin:stdlib", "builtin:nothing", "builtin:nile"):
         with pytest.raises(DataError, match="holds no pairs; builtin:docstrings and"):
             listing(PairSource((location,)), tmp_path)
 

@@ -11,16 +11,15 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from reducible.data import schemes
 from reducible.data.batches import fixed
 from reducible.data.buckets import Buckets
 from reducible.data.errors import DataError
 from reducible.data.linear_gaussian import LinearGaussianSeries
 from reducible.data.series import SPLITS, Series, split_series, write_series
 from reducible.data.series_files import (
-    BUILTIN,
     Columns,
     NumericSeries,
-    builtin_path,
     channel_names,
     read_rolls,
     read_table,
@@ -124,8 +123,10 @@ def test_the_series_that_statsmodels_ships(name: str, steps: int, missing: int, 
     """Against its own loader."""
     import statsmodels.datasets
 
-    _, column, time = BUILTIN[name]
-    (one,) = read_table(builtin_path(name), name, Columns((column,), time))
+    decided = schemes.settings(f"builtin:{name}", "series")
+    (column,), time = decided["columns"], decided["time"]
+    ((_, path),) = schemes.files(f"builtin:{name}", "series", None)
+    (one,) = read_table(path, name, Columns((column,), time))
     loaded = getattr(statsmodels.datasets, name).load_pandas().data
     expected = loaded[column].to_numpy(float)
     assert (len(one.values), int(np.isnan(one.values).sum()), one.values[0, 0]) == (steps, missing, first)
@@ -133,8 +134,8 @@ def test_the_series_that_statsmodels_ships(name: str, steps: int, missing: int, 
 
 
 def test_a_builtin_series_that_is_none_is_named() -> None:
-    with pytest.raises(DataError, match="builtin:stdlib is no series; there are builtin:nile"):
-        builtin_path("stdlib")
+    with pytest.raises(DataError, match="builtin:stdlib holds no series; builtin:nile, .* do$"):
+        schemes.files("builtin:stdlib", "series", None)
 
 
 def test_piano_rolls(tmp_path: Path) -> None:

@@ -120,7 +120,7 @@ def test_what_makes_another_dataset_and_what_does_not(shops: Path) -> None:
         ({"source": "none.csv"}, "none.csv does not exist"),
         ({"source": "shops.csv", "columns": ["sole"]}, "data.columns: .*shops.csv has no column 'sole'"),
         ({"source": "shops.csv", "stride": 65}, "stride 65 would leave steps out"),
-        ({"source": "builtin:nil"}, "builtin:nil is no series"),
+        ({"source": "builtin:nil"}, "builtin:nil holds no series; .* did you mean builtin:nile"),
         ({"source": "builtin:nile", "validation_share": 0.6, "test_share": 0.4}, "nothing to train on"),
         ({"generated": {"A": 1}}, "data.generated.A: its largest eigenvalue is 1"),
         ({"generated": {}, "columns": ["x"]}, "columns, time and series are of a file"),
