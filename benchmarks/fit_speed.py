@@ -14,9 +14,11 @@ import numpy as np
 import pandas
 from scipy.optimize import minimize
 
+from reducible.tasks.fit.bootstrap import bootstrap, cells_of
 from reducible.tasks.fit.fit import fit_runs
-from reducible.tasks.fit.law import bootstrap, cells_of, problem_of_law, search
+from reducible.tasks.fit.laws.chinchilla import CHINCHILLA
 from reducible.tasks.fit.objective import huber
+from reducible.tasks.fit.search import search
 
 E, A, B, ALPHA, BETA = 1.8, 400.0, 2000.0, 0.34, 0.37
 
@@ -57,7 +59,7 @@ def main() -> None:
     parser.add_argument("--starts", type=int, default=450)
     starts = parser.parse_args().starts
     table = runs()
-    problem = problem_of_law(*(table[c].to_numpy() for c in ("N", "D", "loss")))
+    problem = CHINCHILLA.problem({c: table[c].to_numpy() for c in ("N", "D")}, table["loss"].to_numpy(), 1e-3)
     began = time.process_time()
     optimum = search(problem)
     searched = time.process_time() - began

@@ -158,11 +158,27 @@ def plan(
     help="Folder for fit.json and the report; default beside the table.",
 )
 @click.option("--draws", type=click.IntRange(min=100), default=1000, show_default=True, help="Bootstrap draws.")
-def fit(table: Path, out: Path | None, draws: int) -> None:
-    """Fit scaling laws to any table of runs: a CSV with the columns N, D, C and loss."""
-    from reducible.pipelines.fit import fit_table
+@click.option(
+    "--form",
+    is_flag=False,
+    flag_value="",
+    default="chinchilla",
+    show_default=True,
+    help="The form of the law. Without a name, lists the known forms.",
+)
+def fit(table: Path, out: Path | None, draws: int, form: str) -> None:
+    """Fit scaling laws to any table of runs: a CSV with the columns N, D, C and loss.
 
-    fit_table(table, out or table.with_name(table.stem + "-fit"), draws)
+    \b
+    reducible fit runs.csv
+    reducible fit runs.csv --form
+    """
+    from reducible.pipelines.fit import fit_table, list_forms
+
+    if not form:
+        list_forms()
+        return
+    fit_table(table, out or table.with_name(table.stem + "-fit"), draws, form)
 
 
 @main.command()

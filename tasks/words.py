@@ -102,6 +102,12 @@ def listed(items: list[str], most: int = 8) -> str:
     return items[0] if len(items) == 1 else f"{', '.join(items[:-1])} and {items[-1]}" if items else "none"
 
 
+def spelled(many: int) -> str:
+    """Small numbers as words: five."""
+    names = ("no", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine", "ten", "eleven", "twelve")
+    return names[many] if 0 <= many < len(names) else str(many)
+
+
 def plural(many: int, one: str, several: str = "") -> str:
     return f"{many} {one if many == 1 else several or one + 's'}"
 

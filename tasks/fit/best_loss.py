@@ -8,15 +8,14 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import ArrayLike
 
-from reducible.tasks.fit.optimum import estimate, optimal, required
-from reducible.tasks.fit.result import Estimate, Fit, Floats
+from reducible.tasks.fit.result import Estimate, Fit, Floats, estimate
 
 
 @dataclass(frozen=True)
 class BestLoss:
     """Loss of compute-optimal training, nats per target unit. Row 0 of every table is the fit, the rest its draws."""
 
-    source: str  # "law": L(N, D) at its best N and D; "minima": E + K C^-gamma through the minima of the budgets
+    source: str  # "law": at its best N and D; "minima": E + K C^-gamma through the minima of the budgets
     E: Estimate
     E_rows: Floats  # (1 + draws,)
     reducible_rows: Callable[[Floats], Floats]  # C (points,) -> (points, 1 + draws) loss - E
@@ -71,21 +70,25 @@ def identified(fit: Fit) -> bool:
 
 def _from_law(fit: Fit) -> BestLoss | None:
     law = fit.law
-    if law is None or not fit.health.splits:  # along one line of (N, D) the law has no optimum that means anything
+    if law is None or (
+        law.form.splits and not fit.health.splits
+    ):  # along one line of (N, D) the law has no optimum that means anything
         return None
-    value = [law.E.value, law.A.value, law.B.value, law.alpha.value, law.beta.value]
-    laws = np.array([value, *law.draws], dtype=float)
+    laws = np.concatenate([law.theta[None], law.table])
     laws = laws[np.r_[True, np.isfinite(laws[1:]).all(axis=1)]]
-    if not np.isfinite(laws[0]).all() or not np.isfinite(optimal(fit.cost, laws[:1], 1e15)[2]).all():
+    if not np.isfinite(laws[0]).all() or not np.isfinite(law.form.optimal(laws[:1], fit.cost, 1e15)[2]).all():
         return None
     E = laws[:, 0]
 
     def reducible(C: Floats) -> Floats:
         # All points and draws in one bisection: each alone is so little work that calling NumPy would cost more.
-        losses = optimal(fit.cost, np.tile(laws, (len(C), 1)), np.repeat(C, len(laws)))[2]
+        losses = law.form.optimal(np.tile(laws, (len(C), 1)), fit.cost, np.repeat(C, len(laws)))[2]
         return losses.reshape(len(C), len(laws)) - E
 
-    return BestLoss("law", law.E, E, reducible, lambda reducible: required(fit.cost, laws, E + reducible)[2])
+    def compute(reducible: Floats) -> Floats:
+        return law.form.required(laws, fit.cost, E + reducible)[2]
+
+    return BestLoss("law", law.E, E, reducible, compute)
 
 
 def _from_minima(fit: Fit) -> BestLoss | None:

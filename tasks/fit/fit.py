@@ -8,26 +8,24 @@ from dataclasses import replace
 
 import numpy as np
 import pandas
+from numpy.typing import NDArray
 
 from reducible.tasks.errors import UserError
 from reducible.tasks.fit import isoflop
 from reducible.tasks.fit.admission import admit
+from reducible.tasks.fit.allocation import allocation
+from reducible.tasks.fit.bootstrap import bootstrap, cells_of
+from reducible.tasks.fit.cost import cost_of
 from reducible.tasks.fit.fit_spec import FitOptions
-from reducible.tasks.fit.law import (
-    Optimum,
-    bootstrap,
-    cells_of,
-    deviation,
-    problem_of_law,
-    profile_of_E,
-    search,
-    solve_subsets,
-)
+from reducible.tasks.fit.laws.form import Form
+from reducible.tasks.fit.laws.registry import form_named
 from reducible.tasks.fit.objective import Floats, Problem
-from reducible.tasks.fit.optimum import allocation, cost_of, estimate
-from reducible.tasks.fit.result import Allocation, BackTest, Estimate, Fit, Health, Law, ProfileOfE, Run
+from reducible.tasks.fit.profile import deviation, profile_of_E
+from reducible.tasks.fit.result import Allocation, BackTest, Estimate, Fit, Health, Law, ProfileOfE, Run, estimate
+from reducible.tasks.fit.search import Optimum, search, solve_subsets
+from reducible.tasks.words import listed, spelled
 
-PARAMETERS = 5
+Columns = dict[str, Floats]
 ONE_LINE = 0.2  # deviation of log D about its regression on log N below which D/N counts as not varied
 OUTLIER = 6.0  # robust deviations at which a run is named
 BACK_TESTS = 8  # at most so many thresholds
@@ -46,21 +44,23 @@ def fit_runs(table: pandas.DataFrame, options: FitOptions | None = None, notes: 
     if not used:
         reasons = "; ".join(f"{run.name}: {run.reason}" for run in runs[:5])
         raise UserError(f"none of the {len(runs)} runs can enter the fit ({reasons})")
+    form = form_named(options.form)
     N, D, C, loss = (np.array([getattr(run, key) for run in used]) for key in ("N", "D", "C", "loss"))
+    columns = {key: np.array([getattr(run, key) for run in used]) for key in form.columns}
     cost = cost_of(N, D, C)
 
-    law, health, profile = None, _no_law(N, D), None
+    law, health, profile = None, _no_law(form, columns), None
     shares: Allocation | None = None
     back_tests: tuple[BackTest, ...] = ()
     if not health.verdict:
-        problem = problem_of_law(N, D, loss, options.delta)
+        problem = form.problem(columns, loss, options.delta)
         optimum = search(problem)
-        law, profile, sigma = _law(problem, optimum, N, D, options)
-        fitted = law.loss(N, D)
-        health = _health(used, problem, optimum, law, profile, sigma)
+        law, profile, sigma = _law(form, problem, optimum, cells_of(*columns.values()), options)
+        fitted = law.loss(**columns)
+        health = _health(used, columns, problem, optimum, law, profile, sigma)
         if health.splits:
-            shares = allocation(cost, optimum.raw, np.array(law.draws), float(C.min()), 10 * float(C.max()))
-        back_tests = _back_tests(problem, used)
+            shares = allocation(form, cost, optimum.raw, law.table, float(C.min()), 10 * float(C.max()))
+        back_tests = _back_tests(form, columns, problem, used)
         fits = dict(zip([run.name for run in used], fitted, strict=True))
         runs = [
             replace(run, fitted=float(fits[run.name]), residual=math.log(run.loss / fits[run.name]))
@@ -91,13 +91,12 @@ def fit_runs(table: pandas.DataFrame, options: FitOptions | None = None, notes: 
 
 
 def _law(
-    problem: Problem, optimum: Optimum, N: Floats, D: Floats, options: FitOptions
+    form: Form, problem: Problem, optimum: Optimum, cell: NDArray[np.intp], options: FitOptions
 ) -> tuple[Law, ProfileOfE, float]:
-    cell = cells_of(N, D)
     cells = int(cell.max()) + 1
     draws = bootstrap(problem, optimum, cell, options.bootstrap, options.seed)
     residuals = problem.residuals(optimum.theta[None])[0]
-    sigma = max(deviation(residuals, PARAMETERS), 1e-9)
+    sigma = max(deviation(residuals, problem.size), 1e-9)
     spread = min(max(float(np.std(draws[:, 0])), 1e-4 * problem.unit), 0.3 * problem.unit)
     E, S, threshold, low, high = profile_of_E(problem, optimum, spread, sigma, cells)
     best = float(optimum.raw[0])
@@ -109,23 +108,26 @@ def _law(
         interval=Estimate(best, low, high),
         bootstrap=estimate(best, draws[:, 0]),
     )
-    A, B, alpha, beta = (estimate(float(optimum.raw[i]), draws[:, i]) for i in range(1, PARAMETERS))
+    parameters = {name: estimate(float(optimum.raw[i]), draws[:, i]) for i, name in enumerate(form.parameters)}
     table = tuple(tuple(float(v) for v in row) for row in draws)
-    return Law(profile.interval, A, B, alpha, beta, table), profile, sigma  # type: ignore[arg-type]
+    return Law(form, {**parameters, "E": profile.interval}, table), profile, sigma
 
 
-def _no_law(N: Floats, D: Floats) -> Health:
+def _no_law(form: Form, columns: Columns) -> Health:
     """A health without a verdict where the law can be tried, otherwise with the reason why not."""
-    cells = int(cells_of(N, D).max()) + 1
+    cells = int(cells_of(*columns.values()).max()) + 1
     reason = ""
-    if cells < PARAMETERS + 1:
-        reason = f"{cells} runs at distinct (N, D) cannot carry five parameters (6 at the very least, better 15)"
-    elif len(np.unique(N)) < 3:
-        reason = f"{len(np.unique(N))} distinct N cannot show how loss falls with N (3 at least)"
-    elif len(np.unique(D)) < 3:
-        reason = f"{len(np.unique(D))} distinct D cannot show how loss falls with D (3 at least)"
+    if cells < form.size + 1:
+        reason = (
+            f"{cells} runs at distinct {form.variables} cannot carry {spelled(form.size)} parameters "
+            f"({form.size + 1} at the very least, better {3 * form.size})"
+        )
+    else:
+        for name, values in columns.items():
+            if not reason and len(np.unique(values)) < 3:
+                reason = f"{len(np.unique(values))} distinct {name} cannot show how loss falls with {name} (3 at least)"
     return Health(
-        runs=len(N),
+        runs=len(next(iter(columns.values()))),
         cells=cells,
         starts=0,
         share_at_best=math.nan,
@@ -144,40 +146,49 @@ def _no_law(N: Floats, D: Floats) -> Health:
     )
 
 
-def _health(used: list[Run], problem: Problem, optimum: Optimum, law: Law, profile: ProfileOfE, sigma: float) -> Health:
+def _health(
+    used: list[Run],
+    columns: Columns,
+    problem: Problem,
+    optimum: Optimum,
+    law: Law,
+    profile: ProfileOfE,
+    sigma: float,
+) -> Health:
     residuals = -problem.residuals(optimum.theta[None])[0]  # log loss - log fitted
     largest = int(np.argmax(np.abs(residuals)))
-    N, D = problem.x
-    why_not = _why_not_identified(N, D, law, profile)
+    why_not = _why_not_identified(columns, law, profile)
+    bound_hits = tuple(f"{law.form.parameters[i]} = {bound:g}" for i, bound in optimum.bound_hits)
     interval = f"[{law.E.low:.4g}, {law.E.high:.4g}]"
     verdict = f"E is not identified by these runs: {why_not}" if why_not else f"E lies in {interval}"
     return Health(
         runs=len(used),
-        cells=int(cells_of(N, D).max()) + 1,
+        cells=int(cells_of(*columns.values()).max()) + 1,
         starts=optimum.starts,
         share_at_best=optimum.share_at_best,
         basins=optimum.basins,
         objective=optimum.objective,
         gradient_norm=optimum.gradient,
         condition_number=optimum.condition,
-        bound_hits=optimum.bound_hits,
+        bound_hits=bound_hits,
         residual_deviation=sigma,
         residual_largest=float(np.abs(residuals[largest])),
         residual_largest_run=used[largest].name,
-        r_squared=_r_squared(problem.loss, law.loss(N, D), law.E.value),
+        r_squared=_r_squared(problem.loss, law.loss(**columns), law.E.value),
         identified=not why_not,
-        splits=not on_one_line(N, D) and law.A.value > 0 and law.B.value > 0,
+        splits=law.form.splits and not _on_one_line(columns) and not _gone(law),
         verdict=verdict,
-        warnings=_warnings(used, problem, optimum, residuals, sigma),
+        warnings=_warnings(used, problem, optimum, bound_hits, residuals, sigma),
     )
 
 
-def _why_not_identified(N: Floats, D: Floats, law: Law, profile: ProfileOfE) -> str:
+def _why_not_identified(columns: Columns, law: Law, profile: ProfileOfE) -> str:
     """Empty where E is identified; otherwise the reason, the design's before the data's."""
-    if on_one_line(N, D):
-        ratio = np.sort(D / N)
+    if law.form.splits and _on_one_line(columns):
+        ratio = np.sort(columns["D"] / columns["N"])
         span = f"D/N from {ratio[0]:.3g} to {ratio[-1]:.3g}"
-        return f"N and D vary along one line only ({span}), so A and B cannot be told apart; vary D at each N"
+        terms = listed(list(law.form.coefficients))
+        return f"N and D vary along one line only ({span}), so {terms} cannot be told apart; vary D at each N"
     low, high = profile.interval.low, profile.interval.high
     if low <= 0 and math.isinf(high):
         return "the profile of E is open on both sides: any E fits them"
@@ -185,13 +196,17 @@ def _why_not_identified(N: Floats, D: Floats, law: Law, profile: ProfileOfE) -> 
         return f"E = 0 fits them within the noise (95 % interval [0, {high:.4g}])"
     if math.isinf(high):
         return f"the profile of E is open above (95 % interval from {low:.4g} up to the lowest loss)"
-    hit = [b for b in ("A", "B") if getattr(law, b).value <= 0]
-    return f"{hit[0]} is 0 at the optimum" if hit else ""
+    return f"{gone[0]} is 0 at the optimum" if (gone := _gone(law)) else ""
 
 
-def on_one_line(N: Floats, D: Floats) -> bool:
+def _gone(law: Law) -> list[str]:
+    """Coefficients that are 0: their terms say nothing."""
+    return [name for name in law.form.coefficients if law[name].value <= 0]
+
+
+def _on_one_line(columns: Columns) -> bool:
     """Whether D is nearly a power of N: fixed tokens per parameter, or a single budget."""
-    x, y = np.log(N), np.log(D)
+    x, y = np.log(columns["N"]), np.log(columns["D"])
     return float((y - np.polyval(np.polyfit(x, y, 1), x)).std()) < ONE_LINE
 
 
@@ -204,8 +219,15 @@ def _r_squared(loss: Floats, fitted: Floats, E: float) -> float:
     return float(1 - ((actual - model) ** 2).sum() / ((actual - actual.mean()) ** 2).sum())
 
 
-def _warnings(used: list[Run], problem: Problem, optimum: Optimum, residuals: Floats, sigma: float) -> tuple[str, ...]:
-    lines = [f"the optimum lies at the bound {hit}" for hit in optimum.bound_hits]
+def _warnings(
+    used: list[Run],
+    problem: Problem,
+    optimum: Optimum,
+    bound_hits: tuple[str, ...],
+    residuals: Floats,
+    sigma: float,
+) -> tuple[str, ...]:
+    lines = [f"the optimum lies at the bound {hit}" for hit in bound_hits]
     if optimum.share_at_best < 0.1:
         lines.append(f"only {100 * optimum.share_at_best:.0f} % of the starts reach the best optimum")
     if optimum.gradient > 1e-6:
@@ -214,7 +236,7 @@ def _warnings(used: list[Run], problem: Problem, optimum: Optimum, residuals: Fl
         lines.append(f"the parameters are hardly separable: condition number {optimum.condition:.1g}")
     # Named, never dropped: Huber's loss bounds their pull, and the owner knows why a run went wrong.
     odd = np.flatnonzero(np.abs(residuals) > OUTLIER * max(sigma, 1e-3))
-    if len(odd) and len(residuals) - len(odd) > PARAMETERS:
+    if len(odd) and len(residuals) - len(odd) > problem.size:
         weights = np.ones(len(residuals))
         weights[odd] = 0
         without = search(problem, weights, grid=6).raw[0]
@@ -223,7 +245,7 @@ def _warnings(used: list[Run], problem: Problem, optimum: Optimum, residuals: Fl
     return tuple(lines)
 
 
-def _back_tests(problem: Problem, used: list[Run]) -> tuple[BackTest, ...]:
+def _back_tests(form: Form, columns: Columns, problem: Problem, used: list[Run]) -> tuple[BackTest, ...]:
     """Fit the runs up to each compute level, predict those above: the error that matters."""
     # Levels and not C itself: runs of one budget differ in C by a little, and would vouch for each other.
     level_of = {run.name: level for level, group in enumerate(isoflop.budgets(used)) for run in group}
@@ -231,9 +253,9 @@ def _back_tests(problem: Problem, used: list[Run]) -> tuple[BackTest, ...]:
     levels = np.unique(at)[:-1]
     kept = []
     for level in levels:
-        below = level >= at
-        N, D = problem.x[:, below]
-        if not _no_law(N, D).verdict and below.sum() > PARAMETERS + 1 and not on_one_line(N, D):
+        known = {name: values[level >= at] for name, values in columns.items()}
+        enough = (level >= at).sum() > form.size + 1 and not _no_law(form, known).verdict
+        if enough and not (form.splits and _on_one_line(known)):
             kept.append(level)
     if len(kept) > BACK_TESTS:
         kept = [kept[i] for i in np.unique(np.linspace(0, len(kept) - 1, BACK_TESTS).astype(int))]
@@ -242,11 +264,11 @@ def _back_tests(problem: Problem, used: list[Run]) -> tuple[BackTest, ...]:
     weights = (np.array(kept)[:, None] >= at).astype(float)
     laws = solve_subsets(problem, weights)
     rows = []
-    for level, (E, A, B, alpha, beta) in zip(kept, laws, strict=True):
+    for level, theta in zip(kept, laws, strict=True):
+        expected = form.loss(theta, **columns)
         below = max(run.C for run, its in zip(used, at, strict=True) if its <= level)
-        for run, its in zip(used, at, strict=True):
+        for run, its, predicted in zip(used, at, map(float, expected), strict=True):
             if its > level:
-                predicted = float(E + A * run.N**-alpha + B * run.D**-beta)
                 error = predicted / run.loss - 1
                 rows.append(BackTest(below, run.name, run.C, run.C / below, predicted, run.loss, error))
     return tuple(rows)

@@ -2,7 +2,9 @@
 
 from typing import Literal
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, field_validator
+
+from reducible.tasks.fit.laws.registry import form_named
 
 VERSION = 1
 """Raised when the same spec and inputs would give another fit."""
@@ -13,11 +15,17 @@ class FitOptions(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
+    form: str = Field(default="chinchilla", description="which law: a name in tasks/fit/laws/registry.py")
     counts: Literal["parameters", "parameters_without_embeddings"] = "parameters"
     bootstrap: int = Field(default=1000, ge=100, description="draws behind every interval")
     seed: int = 0
     delta: float = Field(default=1e-3, gt=0, description="where Huber's loss turns linear, in log loss")
     window: float = Field(default=4.0, gt=1, description="isoFLOP parabolas use sizes within this factor")
+
+    @field_validator("form")
+    @classmethod
+    def _known(cls, name: str) -> str:
+        return form_named(name).name
 
 
 class Cell(BaseModel):

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
+from itertools import zip_longest
 
 from reducible.tasks.errors import UserError
 from reducible.tasks.fit.best_loss import best_loss
 from reducible.tasks.fit.overtaking import Comparison
 from reducible.tasks.fit.predict import predict
-from reducible.tasks.fit.result import Estimate, Fit, Prediction
+from reducible.tasks.fit.result import Estimate, Fit, Law, Prediction
 
 
 def summary(fit: Fit) -> str:
@@ -17,12 +18,12 @@ def summary(fit: Fit) -> str:
     lines = [f"{len(fit.used)} runs, {len(fit.excluded)} excluded; C from {_span(fit)} FLOPs"]
     law = fit.law
     if law is not None:
-        lines.append("L(N, D) = E + A N^-alpha + B D^-beta   (95 % intervals)")
+        lines.append(f"{law.form.formula}   (95 % intervals)")
         if fit.health.identified:
             lines.append(f"  E     = {law.E}")
         else:
             lines.append(f"  E     = {law.E.value:.4g}, not identified")
-        lines += [f"  alpha = {law.alpha}   A = {law.A}", f"  beta  = {law.beta}   B = {law.B}"]
+        lines += _parameters(law)
     lines.append(f"{fit.health.verdict}.")
     best = best_loss(fit)
     if best is not None:
@@ -59,7 +60,8 @@ def summary(fit: Fit) -> str:
 def families_summary(fits: Mapping[str, Fit], comparison: Comparison) -> str:
     """A line for each family, what overtakes what, and the E that they may share."""
     wide = max(map(len, fits))
-    lines = ["L(N, D) = E + A N^-alpha + B D^-beta for each family; gamma of its reducible loss   (95 % intervals)"]
+    formulas = " or ".join(dict.fromkeys(fit.form.formula for fit in fits.values()))
+    lines = [f"{formulas} for each family; gamma of its reducible loss   (95 % intervals)"]
     for name, fit in fits.items():
         law, best = fit.law, best_loss(fit)
         text = f"  {name:{wide}}  {len(fit.used)} runs"
@@ -68,7 +70,8 @@ def families_summary(fits: Mapping[str, Fit], comparison: Comparison) -> str:
             continue
         E = f"E = {law.E}" if fit.health.identified else f"E = {law.E.value:.4g}, not identified"
         gamma = best.exponent(fit.largest_compute)
-        lines.append(f"{text}; {E}; alpha = {law.alpha}; beta = {law.beta}; gamma = {gamma}")
+        exponents = "; ".join(f"{exponent} = {law[exponent]}" for exponent in law.form.exponents)
+        lines.append(f"{text}; {E}; {exponents}; gamma = {gamma}")
     lines += [f"{found.sentence}." for found in comparison.overtakings]
     lines.append(f"{comparison.shared_E.sentence}.")
     for name, fit in fits.items():
@@ -78,11 +81,11 @@ def families_summary(fits: Mapping[str, Fit], comparison: Comparison) -> str:
 
 
 def prediction_text(prediction: Prediction) -> str:
-    """A prediction in five lines."""
-    lines = [
-        f"compute   {_count(prediction.compute)} FLOPs ({prediction.ratio:.3g} times the largest run)",
-        f"N*        {_count(prediction.N)} parameters",
-        f"D*        {_count(prediction.D)} units",
+    """A prediction in five lines, or in three if the law does not say how to split compute."""
+    lines = [f"compute   {_count(prediction.compute)} FLOPs ({prediction.ratio:.3g} times the largest run)"]
+    if prediction.splits:
+        lines += [f"N*        {_count(prediction.N)} parameters", f"D*        {_count(prediction.D)} units"]
+    lines += [
         f"loss      {prediction.loss}",
         f"reducible {prediction.reducible}",
     ]
@@ -95,10 +98,19 @@ def _next_budget(fit: Fit) -> list[str]:
         best = predict(fit, compute=compute)
     except UserError as error:
         return [str(error)]
-    return [
-        f"at {compute:.3g} FLOPs (10 times the largest run): "
-        f"N* = {_count(best.N)}, D* = {_count(best.D)}, loss {best.loss}"
-    ]
+    split = f"N* = {_count(best.N)}, D* = {_count(best.D)}, " if best.splits else ""
+    return [f"at {compute:.3g} FLOPs (10 times the largest run): {split}loss {best.loss}"]
+
+
+def _parameters(law: Law) -> list[str]:
+    """A line for each exponent, with the coefficient of the same place."""
+    wide = max(map(len, law.form.exponents))
+    lines = []
+    for exponent, coefficient in zip_longest(law.form.exponents, law.form.coefficients):
+        pair = [f"{exponent:{wide}} = {law[exponent]}"] if exponent else []
+        pair += [f"{coefficient} = {law[coefficient]}"] if coefficient else []
+        lines.append(f"  {'   '.join(pair)}")
+    return lines
 
 
 def _span(fit: Fit) -> str:

@@ -76,8 +76,7 @@ def metrics_of(fit: Fit) -> dict[str, float]:
         "fit/seconds": fit.seconds,
     }
     if fit.law is not None:
-        for name in ("E", "A", "B", "alpha", "beta"):
-            estimate = getattr(fit.law, name)
+        for name, estimate in fit.law.parameters.items():
             metrics |= {
                 f"law/{name}": estimate.value,
                 f"law/{name}_low": estimate.low,

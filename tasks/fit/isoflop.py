@@ -15,8 +15,7 @@ from numpy.typing import NDArray
 from scipy.interpolate import Akima1DInterpolator
 
 from reducible.tasks.fit.objective import Floats
-from reducible.tasks.fit.optimum import estimate
-from reducible.tasks.fit.result import Allocation, Frontier, IsoFlop, Run
+from reducible.tasks.fit.result import Allocation, Frontier, IsoFlop, Run, estimate
 
 Curve = Literal["parabola", "akima"]
 SAME_BUDGET = 1.1  # runs without a budget of their own share one when their C differ by less than this factor

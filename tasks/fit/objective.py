@@ -1,7 +1,8 @@
 """The objective of every fit, and a batched Newton solver that brings many starts or bootstrap draws to rest at once.
 
-The model is a sum of powers, loss = E + sum_j A_j x_j^-e_t(j): the law has x = (N, D) with two exponents, the frontier
-x = (C) with one, and Gadre et al.'s form is x = (C/M, C M) with one exponent shared by both terms.
+The model is a sum of powers, loss = E + sum_j A_j x_j^-e_t(j): Chinchilla's law has x = (N, D) with two exponents, and
+Gadre et al.'s form is x = (C/M, C M) with one exponent shared by both terms. A form whose terms are not powers extends
+Problem by its own `powers`, `slopes` and `bend`, and by `scaled` and `raw`.
 
 The objective is the SUM over runs of weight * Huber(log model - log loss) with delta 1e-3 (Hoffmann et al. 2022).
 Summed, not averaged: a mean that is 1e-5 small meets a default tolerance long before the optimum.
@@ -20,7 +21,15 @@ import numpy as np
 from numpy.typing import NDArray
 
 Floats = NDArray[np.float64]
-EXPONENTS = (0.01, 4.0)  # bounds of every exponent; a hit is reported
+
+
+@dataclass(frozen=True)
+class Range:
+    """Of one exponent: where it may lie, where starts are spread, and where the few starts of a bootstrap draw are."""
+
+    bounds: tuple[float, float] = (0.01, 4.0)  # a hit is reported
+    starts: tuple[float, float] = (0.02, 2.0)
+    near: tuple[float, float] = (0.05, 1.2)
 
 
 @dataclass(frozen=True)
@@ -32,6 +41,7 @@ class Problem:
     exponent_of: tuple[int, ...]
     delta: float = 1e-3
     logarithmic: bool = True  # False: residuals of the loss itself, in units of the mean loss
+    given_ranges: tuple[Range, ...] = ()  # of each exponent; the usual where empty
 
     @property
     def terms(self) -> int:
@@ -45,6 +55,10 @@ class Problem:
     def size(self) -> int:
         """Parameters: E, one coefficient a term, the exponents."""
         return 1 + self.terms + self.exponents
+
+    @property
+    def ranges(self) -> tuple[Range, ...]:
+        return self.given_ranges or (Range(),) * self.exponents
 
     @cached_property
     def unit(self) -> float:
@@ -81,8 +95,13 @@ class Problem:
     @property
     def bounds(self) -> tuple[Floats, Floats]:
         linear = 1 + self.terms
-        low = np.r_[np.zeros(linear), np.full(self.exponents, EXPONENTS[0])]
-        return low, np.r_[np.full(linear, np.inf), np.full(self.exponents, EXPONENTS[1])]
+        low, high = np.array([of.bounds for of in self.ranges]).T
+        return np.r_[np.zeros(linear), low], np.r_[np.full(linear, np.inf), high]
+
+    def grid(self, points: int, near: bool = False) -> Floats:
+        """All combinations of `points` of each exponent, evenly spaced in the logarithm: (nodes, exponents)."""
+        axes = [np.geomspace(*(of.near if near else of.starts), points) for of in self.ranges]
+        return np.stack([a.ravel() for a in np.meshgrid(*axes, indexing="ij")], axis=1)
 
     def residuals(self, theta: Floats) -> Floats:
         """(P, size) -> (P, n): log model - log loss (or model - loss)."""
@@ -96,17 +115,21 @@ class Problem:
     def jacobian(self, theta: Floats) -> Floats:
         """(P, size) -> (P, n, size): derivatives of the residuals."""
         model, powers = self._parts(theta)
-        J = self._slopes(theta, powers)
+        J = self.slopes(theta, powers)
         return J / model[:, :, None] if self.logarithmic else J
 
+    def powers(self, exponents: Floats) -> Floats:
+        """(P, exponents) -> what each coefficient multiplies, exp(-e z): (P, terms, n)."""
+        return np.exp(-exponents[:, list(self.exponent_of)][:, :, None] * self.z)
+
     def _parts(self, theta: Floats) -> tuple[Floats, Floats]:
-        """The model (P, n) and the powers exp(-e z) (P, terms, n)."""
-        exponents = theta[:, 1 + self.terms :][:, list(self.exponent_of)]
-        powers = np.exp(-exponents[:, :, None] * self.z)
+        """The model (P, n) and the powers (P, terms, n)."""
+        powers = self.powers(theta[:, 1 + self.terms :])
         model = theta[:, :1] + np.einsum("pj,pjn->pn", theta[:, 1 : 1 + self.terms], powers)
         return np.maximum(model, 1e-12), powers  # E = A = 0 would take the logarithm of 0
 
-    def _slopes(self, theta: Floats, powers: Floats) -> Floats:
+    def slopes(self, theta: Floats, powers: Floats) -> Floats:
+        """Derivatives of the model: (P, n, size)."""
         J = np.zeros((len(theta), self.z.shape[1], self.size))
         J[:, :, 0] = 1
         for j, t in enumerate(self.exponent_of):
@@ -118,7 +141,7 @@ class Problem:
         """Objective (P,), gradient (P, q), what the gradient would be if nothing cancelled (P,), the exact
         Hessian (P, q, q), and the Hessian of the quadratic that lies above the objective (P, q, q)."""
         model, powers = self._parts(theta)
-        slopes = self._slopes(theta, powers)
+        slopes = self.slopes(theta, powers)
         if self.logarithmic:
             r, J, bend = np.log(model / self.y), slopes / model[:, :, None], 1 / model
         else:
@@ -129,15 +152,18 @@ class Problem:
         uncancelled = np.linalg.norm(np.einsum("pn,pnq->pq", np.abs(pull), np.abs(J)), axis=1)
         above = _gram(J, weights * np.minimum(1, self.delta / np.maximum(np.abs(r), 1e-300)))
         hessian = _gram(J, weights * inside - (pull if self.logarithmic else 0))
-        curvature = pull * bend
-        for j, t in enumerate(self.exponent_of):
-            a, e = 1 + j, 1 + self.terms + t
-            mixed = -np.einsum("pn,n,pn->p", curvature, self.z[j], powers[:, j])
-            hessian[:, a, e] += mixed
-            hessian[:, e, a] += mixed
-            hessian[:, e, e] += theta[:, a] * np.einsum("pn,n,pn->p", curvature, self.z[j] ** 2, powers[:, j])
+        self.bend(theta, powers, pull * bend, hessian)
         value = np.einsum("pn,pn->p", weights, huber(r, self.delta))
         return value, gradient, uncancelled, hessian, above
+
+    def bend(self, theta: Floats, powers: Floats, pull: Floats, hessian: Floats) -> None:
+        """Adds the model's second derivatives, weighted by `pull` (P, n), to `hessian` (P, q, q) in place."""
+        for j, t in enumerate(self.exponent_of):
+            a, e = 1 + j, 1 + self.terms + t
+            mixed = -np.einsum("pn,n,pn->p", pull, self.z[j], powers[:, j])
+            hessian[:, a, e] += mixed
+            hessian[:, e, a] += mixed
+            hessian[:, e, e] += theta[:, a] * np.einsum("pn,n,pn->p", pull, self.z[j] ** 2, powers[:, j])
 
 
 def huber(r: Floats, delta: float) -> Floats:
@@ -229,7 +255,7 @@ def solve_linear(problem: Problem, exponents: Floats, weights: Floats, rounds: i
     result is where the joint minimisation starts, so one round is enough for most purposes.
     """
     P, G, k = len(weights), len(exponents), 1 + problem.terms
-    powers = np.exp(-exponents[:, list(problem.exponent_of)][:, :, None] * problem.z)  # (G, terms, n)
+    powers = problem.powers(exponents)  # (G, terms, n)
     columns = np.concatenate([np.ones((G, 1, powers.shape[2])), powers], axis=1)
     if problem.logarithmic:
         columns = columns / problem.y
@@ -272,9 +298,3 @@ def nonnegative(normal: Floats, side: Floats) -> Floats:
             best = np.where(take[..., None], full, best)
             lowest = np.where(take, value, lowest)
     return best
-
-
-def grid_of_exponents(exponents: int, points: int, low: float = 0.02, high: float = 2.0) -> Floats:
-    """All combinations of `points` exponents, evenly spaced in the logarithm: (points^exponents, exponents)."""
-    axis = np.geomspace(low, high, points)
-    return np.stack([a.ravel() for a in np.meshgrid(*[axis] * exponents, indexing="ij")], axis=1)

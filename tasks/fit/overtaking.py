@@ -19,9 +19,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from reducible.tasks.fit.best_loss import BestLoss, best_loss, identified
-from reducible.tasks.fit.optimum import estimate
 from reducible.tasks.fit.predict import FAR
-from reducible.tasks.fit.result import Estimate, Fit, Floats, plain, typed
+from reducible.tasks.fit.result import Estimate, Fit, Floats, estimate, plain, typed
 from reducible.tasks.fit.shared_E import SharedE, shared_E
 
 OVERTAKES, AHEAD, CANNOT_TELL = "overtakes", "ahead", "cannot tell"

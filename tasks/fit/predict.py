@@ -8,8 +8,7 @@ import numpy as np
 
 from reducible.tasks.errors import UserError
 from reducible.tasks.fit.objective import Floats
-from reducible.tasks.fit.optimum import estimate, optimal, required
-from reducible.tasks.fit.result import Estimate, Fit, Law, Prediction
+from reducible.tasks.fit.result import Estimate, Fit, Law, Prediction, estimate
 
 FAR = 100.0  # an extrapolation beyond this ratio deserves a word
 
@@ -28,11 +27,11 @@ def predict(fit: Fit, compute: float | None = None, loss: float | None = None) -
     asked = compute if compute is not None else loss
     if asked is None or not math.isfinite(asked) or asked <= 0:
         raise UserError(f"{'compute' if loss is None else 'loss'} must be a positive number, not {asked}")
-    best = np.array([[law.E.value, law.A.value, law.B.value, law.alpha.value, law.beta.value]])
-    if not fit.health.splits:
+    best = law.theta[None]
+    if law.form.splits and not fit.health.splits:
         raise UserError(f"these runs cannot say how to split compute between N and D. {fit.health.verdict}")
-    draws = np.array(law.draws).reshape(-1, 5)
-    noise = _noise(fit, len(draws))
+    draws = law.table
+    noise = _noise(fit, law.form.size, len(draws))
     if compute is not None:
         return _for_compute(fit, law, best, draws, noise, compute)
     assert loss is not None
@@ -40,8 +39,10 @@ def predict(fit: Fit, compute: float | None = None, loss: float | None = None) -
 
 
 def _for_compute(fit: Fit, law: Law, best: Floats, draws: Floats, noise: Floats, compute: float) -> Prediction:
-    N, D, loss = (float(v[0]) for v in optimal(fit.cost, best, compute))
-    N_draws, D_draws, loss_draws = optimal(fit.cost, draws, compute)
+    N, D, loss = (float(v[0]) for v in law.form.optimal(best, fit.cost, compute))
+    if math.isnan(loss):
+        raise UserError(f"the law {law.form.formula} has no best size at {compute:g} FLOPs")
+    N_draws, D_draws, loss_draws = law.form.optimal(draws, fit.cost, compute)
     return Prediction(
         compute=Estimate(compute, compute, compute),
         N=estimate(N, N_draws),
@@ -59,11 +60,11 @@ def _for_loss(fit: Fit, law: Law, best: Floats, draws: Floats, noise: Floats, lo
             f"loss {loss:g} is at or below the irreducible loss E = {law.E}: no compute reaches it. "
             f"Ask for more than {law.E.value:.4g}"
         )
-    N, D, compute = (float(v[0]) for v in required(fit.cost, best, np.array([loss])))
+    N, D, compute = (float(v[0]) for v in law.form.required(best, fit.cost, np.array([loss])))
     if not math.isfinite(compute) or N >= 1e19:
         raise UserError(f"loss {loss:g} is so close to E = {law.E} that no finite compute can be named")
     # A run lands noise above the law: the law must reach the target less the noise. Draws with E above need infinity.
-    N_draws, D_draws, C_draws = required(fit.cost, draws, loss * np.exp(-noise))
+    N_draws, D_draws, C_draws = law.form.required(draws, fit.cost, loss * np.exp(-noise))
     warnings = _warnings(fit, compute)
     beyond = float(np.mean(np.isinf(C_draws))) if len(C_draws) else 0.0
     if beyond > 0.025:
@@ -79,10 +80,10 @@ def _for_loss(fit: Fit, law: Law, best: Floats, draws: Floats, noise: Floats, lo
     )
 
 
-def _noise(fit: Fit, draws: int) -> Floats:
+def _noise(fit: Fit, parameters: int, draws: int) -> Floats:
     """Log residuals drawn with replacement, enlarged for the degrees of freedom that the fit spent."""
     residuals = np.array([run.residual for run in fit.used if run.residual is not None])
-    freedom = max(1, len(residuals) - 5)
+    freedom = max(1, len(residuals) - parameters)
     rng = np.random.default_rng(1)
     return rng.choice(residuals, size=draws) * math.sqrt(len(residuals) / freedom)
 

@@ -16,9 +16,12 @@ from pathlib import Path
 from typing import Any, TypeVar, Union
 
 import numpy as np
-from numpy.typing import ArrayLike, NDArray
+from numpy.typing import ArrayLike
 
-Floats = NDArray[np.float64]
+from reducible.tasks.fit.cost import Cost, Floats
+from reducible.tasks.fit.laws.form import Form
+from reducible.tasks.fit.laws.registry import form_named
+
 T = TypeVar("T")
 
 
@@ -32,6 +35,15 @@ class Estimate:
 
     def __str__(self) -> str:
         return f"{self.value:.4g}" + ("" if math.isnan(self.low) else f" [{self.low:.4g}, {self.high:.4g}]")
+
+
+def estimate(value: float, draws: Floats) -> Estimate:
+    """The 95 % percentile interval; infinite draws count, missing ones do not."""
+    draws = np.sort(draws[~np.isnan(draws)])
+    if not len(draws):
+        return Estimate(float(value))
+    low, high = (draws[int(round(q * (len(draws) - 1)))] for q in (0.025, 0.975))
+    return Estimate(float(value), float(low), float(high))
 
 
 @dataclass(frozen=True)
@@ -54,47 +66,33 @@ class Run:
 
 @dataclass(frozen=True)
 class Law:
-    """L(N, D) = E + A N^-alpha + B D^-beta; E's interval is by profile, the others' by bootstrap."""
+    """A form with fitted parameters; E's interval is by profile, the others' by bootstrap."""
 
-    E: Estimate
-    A: Estimate
-    B: Estimate
-    alpha: Estimate
-    beta: Estimate
-    draws: tuple[tuple[float, float, float, float, float], ...] = ()  # bootstrap (E, A, B, alpha, beta)
+    form: Form
+    parameters: dict[str, Estimate]  # by name, in the form's order
+    draws: tuple[tuple[float, ...], ...] = ()  # bootstrap, each in the form's order
 
-    def loss(self, N: ArrayLike, D: ArrayLike) -> Floats:
-        """Expected loss at (N, D); the two broadcast."""
-        N, D = np.asarray(N, dtype=float), np.asarray(D, dtype=float)
-        return self.E.value + self.A.value * N**-self.alpha.value + self.B.value * D**-self.beta.value
+    def __getitem__(self, name: str) -> Estimate:
+        return self.parameters[name]
 
-    def loss_draws(self, N: ArrayLike, D: ArrayLike) -> Floats:
-        """Loss of every bootstrap draw, (draws, *shape of N and D): percentiles over axis 0 are the band."""
-        N, D = np.broadcast_arrays(np.asarray(N, dtype=float), np.asarray(D, dtype=float))
-        draws = np.asarray(self.draws).reshape(-1, 5)
-        E, A, B, alpha, beta = draws.T.reshape(5, -1, *([1] * N.ndim))
-        return E + A * N**-alpha + B * D**-beta
+    @property
+    def E(self) -> Estimate:
+        """The irreducible loss: every form has one."""
+        return self.parameters["E"]
 
+    @property
+    def theta(self) -> Floats:
+        """The fitted parameters (size,)."""
+        return np.array([estimate.value for estimate in self.parameters.values()])
 
-@dataclass(frozen=True)
-class Cost:
-    """Training FLOPs per unit as a function of N, regressed on the table: coefficient N + overhead N^power.
+    @property
+    def table(self) -> Floats:
+        """The bootstrap draws (draws, size)."""
+        return np.array(self.draws, dtype=float).reshape(-1, self.form.size)
 
-    6ND is coefficient 6, overhead 0. In tiny models attention adds, and embeddings that are looked up subtract.
-    """
-
-    coefficient: float
-    overhead: float
-    power: float
-    worst: float  # largest relative error of this formula over the runs
-
-    def per_unit(self, N: ArrayLike) -> Floats:
-        N = np.asarray(N, dtype=float)
-        return self.coefficient * N + self.overhead * N**self.power
-
-    def units(self, N: ArrayLike, C: ArrayLike) -> Floats:
-        """D that C FLOPs buy at N parameters."""
-        return np.asarray(C, dtype=float) / self.per_unit(N)
+    def loss(self, **columns: ArrayLike) -> Floats:
+        """Expected loss at given columns of the form, such as N and D; they broadcast."""
+        return self.form.loss(self.theta, **columns)
 
 
 @dataclass(frozen=True)
@@ -233,7 +231,7 @@ class Fit:
 
     runs: tuple[Run, ...]
     counts: str  # what N counts: "parameters" or "parameters_without_embeddings"
-    law: Law | None  # None where the runs cannot carry five parameters; health.verdict says why
+    law: Law | None  # None where the runs cannot carry its parameters; health.verdict says why
     cost: Cost
     health: Health
     profile: ProfileOfE | None
@@ -244,6 +242,11 @@ class Fit:
     seconds: float
     options: dict[str, Any]
     notes: tuple[str, ...] = ()  # sentences for the reader: "C was absent and is taken as 6ND", ...
+
+    @property
+    def form(self) -> Form:
+        """What was fitted. A fit.json from before there were several forms is Chinchilla's."""
+        return form_named(self.options.get("form", "chinchilla"))
 
     @property
     def used(self) -> tuple[Run, ...]:
@@ -259,12 +262,21 @@ class Fit:
         return max(run.C for run in self.used)
 
     def to_dict(self) -> dict[str, Any]:
-        """JSON-ready: nan becomes null, infinities the strings "inf" and "-inf"."""
-        return plain(self)
+        """JSON-ready: nan becomes null, infinities the strings "inf" and "-inf"; a law is flat, its form an option."""
+        content = plain(dataclasses.replace(self, law=None))
+        if self.law is not None:
+            content["law"] = {**plain(self.law.parameters), "draws": plain(self.law.draws)}
+        return content
 
     @classmethod
     def from_dict(cls, content: dict[str, Any]) -> Fit:
-        return typed(cls, content)
+        fit: Fit = typed(cls, {**content, "law": None})
+        if (law := content["law"]) is None:
+            return fit
+        form = fit.form
+        parameters = {name: typed(Estimate, law[name]) for name in form.parameters}
+        draws = typed(tuple[tuple[float, ...], ...], law["draws"])
+        return dataclasses.replace(fit, law=Law(form, parameters, draws))
 
     def save(self, path: Path) -> None:
         path.write_text(json.dumps(self.to_dict(), indent=1, allow_nan=False) + "\n")
@@ -285,6 +297,11 @@ class Prediction:
     reducible: Estimate  # loss - E
     ratio: float  # compute / largest compute of a used run
     warnings: tuple[str, ...] = ()
+
+    @property
+    def splits(self) -> bool:
+        """Does it say how to split compute between N and D? A law of compute alone does not."""
+        return not math.isnan(self.N.value)
 
     def to_dict(self) -> dict[str, Any]:
         return plain(self)

@@ -57,7 +57,7 @@ def shared_E(fits: Mapping[str, Fit]) -> SharedE:
 def _likelihood_ratio(profile: ProfileOfE, E: Floats) -> Floats:
     """Twice the log likelihood ratio of each E against the fit's own: the threshold of 95 % is chi-squared's 3.84.
 
-    The threshold of the profile allows for how few runs there are (law.py), so it sets the scale.
+    The threshold of the profile allows for how few runs there are (profile.py), so it sets the scale.
     """
     tried = np.array(profile.E)
     above = np.maximum(np.array(profile.objective) - profile.minimum, 0.0) / (profile.threshold - profile.minimum)

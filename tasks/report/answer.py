@@ -11,7 +11,7 @@ from reducible.tasks.errors import UserError
 from reducible.tasks.fit.best_loss import BestLoss, best_loss, identified
 from reducible.tasks.fit.predict import predict
 from reducible.tasks.fit.result import Estimate, Fit, Prediction
-from reducible.tasks.words import listed, number, percent, plural, power_of_ten
+from reducible.tasks.words import listed, number, percent, plural, power_of_ten, spelled
 
 
 @dataclass(frozen=True)
@@ -108,13 +108,14 @@ def _tested(fit: Fit) -> tuple[Tested, ...]:
 
 def _checks(fit: Fit) -> tuple[Check, ...]:
     """The figures an expert asks for, with what they mean here. Thresholds as in the fit's own warnings."""
-    health, used = fit.health, fit.used
+    health, used, size = fit.health, fit.used, fit.form.size
     checks = [
         Check(
-            "good" if health.cells >= 15 else "look" if health.cells >= 6 else "bad",
+            "good" if health.cells >= 3 * size else "look" if health.cells > size else "bad",
             "Runs",
-            f"{health.runs} used, {health.cells} different (N, D)",
-            "Five parameters are fitted; 15 different runs or more leave enough to judge the fit by.",
+            f"{health.runs} used, {health.cells} different {fit.form.variables}",
+            f"{spelled(size).capitalize()} parameters are fitted; {3 * size} different runs or more leave enough to "
+            "judge the fit by.",
         )
     ]
     if used:
@@ -125,7 +126,7 @@ def _checks(fit: Fit) -> tuple[Check, ...]:
                 "good" if decades >= 2 else "look" if decades >= 1 else "bad",
                 "Range of compute",
                 f"{decades:.2g} decades",
-                "From the cheapest to the dearest run used. E and the exponent separate over two decades or more.",
+                "From the cheapest to the most expensive run used. Two decades or more separate E from the exponent.",
             )
         )
         spread = max(balance) / min(balance)
@@ -199,7 +200,11 @@ def _advice(fit: Fit, tested: tuple[Tested, ...]) -> tuple[str, ...]:
     """What to run to be surer, most important first."""
     lines = []
     if fit.law is None:
-        lines.append("Add runs: at least six different (N, D), better 15, over three budgets and three sizes.")
+        least, better = spelled(fit.form.size + 1), 3 * fit.form.size
+        lines.append(
+            f"Add runs: at least {least} different {fit.form.variables}, better {better}, "
+            "over three budgets and three sizes."
+        )
     elif not fit.health.identified:
         lines.append(
             "Add a budget ten times the largest, and vary the data per parameter at each size: "
@@ -209,7 +214,7 @@ def _advice(fit: Fit, tested: tuple[Tested, ...]) -> tuple[str, ...]:
     if refused:
         lines.append(f"Extend the sizes of the budgets without a minimum: {'; '.join(refused)}.")
     if not tested:
-        lines.append("Add budgets until a fit on the cheaper ones can be tried on the dearest.")
+        lines.append("Add budgets until a fit on the cheaper ones can be tried on the most expensive.")
     stopped = [run.name for run in fit.excluded if run.status != "finished"]
     if stopped:
         lines.append(f"Look at the runs that did not finish: {listed(stopped)}.")

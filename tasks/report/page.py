@@ -16,6 +16,7 @@ from reducible.tasks.fit.result import Fit, Run
 from reducible.tasks.report import intervals
 from reducible.tasks.report.answer import answer
 from reducible.tasks.report.figures import draw
+from reducible.tasks.report.formulas import formula_html, greek, law_in_numbers
 from reducible.tasks.report.report_spec import ReportSpec
 from reducible.tasks.report.scene import Curve, Figure
 
@@ -81,6 +82,8 @@ def environment() -> Environment:
         words.with_powers,
     ):
         made.filters[write.__name__] = write
+    made.filters["greek"], made.filters["formula_html"] = greek, formula_html
+    made.filters["law_in_numbers"] = law_in_numbers
     made.filters["interval_of_counts"] = lambda estimate: intervals.interval(estimate, words.count)
     made.filters["interval_of_percents"] = lambda estimate: intervals.interval(estimate, words.percent)
     made.filters["interval_of_factors"] = lambda estimate: intervals.interval(estimate, lambda x: words.number(x, 3))

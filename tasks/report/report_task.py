@@ -38,7 +38,8 @@ def note(fit: Fit, spec: ReportSpec) -> str:
     if not fit.used or fit.law is None:
         return f"**No law.** {fit.health.verdict}.\n\n{spec.description}\n"
     law = fit.law
-    E = f"{law.E}" if fit.health.identified else "E (not identified by these runs)"
-    head = f"**L(N, D) = {E} + {law.A.value:.4g} N^-{law.alpha.value:.4g} + {law.B.value:.4g} D^-{law.beta.value:.4g}**"
+    written = {name: f"{estimate.value:.4g}" for name, estimate in law.parameters.items()}
+    written["E"] = f"{law.E}" if fit.health.identified else "E (not identified by these runs)"
+    head = f"**L{law.form.variables} = {' + '.join(law.form.terms(written))}**"
     page = "The page `report.html` is among the artifacts."
     return f"{head}\n\n{spec.description} {page}\n\n```\n{summary(fit)}\n```\n"

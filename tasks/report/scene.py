@@ -88,8 +88,11 @@ class Scene:
         if self.best is None:
             return ""
         if self.best.source == "law" and law is not None:
-            named = {"E": law.E, "A": law.A, "B": law.B, "alpha": law.alpha, "beta": law.beta}
-            form, where = "L(N, D) = E + A N^-alpha + B D^-beta", "the line follows its best N and D"
+            named = law.parameters
+            form, where = (
+                law.form.formula,
+                "the line follows its best N and D" if law.form.splits else "the line shows it",
+            )
         else:
             assert frontier.E is not None and frontier.K is not None and frontier.gamma is not None
             named = {"E": frontier.E, "K": frontier.K, "gamma": frontier.gamma}

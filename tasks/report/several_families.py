@@ -108,6 +108,8 @@ def write_families_report(
         comparison=comparison,
         rows=[row for pair in comparison.overtakings for row in _rows(pair)],
         members=members,
+        exponents=list(dict.fromkeys(name for fit in fits.values() for name in fit.form.exponents)),
+        formulas=list(dict.fromkeys(fit.form.formula for fit in fits.values())),
         fits=fits,
         lost=[name for name in spec.declared if name not in fits],
         picture=picture,

@@ -4,6 +4,8 @@ import numpy as np
 import pandas
 
 from reducible.tasks.fit.fit_spec import FitOptions
+from reducible.tasks.fit.laws.chinchilla import CHINCHILLA
+from reducible.tasks.fit.objective import Problem
 
 E, A, B, ALPHA, BETA = 1.8, 400.0, 2000.0, 0.34, 0.37
 
@@ -30,3 +32,8 @@ def true_loss(N: np.ndarray, D: np.ndarray) -> np.ndarray:
 def table_of(N: np.ndarray, D: np.ndarray, noise: float = 0.0, seed: int = 0) -> pandas.DataFrame:
     loss = true_loss(N, D) * np.exp(noise * np.random.default_rng(seed).normal(size=len(N)))
     return pandas.DataFrame({"N": N, "D": D, "C": 6 * N * D, "loss": loss})
+
+
+def problem_of_law(N: np.ndarray, D: np.ndarray, loss: np.ndarray, delta: float = 1e-3) -> Problem:
+    """Chinchilla's law over runs, as the solver takes it."""
+    return CHINCHILLA.problem({"N": N, "D": D}, loss, delta)

@@ -9,7 +9,7 @@ import pandas
 
 from reducible.tasks.fit.fit import fit_runs
 from reducible.tasks.fit.fit_spec import FitOptions
-from reducible.tasks.fit.result import Estimate, Fit, Frontier
+from reducible.tasks.fit.result import Estimate, Fit, Frontier, Law
 
 NAN, INF = math.nan, math.inf
 TRUTH = {"E": 1.2, "A": 12.0, "B": 40.0, "alpha": 0.35, "beta": 0.38}
@@ -84,7 +84,7 @@ def degenerate() -> dict[str, Fit]:
     points = tuple(replace(p, N=_open(p.N), D=_open(p.D), loss=_open(p.loss)) for p in fit.frontier.points)
     unbounded = replace(
         fit,
-        law=replace(fit.law, E=unknown, draws=()),
+        law=replace(changed(fit.law, "E", unknown), draws=()),
         allocation=replace(fit.allocation, draws=(), a=Estimate(0.5)),
         frontier=replace(fit.frontier, points=points),
         profile=replace(fit.profile, threshold=NAN, interval=Estimate(1.2, 0, INF)),
@@ -98,10 +98,15 @@ def degenerate() -> dict[str, Fit]:
         "no minimum accepted": fit_runs(upper, options()),
         "E not identified": fit_runs(table(budgets=(1e12, 3e12), sizes=4, noise=0.02), options()),
         "open and unknown intervals": unbounded,
-        "losses below E": replace(fit, law=replace(fit.law, E=Estimate(below, below - 0.1, below + 0.1))),
-        "no optimum": replace(fit, law=replace(fit.law, A=Estimate(0.0, 0.0, 1.0))),
+        "losses below E": replace(fit, law=changed(fit.law, "E", Estimate(below, below - 0.1, below + 0.1))),
+        "no optimum": replace(fit, law=changed(fit.law, "A", Estimate(0.0, 0.0, 1.0))),
         "no budgets": fit_runs(whole.sample(12, random_state=1).drop(columns=["budget", "name"]), options()),
     }
+
+
+def changed(law: Law, name: str, estimate: Estimate) -> Law:
+    """The law with another estimate of one parameter."""
+    return replace(law, parameters={**law.parameters, name: estimate})
 
 
 def _open(estimate: Estimate | None) -> Estimate | None:

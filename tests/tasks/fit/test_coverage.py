@@ -4,10 +4,10 @@ import numpy as np
 import pytest
 from law_cases import ALPHA, BETA, E, isoflop_design, table_of
 
+from reducible.tasks.fit.cost import Cost
 from reducible.tasks.fit.fit import fit_runs
 from reducible.tasks.fit.fit_spec import FitOptions
-from reducible.tasks.fit.optimum import optimal
-from reducible.tasks.fit.result import Cost
+from reducible.tasks.fit.laws.chinchilla import CHINCHILLA
 
 REPLICATES = 60
 # With 60 replicates a true coverage of .95 gives 52 hits or fewer once in a hundred times.
@@ -27,15 +27,15 @@ def simulate(N: np.ndarray, D: np.ndarray) -> tuple[np.ndarray, dict[str, int], 
         pairs = {
             "profile": (fit.profile.interval, E),
             "bootstrap": (fit.profile.bootstrap, E),
-            "alpha": (fit.law.alpha, ALPHA),
-            "beta": (fit.law.beta, BETA),
+            "alpha": (fit.law["alpha"], ALPHA),
+            "beta": (fit.law["beta"], BETA),
         }
         if fit.health.splits:
             from reducible.tasks.fit.predict import predict
 
             compute = 10 * float((6 * N * D).max())
             best = predict(fit, compute=compute)
-            n, _, loss = optimal(Cost(6, 0, 0.5, 0), np.array([[E, 400.0, 2000.0, ALPHA, BETA]]), compute)
+            n, _, loss = CHINCHILLA.optimal(np.array([[E, 400.0, 2000.0, ALPHA, BETA]]), Cost(6, 0, 0.5, 0), compute)
             run = float(loss[0]) * np.exp(0.003 * np.random.default_rng(10_000 + seed).normal())
             pairs |= {"loss": (best.loss, run), "N": (best.N, float(n[0]))}
         for name, (interval, truth) in pairs.items():

@@ -5,14 +5,15 @@ from pathlib import Path
 import numpy as np
 import pandas
 import pytest
-from law_cases import ALPHA, BETA, QUICK, A, B, E, isoflop_design, table_of, true_loss
+from law_cases import ALPHA, BETA, QUICK, A, B, E, isoflop_design, problem_of_law, table_of, true_loss
 from scipy.optimize import minimize
 
 from reducible.tasks.errors import UserError
+from reducible.tasks.fit.bootstrap import _resampled, bootstrap, cells_of
 from reducible.tasks.fit.fit import fit_runs
-from reducible.tasks.fit.law import bootstrap, cells_of, problem_of_law, search
 from reducible.tasks.fit.objective import Problem, huber, minimise, solve_linear
 from reducible.tasks.fit.result import Fit
+from reducible.tasks.fit.search import search
 
 
 def test_recovers_the_truth_without_noise() -> None:
@@ -140,8 +141,6 @@ def test_replicates_are_resampled_together() -> None:
     N, D = np.repeat(N, 2), np.repeat(D, 2)
     assert cells_of(N, D).max() == 11
     problem = problem_of_law(N, D, true_loss(N, D))
-    from reducible.tasks.fit.law import _resampled
-
     weights = _resampled(np.random.default_rng(0), problem, cells_of(N, D), 50)
     for i in range(0, 24, 2):
         assert (weights[:, i] == weights[:, i + 1]).all()
@@ -196,7 +195,7 @@ def test_identified_design_says_so_with_an_interval_that_holds_the_truth() -> No
     assert fit.health.identified and fit.law is not None and fit.profile is not None
     assert fit.law.E.low < E < fit.law.E.high
     assert fit.law.E.low < fit.law.E.value < fit.law.E.high
-    assert fit.law.alpha.low < ALPHA < fit.law.alpha.high
+    assert fit.law["alpha"].low < ALPHA < fit.law["alpha"].high
     assert min(fit.profile.objective) >= fit.profile.minimum * (1 - 1e-4)
     assert fit.health.share_at_best > 0.5 and fit.health.condition_number < 100
     assert abs(fit.health.residual_deviation - 0.003) < 0.0015

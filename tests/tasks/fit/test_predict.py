@@ -8,11 +8,13 @@ from law_cases import ALPHA, BETA, QUICK, A, B, E, isoflop_design, table_of
 from scipy.optimize import minimize_scalar
 
 from reducible.tasks.errors import UserError
+from reducible.tasks.fit.allocation import allocation
+from reducible.tasks.fit.cost import Cost, cost_of
 from reducible.tasks.fit.fit import fit_runs
 from reducible.tasks.fit.fit_summary import prediction_text, summary
-from reducible.tasks.fit.optimum import allocation, cost_of, optimal, required
+from reducible.tasks.fit.laws.chinchilla import CHINCHILLA
 from reducible.tasks.fit.predict import predict
-from reducible.tasks.fit.result import Cost, Fit
+from reducible.tasks.fit.result import Fit
 
 LAW = np.array([[E, A, B, ALPHA, BETA]])
 
@@ -30,14 +32,14 @@ def test_optimum_is_the_minimum_along_the_budget(cost: Cost, compute: float) -> 
         return float(E + A * N**-ALPHA + B * cost.units(N, compute) ** -BETA)
 
     brute = minimize_scalar(loss, bounds=(math.log(2e3), math.log(1e14)), method="bounded", options={"xatol": 1e-9})
-    N, D, lowest = (float(v[0]) for v in optimal(cost, LAW, compute))
+    N, D, lowest = (float(v[0]) for v in CHINCHILLA.optimal(LAW, cost, compute))
     assert lowest == pytest.approx(brute.fun, rel=1e-12)
     assert math.log(N) == pytest.approx(brute.x, abs=1e-4)
     assert cost.per_unit(N) * D == pytest.approx(compute, rel=1e-9)
 
 
 def test_closed_form_exponents_for_6ND() -> None:
-    share = allocation(Cost(6, 0, 0.5, 0), LAW[0], LAW, 1e15, 1e20)
+    share = allocation(CHINCHILLA, Cost(6, 0, 0.5, 0), LAW[0], LAW, 1e15, 1e20)
     assert share is not None
     assert share.a.value == pytest.approx(BETA / (ALPHA + BETA), rel=1e-9)
     assert share.b.value == pytest.approx(ALPHA / (ALPHA + BETA), rel=1e-9)
@@ -47,10 +49,10 @@ def test_closed_form_exponents_for_6ND() -> None:
 
 def test_loss_and_compute_read_both_ways() -> None:
     cost = Cost(6, 4000, 0.5, 0)
-    N, D, loss = optimal(cost, LAW, 1e17)
-    back = required(cost, LAW, loss)
+    N, D, loss = CHINCHILLA.optimal(LAW, cost, 1e17)
+    back = CHINCHILLA.required(LAW, cost, loss)
     np.testing.assert_allclose([back[0][0], back[1][0], back[2][0]], [N[0], D[0], 1e17], rtol=1e-6)
-    assert required(cost, LAW, np.array([E]))[2][0] == math.inf
+    assert CHINCHILLA.required(LAW, cost, np.array([E]))[2][0] == math.inf
 
 
 def test_cost_is_recovered_and_extrapolates() -> None:
@@ -67,7 +69,7 @@ def test_cost_is_recovered_and_extrapolates() -> None:
 
 def test_prediction_for_a_budget(fit: Fit) -> None:
     best = predict(fit, compute=1e23)
-    N, D, loss = (float(v[0]) for v in optimal(Cost(6, 0, 0.5, 0), LAW, 1e23))
+    N, D, loss = (float(v[0]) for v in CHINCHILLA.optimal(LAW, Cost(6, 0, 0.5, 0), 1e23))
     assert best.ratio == pytest.approx(100, rel=1e-6)
     for got, truth in ((best.N, N), (best.D, D), (best.loss, loss), (best.reducible, loss - E)):
         assert got.low < truth < got.high and got.low < got.value < got.high

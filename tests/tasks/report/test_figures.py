@@ -46,7 +46,7 @@ def test_all_figures_are_drawn_and_none_is_blank(figures: list[Figure]) -> None:
 def test_captions_hold_unrounded_parameters_and_n(figures: list[Figure]) -> None:
     law, captions = sound().law, {figure.key: figure.caption for figure in figures}
     assert law is not None
-    for estimate in (law.E, law.A, law.B, law.alpha, law.beta):
+    for estimate in (law.E, law["A"], law["B"], law["alpha"], law["beta"]):
         assert repr(estimate.value) in captions["loss"]
     for key in ("loss", "isoflop", "allocation", "residuals", "profile"):
         assert "n = 24 of 27 runs" in captions[key]

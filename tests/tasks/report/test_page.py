@@ -105,7 +105,7 @@ def test_anchors_of_the_navigation_exist(page: Page) -> None:
 def test_numbers_on_the_page_are_those_of_the_fit(page: Page) -> None:
     fit = sound()
     assert fit.law is not None
-    for estimate in (fit.law.E, fit.law.A, fit.law.B, fit.law.alpha, fit.law.beta):
+    for estimate in (fit.law.E, fit.law["A"], fit.law["B"], fit.law["alpha"], fit.law["beta"]):
         assert repr(estimate.value) in page.text  # every digit, in captions and in the table of parameters
         assert f"{number(estimate.low)} to {number(estimate.high)}" in page.text
     ten = predict(fit, compute=10 * fit.largest_compute)
@@ -129,7 +129,7 @@ def test_the_price_of_half_the_reducible_loss_holds_by_brute_force(page: Page) -
 
     def reducible(log_C: float) -> float:
         def loss(log_N: float) -> float:
-            return float(law.loss(np.exp(log_N), fit.cost.units(np.exp(log_N), np.exp(log_C))))
+            return float(law.loss(N=np.exp(log_N), D=fit.cost.units(np.exp(log_N), np.exp(log_C))))
 
         return minimize_scalar(loss, bounds=(3, 40), method="bounded", options={"xatol": 1e-10}).fun - law.E.value
 

@@ -67,7 +67,7 @@ def test_the_answer_is_the_comparison_s(page: Page) -> None:
     assert found.shared_E.sentence in page.text
     for fit in fits().values():
         assert fit.law is not None
-        for estimate in (fit.law.E, fit.law.alpha, fit.law.beta):
+        for estimate in (fit.law.E, fit.law["alpha"], fit.law["beta"]):
             assert f"{number(estimate.value)} ({number(estimate.low)} to {number(estimate.high)})" in page.text
             assert repr(fit.law.E.value) in page.text
 

@@ -1,0 +1,1 @@
+"""Forms of a law: one file each, and a registry with a line for each."""

@@ -1,0 +1,16 @@
+"""The forms that a fit can take, by name."""
+
+from reducible.tasks.errors import UserError
+from reducible.tasks.fit.laws.chinchilla import CHINCHILLA
+from reducible.tasks.fit.laws.form import Form
+
+FORMS: dict[str, Form] = {
+    CHINCHILLA.name: CHINCHILLA,
+}
+
+
+def form_named(name: str) -> Form:
+    """Raises UserError, which lists the forms that there are."""
+    if name not in FORMS:
+        raise UserError(f"there is no form {name!r} of a law; known: {', '.join(FORMS)}")
+    return FORMS[name]
