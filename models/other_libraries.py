@@ -1,4 +1,4 @@
-"""What other libraries do besides: imports that chatter, errors of many lines."""
+"""Quiet imports of other libraries, and their errors in one line."""
 
 import logging
 import os
@@ -8,7 +8,7 @@ from contextlib import contextmanager
 
 @contextmanager
 def import_quietly() -> Iterator[None]:
-    """Inside, bitsandbytes neither fetches kernels from a hub, where it could, nor complains that it cannot."""
+    """Import bitsandbytes inside without its fetching kernels from a hub and without its warnings."""
     log = logging.getLogger("bitsandbytes")
     level, offline = log.level, os.environ.get("HF_HUB_OFFLINE")
     log.setLevel(logging.ERROR)
@@ -24,6 +24,6 @@ def import_quietly() -> Iterator[None]:
 
 
 def first_line(error: Exception) -> str:
-    """The first line of an error that says something: torch begins with a title, some libraries say nothing."""
+    """The first informative line of an error. torch begins with a title; if no line says anything, the error's type."""
     lines = [line.strip() for line in str(error).splitlines()]
     return next((line for line in lines if line and not line.startswith("Error(s) in loading")), type(error).__name__)

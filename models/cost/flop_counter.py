@@ -91,7 +91,8 @@ class _Everything:
 def multiplies(operator: Any) -> bool:
     """Whether an operator's name speaks of matrix products, factorisations, convolutions, transforms or recurrences.
 
-    Operators of other libraries and of higher order (scans, compiled kernels) count as if it did: who knows.
+    Operators of other libraries and of higher order (scans, compiled kernels) count as if it did:
+    their names promise nothing.
     """
     library, _, name = str(operator).rpartition(".")
     if library not in ("aten", "prim"):
@@ -171,7 +172,7 @@ FORMULAS: dict[Any, Callable[..., int]] = {
     aten.addmv: _addmv,
     aten.dot: _dot,
 }
-"""What torch's registry lacks and our families use."""
+"""Operators that the families use and torch's registry lacks."""
 if CHUNKED:
     # Importing it registers the operator.
     from torch.nn.modules import linear_cross_entropy  # noqa: F401

@@ -1,7 +1,7 @@
-"""Weight matrices taken out of their layers: frozen, with low-rank updates beside them, put together when used.
+"""Weight matrices held outside their layers: frozen, with low-rank updates beside them, put together when used.
 
-A layer that holds matrices is still the layer that it was, nn.LSTM an nn.LSTM: it runs torch's fused kernel, and
-whoever reads `layer.weight_hh_l0` gets W0 + (alpha / r) B A. That sum is made when the layer is called, forgotten after
+A layer that holds its matrices this way keeps its class, nn.LSTM or another: it runs torch's fused kernel, and code
+that reads `layer.weight_hh_l0` gets W0 + (alpha / r) B A. That sum is made when the layer is called, forgotten after
 the call, and made again where backward needs it, so that autograd never keeps a dense matrix from one to the other.
 nn.RNNBase alone would keep the weights that it last ran with.
 """
@@ -110,7 +110,7 @@ class HoldsMatrices(nn.Module):
 
 
 class HoldsRecurrentMatrices(HoldsMatrices):
-    """The same for nn.RNNBase, which keeps a list of its weights: only during a call here."""
+    """The same for nn.RNNBase, whose list of weights then exists only during a call."""
 
     _flat_weights: list[Tensor]
     _flat_weights_names: list[str]
@@ -137,7 +137,7 @@ class HoldsRecurrentMatrices(HoldsMatrices):
 
 
 def hold(layer: nn.Module, names: Sequence[str]) -> list[HeldMatrix]:
-    """Takes these parameters, all matrices, out of a layer, frozen; the layer works on as before."""
+    """Take these matrices out of a layer's parameters and freeze them; the layer works on as before."""
     if not isinstance(layer, HoldsMatrices):
         layer.matrices = nn.ModuleDict()
         mix_in(layer, HoldsRecurrentMatrices if isinstance(layer, nn.RNNBase) else HoldsMatrices)
@@ -155,10 +155,10 @@ def hold(layer: nn.Module, names: Sequence[str]) -> list[HeldMatrix]:
 
 @contextmanager
 def made_again_in_backward(makers: Sequence[Callable[[], Tensor]]) -> Iterator[list[Tensor]]:
-    """What the makers make, for operators called inside; what these save of it for backward is not kept.
+    """Make tensors for the operators called inside, and make them again in backward instead of keeping them.
 
-    In its place stands how to make it: backward pays for that once a call. Everything else that is saved goes where it
-    would have gone, also to the hooks of activation checkpointing.
+    Autograd saves how to make a tensor in place of the tensor: backward pays for that once a call. Everything else
+    that is saved goes where it would have gone, also to the hooks of activation checkpointing.
     """
     made = [make() for make in makers]
     if not torch.is_grad_enabled():

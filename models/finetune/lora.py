@@ -1,12 +1,12 @@
 """LoRA: y = x W0 + (alpha / r) x L1 L2 with W0 frozen, L1 and L2 the only weights that are trained (Hu et al. 2021).
 
-For every family, in its modules as they stand: forward, blocks and all the rest work on. nn.Linear and nn.Embedding get
-peft's own layers. The matrices of nn.LSTM, nn.GRU and nn.RNN are held by models/finetune/held_matrices.py, and so are
-those of a model that owns its matrices itself (linear-gaussian). peft's ParamWrapper could do a recurrence, but not a
+Adapters work on every family's modules in place: forward, blocks and the other methods stay. nn.Linear and nn.Embedding
+get peft's own layers. models/finetune/held_matrices.py holds the matrices of nn.LSTM, nn.GRU and nn.RNN, and those of
+a model that owns its matrices itself (linear-gaussian). peft's ParamWrapper could do a recurrence, but not a
 quantised one; it demands the same targets of all adapters, keeps a dense sum alive until the next call and one more
-through backward, and takes longer (two LSTM layers of 512, 16 x 32 tokens: 1.23 times full training's step, ours 1.12;
-of GRU and Elman layers, narrow ones, ours is the slower by a tenth). What it would have written to a file we write as
-well: adapter_model.safetensors and adapter_config.json load in stock peft and from it.
+through backward, and takes longer (two LSTM layers of 512, 16 x 32 tokens: 1.23 times full training's step, here
+1.12; with narrow GRU and Elman layers the code here is a tenth slower). Files are those that peft would have written:
+adapter_model.safetensors and adapter_config.json go to stock peft and come from it.
 """
 
 import difflib
@@ -38,7 +38,7 @@ PREFIX = "base_model.model."
 
 @dataclass(frozen=True)
 class Adapter:
-    """The keys of a recipe's `adapter`; raises ValueError naming the key where a value makes no adapter."""
+    """The keys of a recipe's `adapter`; raises ValueError naming the key if a value makes no adapter."""
 
     rank: int = 8
     alpha: float = 16.0
@@ -78,7 +78,7 @@ class Adapted:
 
     @property
     def compiles(self) -> bool:
-        """What makes matrices again in backward is no graph for torch.compile."""
+        """False if matrices are made again in backward: torch.compile makes no graph of that."""
         held = any(isinstance(module, HoldsMatrices) for module in self.modules())  # type: ignore[attr-defined]
         return getattr(super(), "compiles", True) and not held
 
@@ -96,7 +96,7 @@ class Adapted:
 
 
 def add_adapter(model: nn.Module, adapter: Adapter, name: str = DEFAULT) -> None:
-    """Freezes the model and adds an adapter that changes nothing yet and is used and trained from now on.
+    """Freeze the model and add an adapter, which changes nothing yet and is used and trained from now on.
 
     Call it before checkpointing, sharding and compiling. L1 is drawn from torch's global generator, L2 is 0.
 
@@ -275,7 +275,7 @@ def _peft() -> Any:
 def save_adapter(model: nn.Module, folder: Path, name: str = DEFAULT, write: bool = True) -> None:
     """adapter_model.safetensors and adapter_config.json, as stock peft would have written them.
 
-    Of a sharded model every rank calls it, and one of them writes. Stock peft cannot load those of linear-gaussian,
+    If the model is sharded, every rank calls it and one writes. Stock peft cannot load those of linear-gaussian,
     which owns its matrices: it refuses parameters of the top-level module.
     """
     updates = _updates(model, name)
@@ -303,7 +303,7 @@ def save_adapter(model: nn.Module, folder: Path, name: str = DEFAULT, write: boo
 
 
 def load_adapter(model: nn.Module, folder: Path, name: str = DEFAULT) -> None:
-    """Adds an adapter from files, ours or stock peft's, under a name of its own; it is used and trained from now on.
+    """Add an adapter from files, also stock peft's, under a name of its own; it is used and trained from now on.
 
     Raises:
         ValueError: naming the file, and what in it does not fit the model.
@@ -330,7 +330,7 @@ def load_adapter(model: nn.Module, folder: Path, name: str = DEFAULT) -> None:
 
 
 REFUSED = ("use_dora", "rank_pattern", "alpha_pattern", "modules_to_save", "lora_bias", "fan_in_fan_out")
-"""Settings of peft's that change what an adapter computes, and that nothing here knows."""
+"""Settings of peft that change what an adapter computes and that are not implemented here."""
 
 
 def _read(folder: Path) -> tuple[dict[str, Any], dict[str, Tensor]]:

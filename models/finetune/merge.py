@@ -1,7 +1,7 @@
-"""An adapter added into its base for good, and how much of it is left once the sum is stored.
+"""Merging an adapter into its base, and how much of it is left once the sum is stored.
 
-What was trained against is what is added to: the dequantised base, in fp32 (against the original base logits come out
-otherwise by as much as quantisation changes them). Storing the sum in few bits rounds small updates away.
+The sum starts from what was trained against, the dequantised base in fp32. With the original base, logits would differ
+by as much as quantisation changes them. Storing the sum in few bits rounds small updates away.
 """
 
 from collections.abc import Callable
@@ -16,7 +16,7 @@ from reducible.models.quantise.quantised_base import FOUR_BITS, KINDS, Blocks, Q
 
 
 class Survival(NamedTuple):
-    """Of an update d, when W0 + d is stored: the change that arrives is stored(W0 + d) - stored(W0)."""
+    """What is left of an update d when W0 + d is stored; the change that arrives is stored(W0 + d) - stored(W0)."""
 
     share: float
     """Of the arriving change along d, <change, d> / <d, d>: 1 where all of it arrives."""
@@ -55,13 +55,13 @@ def merged(
     With another `stored` the matrices with updates come as that format keeps them.
 
     Raises:
-        ValueError: for an adapter that is not there, a format that is none, and four bits that nobody asked for.
+        ValueError: an unknown adapter, an unknown format, and four bits without `allow_4bit`.
     """
     if stored not in STORED:
         raise ValueError(f"merge: {stored!r} must be one of {', '.join(STORED)}")
     if stored in FOUR_BITS and not allow_4bit:
         raise ValueError(
-            f"merge: {stored} would round most of a usual update away; store fp32 or bf16, or allow 4 bits expressly"
+            f"merge: {stored} would round most of a usual update away; store fp32 or bf16, or pass allow_4bit=True"
         )
     updates = _updates(model, name)
     state, reports = {}, []

@@ -1,1 +1,1 @@
-"""What a trained model writes: samples, beam search, translations."""
+"""Writing with a trained model: samples, beam search, translations."""

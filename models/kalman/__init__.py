@@ -1,1 +1,1 @@
-"""The linear-Gaussian state-space model, exactly: likelihood, filter, smoother, fit, and what it certifies."""
+"""The linear-Gaussian state-space model, exactly: likelihood, filter, smoother, fit, certificate."""

@@ -16,11 +16,11 @@ CONDITION = 1e6
 """Times a rounding of 1e-16, times the root of some ten thousand steps: 1e-8 of a nat."""
 
 HELD = 2**24
-"""Numbers of a band: 128 MiB."""
+"""Numbers of a band held at once: 128 MiB."""
 
 
 def banded_log_likelihood(model: LinearGaussian, x_BTC: np.ndarray, observed_BTC: np.ndarray) -> np.ndarray | None:
-    """(B,) log p(x), nats; None where a noise has no full rank or a band is too ill-conditioned to be trusted.
+    """(B,) log p(x), nats; None if a noise has no full rank or a band is too ill-conditioned to be trusted.
 
     `x` is less the emission's offset, and 0 where missing.
     """
@@ -123,6 +123,6 @@ def _channel_sets(model: LinearGaussian, observed_BTC: np.ndarray) -> tuple[np.n
 
 
 def _inverse(factor: np.ndarray) -> np.ndarray:
-    """Of L L'."""
+    """(L L')^-1."""
     root = np.linalg.inv(factor)
     return root.T @ root

@@ -1,7 +1,7 @@
 """Symmetric positive definite block-tridiagonal matrices in batches: solve, determinant, inverse's inner blocks.
 
 Cyclic reduction (Golub and Hockney 1965; Heller 1976): eliminating every second block by Cholesky leaves a
-block-tridiagonal matrix of half the length. So a series of T steps takes log2 T rounds of batched products on whatever
+block-tridiagonal matrix of half the length. So a series of T steps takes log2 T rounds of batched products on any
 device, and no loop over time; every block is eliminated once. Axes: G matrices, T blocks, D rows of a block, K
 right-hand sides.
 """
@@ -65,7 +65,7 @@ class BlockCholesky:
         return z_GTDK
 
     def inverse_blocks(self) -> tuple[Tensor, Tensor]:
-        """Of the inverse: diagonal blocks (G, T, D, D), and blocks (t, t-1) for t = 2 .. T (G, T-1, D, D)."""
+        """Blocks of the inverse: diagonal (G, T, D, D), and (t, t-1) for t = 2 .. T (G, T-1, D, D)."""
         diagonal_GTDD = torch.cholesky_inverse(self.last_GDD)[:, None]
         below_GTDD = diagonal_GTDD[:, :0]
         for round_ in reversed(self.rounds):
@@ -107,7 +107,7 @@ def block_cholesky(diagonal_GTDD: Tensor, below_GTDD: Tensor) -> BlockCholesky:
 
 
 def cholesky_or_nan(matrix: Tensor) -> Tensor:
-    """Cholesky factors; NaN where there is none. The host neither waits for the device nor stops a training here."""
+    """Cholesky factors, NaN if there is none. The host does not wait for the device, and no training stops here."""
     factor, failed = torch.linalg.cholesky_ex(matrix)
     return torch.where((failed == 0)[..., None, None], factor, torch.nan)
 

@@ -84,7 +84,7 @@ def certificate(
 
 
 def _log_precision(precision_TDD: np.ndarray, diagonal: bool) -> float:
-    """Of the best q(z_t) for each step: its log determinant, summed."""
+    """Log determinant of the precision of the best q(z_t), summed over steps."""
     if diagonal:
         return float(np.log(np.diagonal(precision_TDD, axis1=1, axis2=2)).sum())
     return float(np.linalg.slogdet(precision_TDD)[1].sum())
@@ -113,7 +113,7 @@ def backward_factor(precision_TDD: np.ndarray, below_DD: np.ndarray) -> np.ndarr
 
 
 def causal_gaps(model: LinearGaussian, x_BTC: np.ndarray, diagonal: bool = False) -> np.ndarray:
-    """(B,) the gap on these very series of the causal q that is best on average; complete series.
+    """(B,) the gap, on these very series, of the causal q that is best on average. Series must be complete.
 
     Its mean over series that the model draws is `Certificate.causal`. An encoder's own gap on the same series is much
     less a matter of chance relative to this than to that mean.

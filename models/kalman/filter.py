@@ -6,7 +6,7 @@
 
 (models/kalman/model.py). NumPy, float64. Axes: B series, T steps, C channels, D latents, G groups of series that miss
 the same values and share their covariances (models/kalman/gains.py). Once these stand still (complete data, after some
-steps) the means follow a recursion with constant coefficients, which needs no loop over time
+steps) the means follow a recurrence with constant coefficients, which needs no loop over time
 (models/kalman/linear_recurrence.py).
 """
 
@@ -101,7 +101,7 @@ def log_likelihood(
 ) -> np.ndarray:
     """(B,) log p(x), nats; without the terms of the first `skip` steps (`loglikelihood_burn` of statsmodels).
 
-    By the filter; long series with gaps by their posterior's precision (models/kalman/banded.py), where that is safe.
+    By the filter. Long series with gaps go by their posterior's precision (models/kalman/banded.py) if that is safe.
     """
     x_TBC, observed_BTC = masked(model, x_BTC, observed_BTC)
     if not skip and x_BTC.shape[1] > FEW_STEPS and not observed_BTC.all():
@@ -180,7 +180,7 @@ def kalman_smoother(model: LinearGaussian, filtered: Filtered) -> Smoothed:
 
 
 class Forecast(NamedTuple):
-    """Of each of the H steps after the series, by itself; covariances by group."""
+    """The distribution of each of the H steps after the series, by itself; covariances by group."""
 
     group_B: np.ndarray
     mean_BHC: np.ndarray

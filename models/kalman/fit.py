@@ -3,7 +3,7 @@
 Both start from a model, change the parameters named in `free` and leave the others alone. Both rest on the posterior
 moments of models/kalman/precision_form.py: EM maximises what is expected under them, and the gradient of that at the
 same parameters is the gradient of the likelihood. So missing values, several series and any number of channels need
-nothing of their own.
+no code of their own.
 """
 
 from collections.abc import Collection
@@ -28,7 +28,7 @@ from reducible.models.kalman.precision_form import (
 )
 
 FREE = ("transition", "latent_offset", "transition_noise", "emission", "emission_offset", "emission_noise")
-"""What is learnt unless told otherwise: everything but the first latent, on which one series says next to nothing."""
+"""What is learnt by default: everything except the first latent, about which one series says next to nothing."""
 
 TENSORS = {
     "transition": "transition",
@@ -48,7 +48,7 @@ class Fit(NamedTuple):
     log_likelihoods: list[float]
     """Nats of all series together: of the start, then after every step; the last is that of `model`."""
     converged: bool
-    """Whether it stopped for want of progress, not for want of steps."""
+    """Whether it stopped because progress ended, and not because the steps did."""
 
 
 def fit_by_em(
@@ -62,7 +62,7 @@ def fit_by_em(
     """Steps of EM until one gains less than `tolerance` nats. The likelihood never falls.
 
     Raises:
-        ValueError: a name in `free` that is none; a noise that starts without full rank or loses it on the way.
+        ValueError: an unknown name in `free`; a noise that starts without full rank or loses it on the way.
     """
     _check(free)
     x, observed = _tensors(start, x_BTC, observed_BTC)
@@ -140,7 +140,7 @@ def fit_by_gradient(
     exceeds `tolerance` times the number of series and steps.
 
     Raises:
-        ValueError: a name in `free` that is none; a noise without full rank.
+        ValueError: an unknown name in `free`; a noise without full rank.
     """
     from scipy.optimize import minimize
 

@@ -1,4 +1,4 @@
-"""Everything in filter and smoother that depends on which values are missing, and not on the values.
+"""The part of filter and smoother that depends on which values are missing, and not on the values.
 
 Series that miss the same values form a group and share all of it. The Riccati recursion ends early where nothing is
 missing any more and it stands still; where gaps keep it from that, the steps of a series are cut into blocks that run
@@ -31,8 +31,8 @@ STEADY = 1e-15
 class Gains:
     """What the covariances of a filter come to, before any value is seen.
 
-    S steps are kept; where S < T, the last one stands for all that follow. Rows and columns of missing channels are 0,
-    but for a diagonal of 1 in `precision`.
+    S steps are kept; if S < T, the last one stands for all that follow. Rows and columns of missing channels are 0,
+    except for a diagonal of 1 in `precision`.
     """
 
     steps: int
@@ -56,8 +56,8 @@ class Gains:
 
 
 def filter_gains(model: LinearGaussian, patterns_GTC: np.ndarray) -> Gains:
-    """The Riccati recursion of every group: until it stands still, or where gaps keep it from that, over blocks of
-    steps side by side.
+    """The Riccati recursion of every group, until it stands still. If gaps keep it from that, blocks of steps run side
+    by side.
 
     Raises:
         ValueError: observations without noise in some direction.

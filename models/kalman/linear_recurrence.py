@@ -13,7 +13,7 @@ def linear_recurrence(F_DD: np.ndarray, u_TBD: np.ndarray, start_BD: np.ndarray,
     """Writes y_1 .. y_T of one F, from y_0 = start, for each of B series.
 
     Inside a block y is a product with the block's Toeplitz matrix of powers of F; the values at the ends of blocks
-    follow the same recursion with F^BLOCK, so that the depth is logarithmic in T.
+    follow the same recurrence with F^BLOCK, so that the depth is logarithmic in T.
     """
     T, B, D = u_TBD.shape
     if T <= BLOCK or B >= MANY_SERIES:
@@ -42,7 +42,7 @@ def linear_recurrence(F_DD: np.ndarray, u_TBD: np.ndarray, start_BD: np.ndarray,
 
 
 def changing_recurrence(F_TDD: np.ndarray, u_TBD: np.ndarray, start_BD: np.ndarray, y_TBD: np.ndarray) -> None:
-    """The same where every step has its own F: two steps make one, half as many are solved, the rest is filled in."""
+    """The same if every step has its own F: two steps make one, half as many are solved, the rest is filled in."""
     T, B, _ = u_TBD.shape
     if T <= BLOCK or B >= MANY_SERIES:
         y_BD = start_BD

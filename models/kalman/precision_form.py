@@ -1,10 +1,10 @@
 """The linear-Gaussian model in precision form: likelihood, posterior moments and gradient with no loop over time.
 
-The posterior of z_1 .. z_T given a series is Gaussian, and its precision is block-tridiagonal (models/block_tridiagonal
-.py). With m its mean, log p(x) = log p(x, m) - log p(m | x). torch, float64, any device, batches of series, any missing
-values; the noise of the transition and of the emission must have full rank. Names and axes as in
-models/kalman/filter.py: A transition, Q = B B', C emission, R = D D'; G groups of series that miss the same values, M
-different sets of channels that a step misses.
+The posterior of z_1 .. z_T given a series is Gaussian, and its precision is block-tridiagonal
+(models/kalman/block_tridiagonal.py). With m its mean, log p(x) = log p(x, m) - log p(m | x). torch, float64, any
+device, batches of series, any missing values; the noise of the transition and of the emission must have full rank.
+Names and axes as in models/kalman/filter.py: A transition, Q = B B', C emission, R = D D'; G groups of series that miss
+the same values, M different sets of channels that a step misses.
 """
 
 import math
@@ -22,7 +22,10 @@ LOG_2_PI = math.log(2 * math.pi)
 
 
 class Parameters(NamedTuple):
-    """Of the model, in float64; factors are lower triangular with a positive diagonal."""
+    """A LinearGaussian in torch and float64, through which gradients pass: noises by their Cholesky factors.
+
+    Factors are lower triangular with a positive diagonal.
+    """
 
     transition: Tensor
     transition_factor: Tensor
@@ -38,13 +41,15 @@ class Parameters(NamedTuple):
 
 
 def parameters_of(model: LinearGaussian) -> Parameters:
-    """The same model in torch; ValueError where a covariance has no full rank, so that no precision exists."""
+    """The same model in torch; ValueError if a covariance has no full rank, so that no precision exists."""
     factors = {}
     for name in ("transition_covariance", "emission_covariance", "initial_covariance"):
         try:
             factors[name] = torch.from_numpy(np.linalg.cholesky(getattr(model, name)))
         except np.linalg.LinAlgError:
-            raise ValueError(f"{name}: has no full rank; models/kalman/filter.py takes it, this does not") from None
+            raise ValueError(
+                f"{name}: has no full rank; models/kalman/filter.py takes it, the precision form does not"
+            ) from None
     return Parameters(
         torch.tensor(model.transition),
         factors["transition_covariance"],
@@ -78,7 +83,7 @@ def packed_of(factor: Tensor) -> Tensor:
 
 
 class Channels(NamedTuple):
-    """What a step tells by which channels it has, for each of M sets that occur."""
+    """The information of a step by the channels it has, for each of the M sets that occur."""
 
     set_BT: Tensor
     """Which set each step has."""
@@ -109,7 +114,7 @@ class Posterior:
 
 
 def posterior(parameters: Parameters, x_BTC: Tensor, observed_BTC: Tensor) -> Posterior:
-    """The exact posterior of every series; NaN where the parameters are none or a noise has no full rank."""
+    """The exact posterior of every series; NaN if the parameters make no model or a noise has no full rank."""
     A, C = parameters.transition, parameters.emission
     x_BTC = torch.where(observed_BTC, x_BTC.double(), 0.0)
     B, T, _ = x_BTC.shape
@@ -201,7 +206,7 @@ def _squares(factor_DD: Tensor, v_BTD: Tensor) -> Tensor:
 
 
 def _log_determinant(factor: Tensor) -> Tensor:
-    """Of L L'."""
+    """log |L L'|."""
     return 2 * factor.diagonal(dim1=-2, dim2=-1).log().sum(-1)
 
 

@@ -1,7 +1,7 @@
-"""The weights that a layer works with, for code that reads them itself: with what LoRA adds, where peft added it.
+"""The weights of a layer with what its adapter adds, for code that reads them itself.
 
-A layer that peft has wrapped shows its base's weights under the old names, or none; to read those would leave the
-adapter out without a word.
+A layer that peft has wrapped shows its base's weights under the old names, or none. Reading those would leave the
+adapter out silently.
 """
 
 from collections.abc import Callable, Iterable, Iterator
@@ -18,7 +18,7 @@ def adapted_weight(linear: nn.Module) -> Tensor:
     """The matrix (out, in) of nn.Linear.
 
     Raises:
-        ValueError: where an adapter drops inputs of the layer, which nothing but the layer's own call can do.
+        ValueError: an adapter drops inputs of the layer, which only the layer's own call can do.
     """
     layer: Any = linear
     if not hasattr(layer, "base_layer"):
@@ -36,7 +36,7 @@ def adapted_weight(linear: nn.Module) -> Tensor:
 
 @contextmanager
 def adapted_matrices(linears: Iterable[nn.Module]) -> Iterator[list[Tensor]]:
-    """`adapted_weight` each, for operators called inside; made again in backward where a layer holds its matrix."""
+    """`adapted_weight` each, for operators called inside; made again in backward if a layer holds its matrix."""
     layers = list(linears)
     if any(isinstance(getattr(layer, "base_layer", layer), HoldsMatrices) for layer in layers):
         with made_again_in_backward([partial(adapted_weight, layer) for layer in layers]) as weights:

@@ -1,4 +1,4 @@
-"""Which kind of device a tensor's work is for, where code takes another path on a GPU than on a CPU."""
+"""The kind of device that a tensor's work is for; code asks it if it takes another path on a GPU than on a CPU."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -10,7 +10,7 @@ _rehearsed: ContextVar[str | None] = ContextVar("rehearsed", default=None)
 
 
 def device_kind(tensor: Tensor) -> str:
-    """The tensor's own of "cpu" and "cuda", or the one that a rehearsal speaks for (memory/rehearsed_step.py)."""
+    """ "cpu" or "cuda": the tensor's own, or the one that a step is rehearsed for (memory/rehearsed_step.py)."""
     return _rehearsed.get() or tensor.device.type
 
 

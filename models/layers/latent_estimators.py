@@ -31,7 +31,7 @@ class LatentVariableModel(Protocol):
 
 
 class Importance(NamedTuple):
-    """Of each example, float64."""
+    """The estimate for each example, float64."""
 
     log_likelihood_B: Tensor
     """log of the mean importance weight: below log p(x) on average, and nearer the larger K (Burda et al. 2016)."""
@@ -54,7 +54,7 @@ def importance_weighted(model: LatentVariableModel, batch: dict[str, Tensor], sa
 
 
 class Information(NamedTuple):
-    """What a sample of q(z|x) tells about which of N examples x it came from: each example's share, float64."""
+    """The information of a sample of q(z|x) about which of N examples x it came from: each example's share, float64."""
 
     lower_N: Tensor
     """Mean over examples: at most log N, and on average at most the mutual information of x and z under q."""

@@ -1,4 +1,4 @@
-"""An LSTM over sequences of different lengths, padded on the right, each of which ends at its own end."""
+"""An LSTM over sequences of different lengths, padded on the right; each final state is that of the last real step."""
 
 from typing import Any
 

@@ -1,4 +1,4 @@
-"""Bytes by counting: what autograd holds, what is alive at once, what is made. No clock, no operating system."""
+"""Bytes by counting tensors: held by autograd, alive at once, made in all. No clock, no operating system."""
 
 import weakref
 from collections.abc import Callable, Iterable

@@ -41,6 +41,6 @@ def gpu(name: str) -> Gpu:
 
 
 def named_by_driver(name: str) -> Gpu | None:
-    """The GPU that a driver calls so ("NVIDIA H100 80GB HBM3"); None where nobody knows it."""
+    """The GPU that a driver calls by this name ("NVIDIA H100 80GB HBM3"); None if it is not in the table."""
     words = name.lower()
     return next((found for key, found in GPUS.items() if _IN_A_DRIVERS_NAME.get(key, key) in words), None)

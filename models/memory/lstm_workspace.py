@@ -1,4 +1,4 @@
-"""Bytes that a fused LSTM takes and that fake tensors do not show: what it keeps for backward, and its scratch."""
+"""Bytes of a fused LSTM that fake tensors do not show: what it keeps for backward, and its scratch."""
 
 import math
 from typing import Any

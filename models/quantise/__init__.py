@@ -1,1 +1,1 @@
-"""Weights in few bits: number formats, the mathematics of blocks, and frozen bases that are stored so."""
+"""Quantisation: number formats, the mathematics of blocks, and frozen bases stored in few bits."""

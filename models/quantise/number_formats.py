@@ -29,7 +29,7 @@ class Float:
     fraction: int
     """Bits."""
     dtype: torch.dtype | None
-    """What holds it in torch; None: nothing."""
+    """What holds it in torch; None if there is no such type."""
     special: str = "ieee"
 
     @property

@@ -1,1 +1,1 @@
-"""The parts of a deep state-space model: how latents move, what they say, what an encoder believes of them."""
+"""The parts of a deep state-space model: transitions, emissions, approximate posteriors, particle methods."""

@@ -1,4 +1,4 @@
-"""What an encoder believes of the latents, given the values: q(z_1..T | x), in three forms.
+"""Approximate posteriors: the encoder's distribution of the latents given the values, q(z_1..T | x), in three forms.
 
     causal          q(z_t | x_<=t)             factorised; the basic form, and never tight: the past does not know what
                                                the future will say of z_t
@@ -11,8 +11,8 @@ Each offers
     sample(read_TBW, noise_TBL)         means, deviations and latents of all steps
     step(read_BW, z_BL)                 mean and deviation of one step after z_BL (None: of the first)
 
-and forward(x, lengths, noise) is sample(read(x, lengths), noise). Only the structured form has a loop over time, over
-the sampling chain alone.
+and forward(x, lengths, noise) is sample(read(x, lengths), noise). Only the structured form has a loop over time, and
+only for sampling.
 """
 
 import torch
@@ -74,7 +74,7 @@ class FactorisedPosterior(nn.Module):
         return mean_TBL, deviation_TBL, mean_TBL + deviation_TBL * noise_TBL
 
     def step(self, read: Tensor, z_BL: Tensor | None) -> tuple[Tensor, Tensor]:
-        """Of any number of steps, for they do not depend on each other."""
+        """Mean and deviation of any number of steps, for they do not depend on each other."""
         mean, raw = self.head(read).chunk(2, dim=-1)
         return wide(mean), positive(raw)
 

@@ -1,4 +1,4 @@
-"""What a latent says about the values seen at its step: p(x_t | z_t), each channel on its own.
+"""Emissions: the distribution of the values of a step given its latent, p(x_t | z_t), each channel on its own.
 
 Every emission offers `forward(z)`, the parameters of the distribution for latents (..., L); `log_prob(parameters, x)`,
 nats (..., C) of values; `sample(parameters)`, values (..., C); and `flops` per series and step.

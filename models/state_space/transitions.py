@@ -1,4 +1,4 @@
-"""How the latent of a state-space model moves: mean and deviation of p(z_t | z_<t), each coordinate on its own.
+"""Transitions: mean and deviation of a latent given those before it, p(z_t | z_<t), each coordinate on its own.
 
 Every transition offers the same three, and `flops` per series and step:
 

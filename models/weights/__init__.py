@@ -1,1 +1,1 @@
-"""Weights as files: a trained model's folder, and checkpoints of other programs."""
+"""Weights as files: the folder of a trained model, and checkpoints of other programs."""

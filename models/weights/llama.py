@@ -1,4 +1,4 @@
-"""Llama-shaped weights from elsewhere: llama2.c's .bin and the names of Hugging Face, into our transformer."""
+"""Llama weights for the transformer, from llama2.c's .bin and from tensors under Hugging Face's names."""
 
 from collections.abc import Mapping
 from pathlib import Path

@@ -24,7 +24,7 @@ def load_model(folder: Path) -> nn.Module:
         model = kind.build(kind.config(**content["config"]))
         model.load_state_dict(load_file(folder / "model.safetensors"))
     except (OSError, KeyError, TypeError, RuntimeError) as error:
-        raise ValueError(f"{folder}: holds no model of ours ({first_line(error)})") from None
+        raise ValueError(f"{folder}: holds no model that reducible saved ({first_line(error)})") from None
     return model.eval()
 
 

@@ -1,4 +1,4 @@
-"""Llama-shaped checkpoints from elsewhere as our transformer: llama2.c's .bin, GGUF, folders of safetensors.
+"""Llama checkpoints of other programs, read as a transformer: llama2.c's .bin, GGUF, folders of safetensors.
 
 Nothing in them can run code: no pickle is ever opened, and no `trust_remote_code`.
 """
@@ -20,14 +20,14 @@ ACCEPTED = "a llama2.c .bin, a .gguf, or a folder with config.json and *.safeten
 
 
 def is_checkpoint(path: Path) -> bool:
-    """Whether a path looks like a checkpoint from elsewhere."""
+    """Whether a path looks like a checkpoint of another program."""
     return path.suffix in (".bin", ".gguf") and path.is_file() or (path / "config.json").is_file()
 
 
 def checkpoint_files(path: Path) -> list[Path]:
     """The files that decide the weights.
 
-    Raises ValueError where there is nothing to load, naming the path and what would be right.
+    Raises ValueError if there is nothing to load; it names the path and what would be right.
     """
     if path.is_file() and path.suffix in (".bin", ".gguf"):
         return [path]
@@ -96,7 +96,7 @@ def _gguf_settings(path: Path) -> Mapping[str, Any]:
 
 @contextmanager
 def _named(path: Path) -> Iterator[None]:
-    """Whatever is wrong inside a foreign file is one line that begins with its path."""
+    """Turn every error about a file into one line that begins with its path."""
     try:
         yield
     except Exception as error:
