@@ -5,8 +5,12 @@ import json
 import os
 import stat
 import time
+from collections.abc import Mapping
 from io import BufferedReader
 from pathlib import Path
+from typing import Any
+
+from reducible.data.errors import DataError
 
 # A file changed again within the clock's tick keeps its size and time: what is younger than this is not remembered.
 _SETTLED_SECONDS = 2.0
@@ -54,3 +58,16 @@ def open_regular(path: Path) -> BufferedReader:
     if not stat.S_ISREG(path.stat().st_mode):
         raise OSError(0, "not a regular file")
     return path.open("rb")
+
+
+def verify_splits(folder: Path, splits: Mapping[str, Mapping[str, Any]]) -> None:
+    """Compares the SHA-256 of every SPLIT.arrow with what was written; raises DataError."""
+    for split, expected in splits.items():
+        path = folder / f"{split}.arrow"
+        try:
+            with path.open("rb") as stream:
+                found = hashlib.file_digest(stream, "sha256").hexdigest()
+        except OSError as error:
+            raise DataError(f"{path}: {error.strerror}; tokenise again") from None
+        if found != expected["sha256"]:
+            raise DataError(f"{path}: is torn or was altered after it was written; tokenise again")

@@ -14,6 +14,7 @@ import numpy as np
 import pyarrow
 
 from reducible.data.errors import DataError
+from reducible.data.hashes import verify_splits
 from reducible.data.packing import IGNORE
 from reducible.data.pair_files import Pair
 from reducible.data.sentences import target_rows
@@ -190,15 +191,7 @@ def statistics(folder: Path) -> dict[str, Any]:
 
 def verify(folder: Path) -> None:
     """Reads the files and compares their SHA-256 with what was written; raises DataError."""
-    for split, expected in statistics(folder)["splits"].items():
-        path = folder / f"{split}.arrow"
-        try:
-            with path.open("rb") as stream:
-                found = hashlib.file_digest(stream, "sha256").hexdigest()
-        except OSError as error:
-            raise DataError(f"{path}: {error.strerror}; tokenise again") from None
-        if found != expected["sha256"]:
-            raise DataError(f"{path}: is torn or was altered after it was written; tokenise again")
+    verify_splits(folder, statistics(folder)["splits"])
 
 
 def _open(folder: Path, split: str, identities: tuple[str, str]) -> Iterator[pyarrow.RecordBatch]:

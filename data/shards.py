@@ -11,6 +11,7 @@ import pyarrow
 
 from reducible.data.errors import DataError
 from reducible.data.formats import Document, Skipped
+from reducible.data.hashes import verify_splits
 from reducible.data.sources import InputFile, Source, read
 from reducible.data.split import content_key, is_validation
 from reducible.data.tokenizer import Tokenizer
@@ -154,15 +155,7 @@ def statistics(folder: Path) -> dict[str, Any]:
 
 def verify(folder: Path) -> None:
     """Reads the shard's files and compares their SHA-256 with what was written; raises DataError."""
-    for split, expected in statistics(folder)["splits"].items():
-        path = folder / f"{split}.arrow"
-        try:
-            with path.open("rb") as stream:
-                found = hashlib.file_digest(stream, "sha256").hexdigest()
-        except OSError as error:
-            raise DataError(f"{path}: {error.strerror}; tokenise again") from None
-        if found != expected["sha256"]:
-            raise DataError(f"{path}: is torn or was altered after it was written; tokenise again")
+    verify_splits(folder, statistics(folder)["splits"])
 
 
 def open_split(folder: Path, split: str, tokenizer_identity: str) -> list[np.ndarray]:
