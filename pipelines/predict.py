@@ -1,4 +1,4 @@
-"""Reads a fitted law: what to train with a budget, or what a loss costs."""
+"""`reducible predict`: what to train with a budget, or what a loss costs, read from a fitted law."""
 
 import json
 from pathlib import Path
@@ -19,7 +19,7 @@ def print_prediction(
 ) -> None:
     """`sweep` is a sweep's name, the start of a fit's identity, or the path of a fit.json.
 
-    family: which of a sweep of several.
+    `family` picks one law of a sweep of several families.
     """
     if (compute is None) == (loss is None):
         raise UserError("predict: give one of --compute FLOPS and --loss NATS")
@@ -35,7 +35,7 @@ def print_prediction(
 
 
 def _fit_of(store: Store, sweep: str, family: str | None) -> str:
-    """The name of the one fit that is meant."""
+    """The name of the fit to read."""
     labels = [str(manifest["label"]).removeprefix("fit ") for manifest in store.manifests("fit")]
     families = list(dict.fromkeys(label.removeprefix(f"{sweep}/") for label in labels if label.startswith(f"{sweep}/")))
     if family is None:

@@ -54,7 +54,7 @@ class Overtaking:
     searched: tuple[float, float] | None = None
     crossings: tuple[Crossing, ...] = ()  # of the two fits; sure or not
     ahead: str | None = None  # who is ahead in SURE of the draws over all of `tested`
-    ahead_until: float | None = None  # and up to here
+    ahead_until: float | None = None  # the compute up to which `ahead` stays so
     difference: Estimate | None = None  # best loss of the second less that of the first, at the largest tested compute
 
 

@@ -10,7 +10,7 @@ from reducible.tasks.errors import UserError
 from reducible.tasks.fit.objective import Floats
 from reducible.tasks.fit.result import Estimate, Fit, Law, Prediction, estimate
 
-FAR = 100.0  # an extrapolation beyond this ratio deserves a word
+FAR = 100.0  # an extrapolation beyond this ratio gets a warning
 
 
 def predict(fit: Fit, compute: float | None = None, loss: float | None = None) -> Prediction:

@@ -197,7 +197,7 @@ def _checks(fit: Fit) -> tuple[Check, ...]:
 
 
 def _advice(fit: Fit, tested: tuple[Tested, ...]) -> tuple[str, ...]:
-    """What to run to be surer, most important first."""
+    """Runs that would make the law surer, most important first."""
     lines = []
     if fit.law is None:
         least, better = spelled(fit.form.size + 1), 3 * fit.form.size

@@ -26,4 +26,6 @@ class FamiliesReportSpec(ReportSpec):
     """Identity of a report on several families."""
 
     families: tuple[str, ...] = Field(description="those that have a fit, in the order of the recipe")
-    declared: tuple[str, ...] = Field(description="all of the recipe: a family's place here gives it its colour")
+    declared: tuple[str, ...] = Field(
+        description="all families of the recipe; a family's place in this list decides its colour"
+    )
