@@ -284,16 +284,13 @@ class StateSpace(nn.Module):
 
 
 def stationary_covariance(config: SsmConfig) -> np.ndarray:
-    """Of the first latent of a known model: P = A P A' + B B'; ValueError where it is not diagonal or there is none."""
-    from scipy.linalg import solve_discrete_lyapunov
+    """Covariance of a known model's first latent; ValueError if there is none or it is not diagonal."""
+    from reducible.models.kalman.model import stationary
 
-    A, B = np.array(config.A), np.array(config.B)
-    radius = float(np.abs(np.linalg.eigvals(A)).max())
-    if radius >= 1:
-        raise ValueError(
-            f"model.A: its largest eigenvalue is {radius:.4g} in size; a stationary start needs less than 1"
-        )
-    P = np.asarray(solve_discrete_lyapunov(A, B @ B.T))
+    try:
+        P = stationary(np.array(config.A), np.array(config.B))
+    except ValueError as error:
+        raise ValueError(f"model.A: {str(error).removeprefix('transition: ')}") from None
     if np.abs(P - np.diag(np.diag(P))).max() > 1e-9 * np.abs(P).max():
         raise ValueError(
             "model.A: the coordinates of a known model's first latent must be independent; make A diagonal"
