@@ -92,8 +92,6 @@ def measured(case: Case, method: str, mode: str) -> dict[str, float]:
     from reducible.models.families.registry import FAMILIES
     from reducible.models.finetune.lora import Adapter, add_adapter
     from reducible.models.layers.activation_checkpointing import set_checkpointing
-    from reducible.models.memory.largest_batch import full_batch
-    from reducible.models.memory.rehearsed_step import pieces_of
     from reducible.models.memory.step_plan import Method, step_plan
     from reducible.models.quantise.quantised_base import Quantisation, quantise_model
     from reducible.tasks.train.optimizers.adamw import AdamW
@@ -102,7 +100,7 @@ def measured(case: Case, method: str, mode: str) -> dict[str, float]:
     kind = FAMILIES[case.family]
 
     def step(config: Any, rows: int) -> None:
-        model, batch = kind.build(config), full_batch(kind.reads, config, rows, case.length)
+        model, batch = kind.build(config), kind.batch.full_batch(config, rows, case.length)
         if method == "qlora":
             quantise_model(model, Quantisation())
         if method != "full":
@@ -113,7 +111,7 @@ def measured(case: Case, method: str, mode: str) -> dict[str, float]:
         Path("/proc/self/clear_refs").write_text("5")  # what building took is not the step's
         optimizer = AdamW(model, model.parameter_groups(), OptimizerSpec())
         for _ in range(2):
-            for piece in pieces_of(model, batch):
+            for piece, _ in model.pieces(batch):
                 loss = model(piece)
                 loss.nats.backward()
                 del loss

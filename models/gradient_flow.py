@@ -14,8 +14,9 @@ from itertools import pairwise
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
+from reducible.models.contract import CarriesState
 from reducible.models.loss import IGNORE, cross_entropy
 
 
@@ -41,8 +42,8 @@ def lags_of(length: int) -> list[int]:
     return sorted({lag for power in powers for lag in (power, power * 3 // 2) if lag < length})
 
 
-def gradient_flow(model: nn.Module, batch: dict[str, Tensor]) -> GradientFlow:
-    """Of a recurrent language model on inputs and targets (B, T), with dropout off; the model stays as it was.
+def gradient_flow(model: CarriesState, batch: dict[str, Tensor]) -> GradientFlow:
+    """Of a language model that carries a state, on inputs and targets (B, T), dropout off; the model stays as it was.
 
     Rows whose last target is IGNORE are left out.
 
@@ -56,16 +57,16 @@ def gradient_flow(model: nn.Module, batch: dict[str, Tensor]) -> GradientFlow:
         raise ValueError("gradient flow: needs whole sequences of at least two steps")
     was_training = model.training
     model.eval()
-    for layer in model.blocks():  # type: ignore[operator]
-        layer.train()  # cuDNN has a backward in training mode only; dropout is the model's, and off
+    for block in model.blocks():
+        block.train()  # cuDNN has a backward in training mode only; dropout is the model's, and off
     borders = [0, *(len(inputs_TB) - lag for lag in reversed(lags)), len(inputs_TB)]
     with torch.enable_grad():
-        states: list[Any] = [None] * len(model.blocks())  # type: ignore[operator]
+        states: list[Any] = [None] * len(model.blocks())
         reached: list[list[Any]] = []
         for start, end in pairwise(borders):
-            h_TBD, states = model.advance(inputs_TB[start:end], states)  # type: ignore[operator]
+            h_TBD, states = model.advance(inputs_TB[start:end], states)
             reached.append(states)
-        nats = cross_entropy(model.predict(h_TBD[-1]), targets_B).nats  # type: ignore[operator]
+        nats = cross_entropy(model.predict(h_TBD[-1]), targets_B).nats
         reached = reached[-2::-1]  # those at the lags, the shortest lag first; the end itself has none
         flat = [part for states in reached for state in states for part in state]
         gradients = iter(torch.autograd.grad(nats, flat))

@@ -8,8 +8,9 @@ from typing import Any, Literal, get_type_hints
 
 from pydantic import TypeAdapter, ValidationError
 
+from reducible.models.contract import Family
 from reducible.models.cost.ledger import Cost, Lengths
-from reducible.models.families.registry import FROM_DATA, Family, family
+from reducible.models.families.registry import family
 from reducible.pipelines.recipe.recipe import Recipe
 from reducible.tasks.dataset.kind import kind_named
 from reducible.tasks.errors import UserError
@@ -80,10 +81,10 @@ def model_of(
     """
     kind = family_of(recipe, section)
     given = {key: value for key, value in (recipe.model if section is None else section).items() if key != "family"}
-    hints = get_type_hints(kind.config)
+    hints = {field.name: get_type_hints(kind.config)[field.name] for field in fields(kind.config)}
     for key, value in given.items():
-        if key not in hints or key in FROM_DATA[kind.reads]:
-            known = [name for name in hints if name not in FROM_DATA[kind.reads]]
+        if key not in hints or key in kind.batch.decided:
+            known = [name for name in hints if name not in kind.batch.decided]
             near = difflib.get_close_matches(key, known, n=1, cutoff=0.5)
             hint = f"did you mean {near[0]}?" if near else f"a {kind.name} has {', '.join(known)}"
             raise UserError(f"model.{key}: unknown key; {hint}")

@@ -9,13 +9,11 @@ from dataclasses import replace
 from functools import cache
 from typing import Any
 
-from torch import nn
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
+from reducible.models.contract import Family, Model
 from reducible.models.cost.ledger import Cost, Lengths
-from reducible.models.families.registry import Family
 from reducible.models.finetune.lora import Adapter, add_adapter
-from reducible.models.memory.largest_batch import full_batch
 from reducible.models.memory.rehearsed_step import rehearse
 
 ROWS = 4
@@ -27,7 +25,7 @@ def adapted_cost(family: Family, config: Any, adapter: Adapter, lengths: Lengths
     """The cost of training the adapter alone; parameters and forward are those of the whole model."""
     whole = family.cost(config, lengths)
     length = max(1, round(lengths.target))
-    if family.reads != "text":
+    if not family.batch.packed:
         length = min(length, LONGEST)
     spared = _spared(family, config, adapter, length)
     return replace(whole, training_flops_per_unit=whole.training_flops_per_unit - spared)
@@ -37,12 +35,12 @@ def adapted_cost(family: Family, config: Any, adapter: Adapter, lengths: Lengths
 def _spared(family: Family, config: Any, adapter: Adapter, length: int) -> float:
     """FLOPs a target unit of a step that trains everything, less those of one that trains the adapter."""
 
-    def adapted() -> nn.Module:
-        model = family.build(config).train()
+    def adapted() -> Model:
+        model: Model = family.build(config).train()
         add_adapter(model, adapter)
         return model
 
-    batch = full_batch(family.reads, config, ROWS, length)
+    batch = family.batch.full_batch(config, ROWS, length)
     # Fused attention computes its scores a second time in backward, which the ledger does not count.
     with sdpa_kernel(SDPBackend.MATH):
         whole = rehearse(lambda: family.build(config).train(), batch)

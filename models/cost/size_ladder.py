@@ -4,8 +4,8 @@ import math
 from collections.abc import Iterator
 from typing import Any
 
+from reducible.models.contract import Family
 from reducible.models.cost.ledger import Lengths
-from reducible.models.families.registry import Family
 
 WIDEST = 16384
 

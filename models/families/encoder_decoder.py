@@ -15,20 +15,24 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from reducible.models.config import AttentionShape, ModelConfig
+from reducible.models.contract import Family, PairModel, Part
+from reducible.models.cost.inference import Remembered
 from reducible.models.cost.ledger import Cost, Lengths
 from reducible.models.families.transformer import Attention, Block, FeedForward, TransformerConfig
-from reducible.models.layers.activation_checkpointing import Part
 from reducible.models.layers.adapted_weights import adapted_weight
 from reducible.models.layers.attention import padding_mask
 from reducible.models.layers.output_loss import output_loss
 from reducible.models.layers.rotary import Rotary
-from reducible.models.layers.width_rule import EMBEDDING_DEVIATION, ParameterGroup, logit_scale, width_groups
+from reducible.models.layers.width_rule import EMBEDDING_DEVIATION, logit_scale
 from reducible.models.loss import Loss
 
 
 @dataclass(frozen=True)
-class EncoderDecoderConfig:
+class EncoderDecoderConfig(ModelConfig):
     """The keys of a recipe's `model`; raises ValueError naming the key where a value makes no model."""
+
+    repeated = "depth"
 
     source_vocabulary: int
     vocabulary: int
@@ -50,13 +54,9 @@ class EncoderDecoderConfig:
     norm_epsilon: float = 1e-5
 
     def __post_init__(self) -> None:
-        value = self.source_vocabulary
-        if not isinstance(value, int) or isinstance(value, bool) or value < 1:
-            raise ValueError(f"model.source_vocabulary: {value!r} must be a whole number of at least 1")
-        if not isinstance(self.shared, bool):
-            raise ValueError(f"model.shared: {self.shared!r} must be true or false")
-        if not 0 <= self.label_smoothing < 1:
-            raise ValueError(f"model.label_smoothing: {self.label_smoothing!r} must be at least 0 and below 1")
+        self.require_whole("source_vocabulary")
+        self.require_flag("shared")
+        self.require_number("label_smoothing", least=0, below=1)
         _ = self.stack  # names what else is wrong
         if self.shared and self.source_vocabulary != self.vocabulary:
             raise ValueError(
@@ -78,6 +78,10 @@ class EncoderDecoderConfig:
             rope_theta=self.rope_theta,
             norm_epsilon=self.norm_epsilon,
         )
+
+    @property
+    def attention_shape(self) -> AttentionShape:
+        return AttentionShape(self.heads, self.heads)
 
     def scaled(self, width: int) -> "EncoderDecoderConfig":
         """The ladder: this config at another width, which sets depth, heads and feed-forward size.
@@ -199,12 +203,13 @@ class DecoderBlock(nn.Module):
         return F.dropout(x, self.dropout, self.training) if self.dropout else x
 
 
-class EncoderDecoder(nn.Module):
+class EncoderDecoder(PairModel):
     """Reads a source, writes a target; trained with the target given, searched by models/generate/beam_search.py."""
 
+    config: EncoderDecoderConfig
+
     def __init__(self, config: EncoderDecoderConfig) -> None:
-        super().__init__()
-        self.config = config
+        super().__init__(config)
         self.logit_scale = logit_scale(config.width)
         stack = config.stack
         rotary = Rotary(stack.head_size, config.rope_theta)
@@ -221,7 +226,7 @@ class EncoderDecoder(nn.Module):
     def reset_parameters(self) -> None:
         """Draw every parameter anew from torch's global generator, as the width rule says."""
         for table in self.tables():
-            nn.init.normal_(table, std=EMBEDDING_DEVIATION)
+            nn.init.normal_(table.weight, std=EMBEDDING_DEVIATION)
         for side, writers in ((self.encoder, 2), (self.decoder, 3)):
             for name, weight in side.named_parameters():
                 if weight.ndim == 1:
@@ -325,10 +330,8 @@ class EncoderDecoder(nn.Module):
         """Whether training draws random numbers."""
         return self.config.dropout > 0
 
-    def tables(self) -> list[Tensor]:
-        """Embedding and output tables, each once."""
-        modules = (self.source_embedding, self.embedding, self.output)
-        return [module.weight for module in modules if module is not None]
+    def tables(self) -> Sequence[nn.Embedding | nn.Linear]:
+        return [table for table in (self.source_embedding, self.embedding, self.output) if table is not None]
 
     def blocks(self) -> list[nn.Module]:
         """The repeated parts: the units of sharding and of activation checkpointing."""
@@ -338,17 +341,13 @@ class EncoderDecoder(nn.Module):
         """What selective activation checkpointing rebuilds (models/layers/activation_checkpointing.py)."""
         return [(block, "forward") for block in self.blocks()]
 
-    def parameter_groups(self) -> list[ParameterGroup]:
-        inside = [parameter for block in self.blocks() for parameter in block.parameters()]
-        return width_groups(
-            self.config.width,
-            self.tables(),
-            [parameter for parameter in inside if parameter.ndim == 2],
-            [parameter for parameter in inside if parameter.ndim == 1] + [self.encoder_norm.weight, self.norm.weight],
-        )
-
     def _drop(self, x: Tensor) -> Tensor:
         return F.dropout(x, self.config.dropout, self.training) if self.config.dropout else x
+
+
+def encoder_decoder_remembers(config: EncoderDecoderConfig, element: int) -> Remembered:
+    """Keys and values of the targets so far, and of the source, in every layer of the decoder."""
+    return Remembered("key-value cache, sources as long as targets", 0, element * 2 * 2 * config.depth * config.width)
 
 
 def encoder_decoder_cost(config: EncoderDecoderConfig, lengths: Lengths) -> Cost:
@@ -398,3 +397,8 @@ def encoder_decoder_cost(config: EncoderDecoderConfig, lengths: Lengths) -> Cost
         + max(per_unit * source_inside, target_inside)
         + outside,
     )
+
+
+FAMILY = Family(
+    "encoder-decoder", EncoderDecoderConfig, EncoderDecoder, encoder_decoder_cost, encoder_decoder_remembers
+)

@@ -7,11 +7,14 @@ that miss the same values share everything but their means.
 """
 
 import math
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
 
+from reducible.models.config import ModelConfig
+from reducible.models.contract import Family, SeriesModel
+from reducible.models.cost.inference import Remembered
 from reducible.models.cost.ledger import Cost, Lengths
 from reducible.models.kalman.filter import LinearGaussian
 from reducible.models.kalman.fit import log_likelihood_with_gradient
@@ -26,7 +29,7 @@ at both widths 0.569, 0.569, 0.570 and 0.526, 0.515, 0.559."""
 
 
 @dataclass(frozen=True)
-class LinearGaussianConfig:
+class LinearGaussianConfig(ModelConfig):
     """The keys of a recipe's `model`; raises ValueError naming the key where a value makes no model."""
 
     channels: int
@@ -35,19 +38,13 @@ class LinearGaussianConfig:
     """Latents."""
 
     def __post_init__(self) -> None:
-        for name in ("channels", "width"):
-            value = getattr(self, name)
-            if not isinstance(value, int) or isinstance(value, bool) or value < 1:
-                raise ValueError(f"model.{name}: {value!r} must be a whole number of at least 1")
-
-    def scaled(self, width: int) -> "LinearGaussianConfig":
-        """The ladder: the number of latents is its only dial."""
-        return replace(self, width=width)
+        self.require_whole("channels", "width")
 
 
-class LinearGaussianModel(nn.Module):
+class LinearGaussianModel(SeriesModel):
     """z_t = A z_{t-1} + b + B e_t, x_t = C z_t + c + D psi_t B and D lower triangular; see models/kalman/filter.py."""
 
+    config: LinearGaussianConfig
     compiles = False
     """Its work is linear algebra in float64, which a compiler leaves as it is."""
     stochastic = False
@@ -55,8 +52,7 @@ class LinearGaussianModel(nn.Module):
     """Its loss is the likelihood, and its forecasts have a closed form."""
 
     def __init__(self, config: LinearGaussianConfig) -> None:
-        super().__init__()
-        self.config = config
+        super().__init__(config)
         channels, width = config.channels, config.width
         self.transition = nn.Parameter(torch.empty(width, width))
         self.emission = nn.Parameter(torch.empty(channels, width))
@@ -122,7 +118,7 @@ class LinearGaussianModel(nn.Module):
         return posterior(self.parameters_in_double(), batch["values"], batch["observed"]).log_likelihood_B
 
     @torch.no_grad()
-    def forecast(self, batch: dict[str, Tensor], horizon: int, samples: int) -> Tensor:
+    def forecast(self, batch: dict[str, Tensor], horizon: int, samples: int, particles: int = 1) -> Tensor:
         """(samples, B, horizon, C): values of the steps that follow each series, drawn from torch's generator."""
         p = self.parameters_in_double()
         mean_BD, covariance_BDD = self._last(p, batch)
@@ -195,6 +191,10 @@ def triangle(size: int) -> int:
     return size * (size + 1) // 2
 
 
+def linear_gaussian_remembers(config: LinearGaussianConfig, element: int) -> Remembered:
+    return Remembered("mean and covariance of the latent, float64", 8 * (config.width + config.width**2), 0)
+
+
 def linear_gaussian_cost(config: LinearGaussianConfig, lengths: Lengths) -> Cost:
     """Parameters, and FLOPs per step of a complete series by itself (conventions: models/cost/ledger.py).
 
@@ -220,3 +220,8 @@ def linear_gaussian_cost(config: LinearGaussianConfig, lengths: Lengths) -> Cost
         activation_elements_per_unit=0.0,
         checkpointed_elements_per_unit=0.0,
     )
+
+
+FAMILY = Family(
+    "linear-gaussian", LinearGaussianConfig, LinearGaussianModel, linear_gaussian_cost, linear_gaussian_remembers
+)

@@ -19,13 +19,17 @@ Each layer is one call of torch's kernel over all steps: nothing here loops over
 import math
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
+from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from reducible.models.config import ModelConfig
+from reducible.models.contract import Batch, CarriesState, Family
+from reducible.models.cost.inference import Remembered
 from reducible.models.cost.ledger import Cost, Lengths
-from reducible.models.layers.activation_checkpointing import chunk_length, over_time
+from reducible.models.layers.activation_checkpointing import CutsTime, chunk_length, over_time
 from reducible.models.layers.adapted_weights import adapted_weight
 from reducible.models.layers.lstm import LSTM
 from reducible.models.layers.width_rule import EMBEDDING_DEVIATION, ParameterGroup, logit_scale, width_groups
@@ -56,8 +60,10 @@ REFUSED_DOCUMENTS = "documents: a recurrent model carries its state over their b
 
 
 @dataclass(frozen=True)
-class RecurrentConfig:
+class RecurrentConfig(ModelConfig):
     """The keys of a recipe's `model`; raises ValueError naming the key where a value makes no model."""
+
+    repeated = "depth"
 
     vocabulary: int
     width: int = 128
@@ -74,23 +80,18 @@ class RecurrentConfig:
     """Steps that gradients reach back at most; the state goes on. None: the whole sequence."""
 
     def __post_init__(self) -> None:
-        for name in ("vocabulary", "width", "depth"):
-            value = getattr(self, name)
-            if not isinstance(value, int) or isinstance(value, bool) or value < 1:
-                raise ValueError(f"model.{name}: {value!r} must be a whole number of at least 1")
-        if self.cell not in KERNELS:
-            raise ValueError(f"model.cell: {self.cell!r} must be lstm, gru or elman")
-        if self.nonlinearity not in ("tanh", "relu"):
-            raise ValueError(f"model.nonlinearity: {self.nonlinearity!r} must be tanh or relu")
+        self.require_whole("vocabulary", "width", "depth")
+        self.require_whole("truncation", or_none=True)
+        self.require_one_of("cell", KERNELS)
+        self.require_one_of("nonlinearity", ("tanh", "relu"))
+        self.require_flag("tied")
+        self.require_number("dropout", least=0, below=1)
         if self.nonlinearity != "tanh" and self.cell != "elman":
             raise ValueError(f"model.nonlinearity: is for elman cells; leave it out with {self.cell}")
-        if not isinstance(self.tied, bool):
-            raise ValueError(f"model.tied: {self.tied!r} must be true or false")
-        if not 0 <= self.dropout < 1:
-            raise ValueError(f"model.dropout: {self.dropout!r} must be at least 0 and below 1")
-        steps = self.truncation
-        if steps is not None and (not isinstance(steps, int) or isinstance(steps, bool) or steps < 1):
-            raise ValueError(f"model.truncation: {steps!r} must be a whole number of at least 1, or left out")
+
+    @property
+    def piece(self) -> int | None:
+        return self.truncation
 
     @property
     def gates(self) -> int:
@@ -114,15 +115,15 @@ class Memory:
         self.states: list[State | None] = [None] * depth
 
 
-class Recurrent(nn.Module):
+class Recurrent(CutsTime, CarriesState):
     """Initialised and scaled by the width rule (layers/width_rule.py): input and state matrices are hidden matrices."""
 
+    config: RecurrentConfig
     compiles = False
     """torch.compile finds no graph in a fused recurrence (pytorch #141184)."""
 
     def __init__(self, config: RecurrentConfig) -> None:
-        super().__init__()
-        self.config = config
+        super().__init__(config)
         self.logit_scale = LOGIT_GAIN[config.cell] * logit_scale(config.width)
         self.embedding = nn.Embedding(config.vocabulary, config.width)
         # Layers apart, and dropout between them ours: cuDNN's draws from a state of its own.
@@ -131,8 +132,6 @@ class Recurrent(nn.Module):
         self.layers = nn.ModuleList(kernel(config.width, config.width, **more) for _ in range(config.depth))
         self.output = None if config.tied else nn.Linear(config.width, config.vocabulary, bias=False)
         self.output_bias = nn.Parameter(torch.empty(config.vocabulary))
-        self.rebuilds = False
-        """Activation checkpointing sqrt-time: the model cuts its time itself, all layers and the output together."""
         self.left: dict[str, list[Tensor]] = {}
         """What the last piece of a truncated sequence left for the next."""
         self.reset_parameters()
@@ -153,12 +152,12 @@ class Recurrent(nn.Module):
                 if self.config.cell == "lstm" and name == "bias_ih_l0":
                     parameter[self.config.width : 2 * self.config.width] = FORGET_BIAS  # gates are i, f, g, o
 
-    def forward(self, batch: dict[str, Tensor]) -> Loss:
+    def forward(self, batch: dict[str, Any]) -> Loss:
         """Batch: inputs, targets (B, T) int64, IGNORE where there is no target; `state` where pieces() cut it."""
         if "documents" in batch:
             raise ValueError(REFUSED_DOCUMENTS)
         inputs_TB, targets_TB = batch["inputs"].T, batch["targets"].T
-        left: dict[str, list[Tensor]] = batch.get("state", {})  # type: ignore[assignment]
+        left: dict[str, list[Tensor]] = batch.get("state", {})
         states = self._unpacked(left["states"]) if left else [None] * self.config.depth
         masks = left["masks"] if left else self._masks(inputs_TB.shape[1])
 
@@ -202,7 +201,10 @@ class Recurrent(nn.Module):
         """An empty memory for `logits` to read bit by bit; it takes any number of rows and any length."""
         return Memory(self.config.depth)
 
-    def pieces(self, batch: dict[str, Tensor]) -> Iterator[tuple[dict[str, Tensor], bool]]:
+    def read_on(self, tokens_BT: Tensor, caches: Memory) -> Tensor:
+        return self.logits(tokens_BT, caches=caches)
+
+    def pieces(self, batch: Batch) -> Iterator[tuple[dict[str, Any], bool]]:
         """(piece, whether it is the last) of `truncation` steps each, for back-propagation piece by piece.
 
         A piece starts from the state that forward of the one before left, as a number: gradients stop there, and what
@@ -211,9 +213,9 @@ class Recurrent(nn.Module):
         length = batch["inputs"].shape[1]
         step = self.config.truncation or length
         for start in range(0, length, step):
-            piece: dict[str, Tensor] = {name: tensor[:, start : start + step] for name, tensor in batch.items()}
+            piece: dict[str, Any] = {name: tensor[:, start : start + step] for name, tensor in batch.items()}
             if start:
-                piece["state"] = self.left  # type: ignore[assignment]
+                piece["state"] = self.left
             yield piece, start + step >= length
         self.left = {}
 
@@ -255,6 +257,11 @@ class Recurrent(nn.Module):
         )
 
 
+def recurrent_remembers(config: RecurrentConfig, element: int) -> Remembered:
+    states = 2 if config.cell == "lstm" else 1
+    return Remembered("state", element * states * config.depth * config.width, 0)
+
+
 def recurrent_cost(config: RecurrentConfig, lengths: Lengths) -> Cost:
     """Parameters and FLOPs (conventions: models/cost/ledger.py); activations as eager fp32 on a CPU holds them.
 
@@ -285,3 +292,6 @@ def recurrent_cost(config: RecurrentConfig, lengths: Lengths) -> Cost:
         activation_elements_per_unit=held * piece / lengths.target,
         sqrt_time_elements_per_unit=(state * piece / chunk + held * chunk) / lengths.target,
     )
+
+
+FAMILY = Family("recurrent", RecurrentConfig, Recurrent, recurrent_cost, recurrent_remembers)

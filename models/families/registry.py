@@ -1,66 +1,56 @@
-"""The model families by name, as `model.family` of a recipe says. A new family is one file and one line here."""
+"""The model families by name, as `model.family` of a recipe says: those of this package, and those from outside.
+
+A new family is one file and one line here. Outside this package it is an object Family in a module of its own, named
+`my_package.my_module:FAMILY`, or an entry point of the group `reducible.families`.
+"""
 
 import difflib
-from collections.abc import Callable
-from dataclasses import dataclass
-from typing import Any, Literal
+from dataclasses import replace
 
-from torch import nn
+from reducible.models.contract import Family, broken_promise
+from reducible.models.families import encoder_decoder, linear_gaussian, recurrent, seq2seq, ssm, transformer, vae
+from reducible.models.families.outside import entry_points, imported
 
-from reducible.models.cost.ledger import Cost, Lengths
-from reducible.models.families.encoder_decoder import EncoderDecoder, EncoderDecoderConfig, encoder_decoder_cost
-from reducible.models.families.linear_gaussian import LinearGaussianConfig, LinearGaussianModel, linear_gaussian_cost
-from reducible.models.families.recurrent import Recurrent, RecurrentConfig, recurrent_cost
-from reducible.models.families.seq2seq import Seq2Seq, Seq2SeqConfig, seq2seq_cost
-from reducible.models.families.ssm import SsmConfig, StateSpace, ssm_cost
-from reducible.models.families.transformer import Transformer, TransformerConfig, transformer_cost
-from reducible.models.families.vae import Vae, VaeConfig, vae_cost
+FAMILIES: dict[str, Family] = {}
+"""By name; those from outside come to it when they are first asked for."""
 
 
-@dataclass(frozen=True)
-class Family:
-    name: str
-    config: type
-    """Frozen dataclass of the recipe's keys, with scaled(width); raises ValueError for who wrote the recipe."""
-    build: Callable[[Any], nn.Module]
-    """Config -> module with forward(batch) -> Loss, parameter_groups(), blocks() and stochastic."""
-    cost: Callable[[Any, Lengths], Cost]
-    """(config, lengths of the examples) -> parameters and FLOPs per target unit."""
-    reads: Literal["text", "sentences", "pairs", "series"] = "text"
-    """What a batch holds (docs/models.md); data fills in the keys of the configuration that FROM_DATA names."""
-    masks_documents: bool = False
-    """Whether it can keep the documents of a packed example apart (data.mask_documents)."""
+def register(family: Family) -> Family:
+    """Makes a family known by its name.
+
+    Raises:
+        ValueError: it does not keep the contract (models/contract.py); one line says what is missing.
+    """
+    if reason := broken_promise(family):
+        raise ValueError(f"model.family: {family.name}: {reason} (docs/models.md, A new family)")
+    FAMILIES[family.name] = family
+    return family
 
 
-FROM_DATA: dict[str, tuple[str, ...]] = {
-    "text": ("vocabulary",),
-    "sentences": ("vocabulary",),
-    "pairs": ("source_vocabulary", "vocabulary", "shared"),
-    "series": ("channels",),
-}
-"""Keys of a configuration that the data decides, by what a family reads."""
-
-
-FAMILIES: dict[str, Family] = {
-    "transformer": Family("transformer", TransformerConfig, Transformer, transformer_cost, masks_documents=True),
-    "recurrent": Family("recurrent", RecurrentConfig, Recurrent, recurrent_cost),
-    "encoder-decoder": Family(
-        "encoder-decoder", EncoderDecoderConfig, EncoderDecoder, encoder_decoder_cost, reads="pairs"
-    ),
-    "seq2seq": Family("seq2seq", Seq2SeqConfig, Seq2Seq, seq2seq_cost, reads="pairs"),
-    "linear-gaussian": Family(
-        "linear-gaussian", LinearGaussianConfig, LinearGaussianModel, linear_gaussian_cost, reads="series"
-    ),
-    "ssm": Family("ssm", SsmConfig, StateSpace, ssm_cost, reads="series"),
-    "vae": Family("vae", VaeConfig, Vae, vae_cost, reads="sentences"),
-}
+for _family in (
+    transformer.FAMILY,
+    recurrent.FAMILY,
+    encoder_decoder.FAMILY,
+    seq2seq.FAMILY,
+    linear_gaussian.FAMILY,
+    ssm.FAMILY,
+    vae.FAMILY,
+):
+    register(_family)
 
 
 def family(name: str) -> Family:
-    """The family of that name; ValueError names the nearest one there is."""
+    """The family of that name.
+
+    Raises:
+        ValueError: there is none, and which is nearest; or its module cannot be imported, or breaks the contract.
+    """
     if name in FAMILIES:
         return FAMILIES[name]
-    nearest = difflib.get_close_matches(name, FAMILIES, n=1, cutoff=0)
-    raise ValueError(
-        f"model.family: there is no family {name!r}; nearest is {nearest[0]!r}, all: {', '.join(FAMILIES)}"
-    )
+    others = entry_points()
+    if address := name if ":" in name else others.get(name):
+        found, code = imported(address)
+        return register(replace(found, name=name, code=code))
+    known = [*FAMILIES, *others]
+    nearest = difflib.get_close_matches(name, known, n=1, cutoff=0)
+    raise ValueError(f"model.family: there is no family {name!r}; nearest is {nearest[0]!r}, all: {', '.join(known)}")

@@ -20,22 +20,28 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from reducible.models.config import ModelConfig
+from reducible.models.contract import Family, PairModel, Part
+from reducible.models.cost.inference import Remembered
 from reducible.models.cost.ledger import Cost, Lengths
-from reducible.models.layers.activation_checkpointing import Part, joined, over_time
+from reducible.models.layers.activation_checkpointing import CutsTime, joined, over_time
 from reducible.models.layers.adapted_weights import adapted_matrices, adapted_weight
 from reducible.models.layers.device_kind import device_kind
 from reducible.models.layers.lstm import LSTM
 from reducible.models.layers.output_loss import output_loss
 from reducible.models.layers.padded_lstm import PaddedLSTM
-from reducible.models.layers.width_rule import EMBEDDING_DEVIATION, ParameterGroup, logit_scale, width_groups
+from reducible.models.layers.width_rule import EMBEDDING_DEVIATION, logit_scale
 from reducible.models.loss import IGNORE, Loss
 
 ATTENTIONS = ("none", "luong", "bahdanau")
 
 
 @dataclass(frozen=True)
-class Seq2SeqConfig:
+class Seq2SeqConfig(ModelConfig):
     """The keys of a recipe's `model`; raises ValueError naming the key where a value makes no model."""
+
+    repeated = "depth"
+    looks_back = True
 
     source_vocabulary: int
     vocabulary: int
@@ -56,15 +62,10 @@ class Seq2SeqConfig:
     label_smoothing: float = 0.0
 
     def __post_init__(self) -> None:
-        for name in ("source_vocabulary", "vocabulary", "width", "depth"):
-            value = getattr(self, name)
-            if not isinstance(value, int) or isinstance(value, bool) or value < 1:
-                raise ValueError(f"model.{name}: {value!r} must be a whole number of at least 1")
-        for name in ("shared", "hard", "bidirectional", "tied"):
-            if not isinstance(getattr(self, name), bool):
-                raise ValueError(f"model.{name}: {getattr(self, name)!r} must be true or false")
-        if self.attention not in ATTENTIONS:
-            raise ValueError(f"model.attention: {self.attention!r} must be one of {', '.join(ATTENTIONS)}")
+        self.require_whole("source_vocabulary", "vocabulary", "width", "depth")
+        self.require_flag("shared", "hard", "bidirectional", "tied")
+        self.require_one_of("attention", ATTENTIONS)
+        self.require_number("dropout", "label_smoothing", least=0, below=1)
         if self.hard and self.attention == "none":
             raise ValueError("model.hard: there is no attention to be hard; set model.attention to luong or bahdanau")
         if self.bidirectional and self.width % 2:
@@ -73,9 +74,6 @@ class Seq2SeqConfig:
             raise ValueError(
                 f"model.shared: one tokenizer has one vocabulary, not {self.source_vocabulary} and {self.vocabulary}"
             )
-        for name in ("dropout", "label_smoothing"):
-            if not 0 <= getattr(self, name) < 1:
-                raise ValueError(f"model.{name}: {getattr(self, name)!r} must be at least 0 and below 1")
 
     def scaled(self, width: int) -> "Seq2SeqConfig":
         """The ladder: this config at another width, which sets the depth: 1 layer, 2 from width 256, 3 from 512."""
@@ -154,7 +152,7 @@ class FusedDecoder(nn.Module):
         return Decoded(h_BTD, torch.bmm(alpha_BTS, memory.f_BSD), alpha_BTS, state)
 
 
-class FeedingDecoder(nn.Module):
+class FeedingDecoder(CutsTime, nn.Module):
     """Looks back before each step with the state of the step before, and feeds what it saw into the LSTM's cell."""
 
     def __init__(self, config: Seq2SeqConfig) -> None:
@@ -167,8 +165,6 @@ class FeedingDecoder(nn.Module):
         )
         self.query = nn.Linear(width, width, bias=False)
         self.score = nn.Linear(width, 1, bias=False)
-        self.rebuilds = False
-        """Activation checkpointing sqrt-time: the steps are cut into chunks."""
 
     def forward(self, x_BTD: Tensor, state: State) -> Decoded:
         with adapted_matrices(self.gates) as weights:
@@ -231,15 +227,15 @@ def attention(scores: Tensor, mask: Tensor, hard: bool) -> Tensor:
     return one_hot + (alpha - alpha.detach()) if alpha.requires_grad else one_hot
 
 
-class Seq2Seq(nn.Module):
+class Seq2Seq(PairModel):
     """Initialised and scaled by layers/width_rule.py; forget gates start at bias 1 (Gers et al. 2000)."""
 
+    config: Seq2SeqConfig
     compiles = False
     """torch.compile cannot take a recurrence."""
 
     def __init__(self, config: Seq2SeqConfig) -> None:
-        super().__init__()
-        self.config = config
+        super().__init__(config)
         self.embedding = nn.Embedding(config.vocabulary, config.width)
         self.source_embedding = None if config.shared else nn.Embedding(config.source_vocabulary, config.width)
         self.encoder = Encoder(config)
@@ -252,7 +248,7 @@ class Seq2Seq(nn.Module):
     def reset_parameters(self) -> None:
         """Draw every parameter anew from torch's global generator, as the width rule says."""
         for table in self.tables():
-            nn.init.normal_(table, std=EMBEDDING_DEVIATION)
+            nn.init.normal_(table.weight, std=EMBEDDING_DEVIATION)
         for name, parameter in self.named_parameters():
             if parameter.ndim == 1:
                 nn.init.zeros_(parameter)
@@ -330,21 +326,21 @@ class Seq2Seq(nn.Module):
         """What selective activation checkpointing rebuilds: every look back by itself, where looks feed the cell."""
         return [(self.decoder, "look")] if isinstance(self.decoder, FeedingDecoder) else []
 
-    def tables(self) -> Sequence[Tensor]:
-        separate = [self.source_embedding, self.output]
-        return [self.embedding.weight, *(part.weight for part in separate if part is not None)]
+    def tables(self) -> Sequence[nn.Embedding | nn.Linear]:
+        return [part for part in (self.embedding, self.source_embedding, self.output) if part is not None]
 
     def output_table(self) -> Tensor:
         return self.embedding.weight if self.output is None else adapted_weight(self.output)
 
-    def parameter_groups(self) -> list[ParameterGroup]:
-        tables = self.tables()
-        inside = [p for p in self.parameters() if not any(p is table for table in tables)]
-        matrices = [parameter for parameter in inside if parameter.ndim == 2]
-        return width_groups(self.config.width, tables, matrices, [p for p in inside if p.ndim == 1])
-
     def dropped(self, x: Tensor) -> Tensor:
         return F.dropout(x, self.config.dropout, self.training) if self.config.dropout else x
+
+
+def seq2seq_remembers(config: Seq2SeqConfig, element: int) -> Remembered:
+    looked_at = {"none": 0, "luong": 1, "bahdanau": 2}[config.attention] * config.width
+    return Remembered(
+        "state, and the source if attended", element * 2 * config.depth * config.width, element * looked_at
+    )
 
 
 LSTM_ELEMENTS = 16.5
@@ -405,3 +401,6 @@ def seq2seq_cost(config: Seq2SeqConfig, lengths: Lengths) -> Cost:
         + outside
         + max(encoder, decoder),
     )
+
+
+FAMILY = Family("seq2seq", Seq2SeqConfig, Seq2Seq, seq2seq_cost, seq2seq_remembers)

@@ -13,7 +13,11 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from reducible.models.config import ModelConfig
+from reducible.models.contract import Family, SeriesModel
+from reducible.models.cost.inference import Remembered
 from reducible.models.cost.ledger import Cost, Lengths
+from reducible.models.kalman.model import LinearGaussian
 from reducible.models.layers.gaussian import gaussian_kl
 from reducible.models.layers.width_rule import ParameterGroup, hidden_rate
 from reducible.models.loss import Loss, Unsayable
@@ -40,7 +44,7 @@ Matrix = tuple[tuple[float, ...], ...]
 
 
 @dataclass(frozen=True)
-class SsmConfig:
+class SsmConfig(ModelConfig):
     """The keys of a recipe's `model`; raises ValueError naming the key where a value makes no model."""
 
     channels: int
@@ -75,29 +79,16 @@ class SsmConfig:
     D: Matrix | None = None
 
     def __post_init__(self) -> None:
-        for name in ("channels", "width", "latent", "transition_width", "emission_width"):
-            value = getattr(self, name)
-            if value is None and name not in ("channels", "width"):
-                continue
-            if not isinstance(value, int) or isinstance(value, bool) or value < 1:
-                raise ValueError(f"model.{name}: {value!r} must be a whole number of at least 1")
-        for name, least in (("emission_depth", 0), ("categories", 2)):
-            value = getattr(self, name)
-            if not isinstance(value, int) or isinstance(value, bool) or value < least:
-                raise ValueError(f"model.{name}: {value!r} must be a whole number of at least {least}")
-        for name, allowed in (
-            ("transition", TRANSITIONS),
-            ("emission", EMISSIONS),
-            ("posterior", POSTERIORS),
-            ("cell", CELLS),
-        ):
-            if getattr(self, name) not in allowed:
-                raise ValueError(f"model.{name}: {getattr(self, name)!r} must be one of {', '.join(allowed)}")
-        for name in ("kl_start", "kl_rise"):
-            if not 0 <= getattr(self, name) <= 1:
-                raise ValueError(f"model.{name}: {getattr(self, name)!r} must be between 0 and 1")
-        if not 0 <= self.dropout < 1:
-            raise ValueError(f"model.dropout: {self.dropout!r} must be at least 0 and below 1")
+        self.require_whole("channels", "width")
+        self.require_whole("latent", "transition_width", "emission_width", or_none=True)
+        self.require_whole("emission_depth", least=0)
+        self.require_whole("categories", least=2)
+        self.require_one_of("transition", TRANSITIONS)
+        self.require_one_of("emission", EMISSIONS)
+        self.require_one_of("posterior", POSTERIORS)
+        self.require_one_of("cell", CELLS)
+        self.require_number("kl_start", "kl_rise", least=0, most=1)
+        self.require_number("dropout", least=0, below=1)
         if any(getattr(self, name) is not None for name in "ABCD"):
             self._check_known()
 
@@ -158,16 +149,16 @@ class SsmConfig:
         )
 
 
-class StateSpace(nn.Module):
+class StateSpace(SeriesModel):
     """Time comes first inside (x_TBC): the recurrences and the chain of latents run over it."""
 
+    config: SsmConfig
     compiles = False
     """It draws random numbers and holds an LSTM: compiled, gradients could be wrong and nothing would be faster."""
     stochastic = True
 
     def __init__(self, config: SsmConfig) -> None:
-        super().__init__()
-        self.config = config
+        super().__init__(config)
         latent, width = config.latents, config.width
         self.posterior: FactorisedPosterior | StructuredPosterior
         if config.posterior == "structured":
@@ -180,6 +171,21 @@ class StateSpace(nn.Module):
         self.kl_weight = config.kl_start
         self.checked = config.emission == "gaussian"
         self.reset_parameters()
+
+    @property
+    def form(self) -> str:
+        return self.config.posterior
+
+    @property
+    def numeric(self) -> bool:
+        return self.config.emission == "gaussian"
+
+    def fixed(self) -> LinearGaussian | None:
+        config = self.config
+        if config.A is None:
+            return None
+        A, B, C, D = (np.array(getattr(config, name)) for name in "ABCD")
+        return LinearGaussian(A, B, C, D, np.zeros(len(A)), stationary_covariance(config))
 
     def reset_parameters(self) -> None:
         """Draw every parameter anew from torch's global generator."""
@@ -321,6 +327,12 @@ def emission_of(config: SsmConfig) -> Emission:
     return CategoricalEmission(*sizes, config.categories)
 
 
+def ssm_remembers(config: SsmConfig, element: int) -> Remembered:
+    width = config.transition_width or config.width
+    states = 2 * width if config.transition == "lstm" and config.A is None else 0
+    return Remembered("latent and state of a particle", element * (config.latents + states), 0)
+
+
 def ssm_cost(config: SsmConfig, lengths: Lengths) -> Cost:
     """Parameters and FLOPs per step of a series; activations as eager fp32 on a CPU was measured to hold them."""
     with torch.device("meta"):
@@ -351,3 +363,6 @@ def ssm_cost(config: SsmConfig, lengths: Lengths) -> Cost:
         + said
         + 13 * config.latents,
     )
+
+
+FAMILY = Family("ssm", SsmConfig, StateSpace, ssm_cost, ssm_remembers)

@@ -9,8 +9,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from reducible.models.config import AttentionShape, ModelConfig
+from reducible.models.contract import Family, Part, TextModel
+from reducible.models.cost.inference import Remembered
 from reducible.models.cost.ledger import Cost, Lengths
-from reducible.models.layers.activation_checkpointing import Part
 from reducible.models.layers.attention import document_mask
 from reducible.models.layers.rotary import Rotary, rotate
 from reducible.models.layers.width_rule import EMBEDDING_DEVIATION, ParameterGroup, logit_scale, width_groups
@@ -18,8 +20,10 @@ from reducible.models.loss import Loss, cross_entropy
 
 
 @dataclass(frozen=True)
-class TransformerConfig:
+class TransformerConfig(ModelConfig):
     """The keys of a recipe's `model`; raises ValueError naming the key where a value makes no model."""
+
+    repeated = "depth"
 
     vocabulary: int
     width: int = 128
@@ -37,27 +41,17 @@ class TransformerConfig:
     norm_epsilon: float = 1e-5
 
     def __post_init__(self) -> None:
-        for name in ("vocabulary", "width", "depth", "heads"):
-            value = getattr(self, name)
-            if not isinstance(value, int) or isinstance(value, bool) or value < 1:
-                raise ValueError(f"model.{name}: {value!r} must be a whole number of at least 1")
-        for name in ("key_value_heads", "feed_forward"):
-            value = getattr(self, name)
-            if value is not None and (not isinstance(value, int) or isinstance(value, bool) or value < 1):
-                raise ValueError(f"model.{name}: {value!r} must be a whole number of at least 1, or left out")
+        self.require_whole("vocabulary", "width", "depth", "heads")
+        self.require_whole("key_value_heads", "feed_forward", or_none=True)
         if self.width % (2 * self.heads):
             raise ValueError(
                 f"model.heads: {self.heads} heads do not cut width {self.width} into heads of an even size"
             )
         if self.heads % self.kv_heads:
             raise ValueError(f"model.key_value_heads: {self.key_value_heads} must divide model.heads ({self.heads})")
-        if self.activation not in ("swiglu", "gelu"):
-            raise ValueError(f"model.activation: {self.activation!r} must be swiglu or gelu")
-        if not 0 <= self.dropout < 1:
-            raise ValueError(f"model.dropout: {self.dropout!r} must be at least 0 and below 1")
-        for name in ("rope_theta", "norm_epsilon"):
-            if not getattr(self, name) > 0:
-                raise ValueError(f"model.{name}: {getattr(self, name)!r} must be above 0")
+        self.require_one_of("activation", ("swiglu", "gelu"))
+        self.require_number("dropout", least=0, below=1)
+        self.require_number("rope_theta", "norm_epsilon", above=0)
 
     @property
     def head_size(self) -> int:
@@ -73,6 +67,10 @@ class TransformerConfig:
         if self.feed_forward is not None:
             return self.feed_forward
         return 4 * self.width if self.activation == "gelu" else 8 * math.ceil(self.width / 3)
+
+    @property
+    def attention_shape(self) -> AttentionShape:
+        return AttentionShape(self.heads, self.kv_heads)
 
     def scaled(self, width: int) -> "TransformerConfig":
         """The ladder: this config at another width, which sets depth, heads and feed-forward size.
@@ -191,12 +189,13 @@ class Block(nn.Module):
         return F.dropout(x, self.dropout, self.training) if self.dropout else x
 
 
-class Transformer(nn.Module):
+class Transformer(TextModel):
     """Llama's shape (Touvron et al. 2023), initialised and scaled by the width rule (models/layers/width_rule.py)."""
 
+    config: TransformerConfig
+
     def __init__(self, config: TransformerConfig) -> None:
-        super().__init__()
-        self.config = config
+        super().__init__(config)
         self.logit_scale = logit_scale(config.width)
         rotary = Rotary(config.head_size, config.rope_theta)
         self.embedding = nn.Embedding(config.vocabulary, config.width)
@@ -247,6 +246,9 @@ class Transformer(nn.Module):
         x_BTD = F.rms_norm(x_BTD, self.norm.normalized_shape, self.norm.weight * self.logit_scale, self.norm.eps)
         return F.linear(x_BTD, self.embedding.weight) if self.output is None else self.output(x_BTD)
 
+    def read_on(self, tokens_BT: Tensor, caches: list[KeyValueCache]) -> Tensor:
+        return self.logits(tokens_BT, caches=caches)
+
     def caches(self, rows: int, length: int) -> list[KeyValueCache]:
         """Empty caches, one a layer, for `logits` to read `length` tokens bit by bit."""
         return [KeyValueCache(rows, length, self.config, self.embedding.weight) for _ in self.layers]
@@ -281,6 +283,10 @@ def score_mask(documents_BT: Tensor, dtype: torch.dtype) -> Tensor:
     return torch.zeros_like(allowed, dtype=dtype).masked_fill_(~allowed, -torch.inf)
 
 
+def transformer_remembers(config: TransformerConfig, element: int) -> Remembered:
+    return Remembered("key-value cache", 0, element * 2 * config.depth * config.kv_heads * config.head_size)
+
+
 def transformer_cost(config: TransformerConfig, lengths: Lengths) -> Cost:
     """Exact parameters and FLOPs (models/cost/ledger.py); activations as eager fp32 on a CPU holds them."""
     width, hidden, depth, vocabulary = config.width, config.hidden, config.depth, config.vocabulary
@@ -311,3 +317,8 @@ def transformer_cost(config: TransformerConfig, lengths: Lengths) -> Cost:
         activation_elements_per_unit=depth * inside + outside,
         checkpointed_elements_per_unit=depth * width + inside + outside,
     )
+
+
+FAMILY = Family(
+    "transformer", TransformerConfig, Transformer, transformer_cost, transformer_remembers, masks_documents=True
+)

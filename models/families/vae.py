@@ -8,13 +8,16 @@ h = tanh(c), as in the code of He et al. 2019.
 
 import math
 from dataclasses import dataclass, replace
+from typing import NamedTuple
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from reducible.models.config import ModelConfig
+from reducible.models.contract import Family, SentenceModel
+from reducible.models.cost.inference import Remembered
 from reducible.models.cost.ledger import Cost, Lengths
-from reducible.models.generate.sample import choose
 from reducible.models.layers.adapted_weights import adapted_weight
 from reducible.models.layers.gaussian import Gaussian
 from reducible.models.layers.latent_estimators import mutual_information
@@ -27,11 +30,13 @@ State = tuple[Tensor, Tensor]
 
 
 @dataclass(frozen=True)
-class VaeConfig:
+class VaeConfig(ModelConfig):
     """The keys of a recipe's `model`; raises ValueError naming the key where a value makes no model.
 
     All keys below `word_dropout` are about training alone: what is measured is always the plain ELBO.
     """
+
+    repeated = "depth"
 
     vocabulary: int
     width: int = 128
@@ -62,21 +67,13 @@ class VaeConfig:
     """Encoder steps before each decoder step in the aggressive phase (He et al. 2019); 0: no such phase."""
 
     def __post_init__(self) -> None:
-        for name, least in {"vocabulary": 1, "width": 1, "latent": 1, "depth": 1, "samples": 1, "kl_cycles": 1}.items():
-            _whole(name, getattr(self, name), least)
-        _whole("aggressive", self.aggressive, 0)
-        if self.pooling not in ("last", "max"):
-            raise ValueError(f"model.pooling: {self.pooling!r} must be last or max")
-        for name in ("dropout", "word_dropout"):
-            if not 0 <= getattr(self, name) < 1:
-                raise ValueError(f"model.{name}: {getattr(self, name)!r} must be at least 0 and below 1")
-        if self.kl_schedule not in ("none", "linear", "cyclical"):
-            raise ValueError(f"model.kl_schedule: {self.kl_schedule!r} must be none, linear or cyclical")
-        for name in ("kl_weight", "kl_from", "free_bits"):
-            if not 0 <= getattr(self, name) < math.inf:
-                raise ValueError(f"model.{name}: {getattr(self, name)!r} must be at least 0")
-        if not 0 < self.kl_rise <= 1:
-            raise ValueError(f"model.kl_rise: {self.kl_rise!r} must be a share above 0, at most 1")
+        self.require_whole("vocabulary", "width", "latent", "depth", "samples", "kl_cycles")
+        self.require_whole("aggressive", least=0)
+        self.require_one_of("pooling", ("last", "max"))
+        self.require_one_of("kl_schedule", ("none", "linear", "cyclical"))
+        self.require_number("dropout", "word_dropout", least=0, below=1)
+        self.require_number("kl_weight", "kl_from", "free_bits", least=0)
+        self.require_number("kl_rise", above=0, most=1)
 
     def scaled(self, width: int) -> "VaeConfig":
         """The ladder: this config at another width, which sets depth and the size of z (32 at width 1024)."""
@@ -91,11 +88,6 @@ class VaeConfig:
         cycles = self.kl_cycles if self.kl_schedule == "cyclical" else 1
         place = step * cycles / stop % 1 if step < stop else 1.0
         return self.kl_from + (self.kl_weight - self.kl_from) * min(1.0, place / self.kl_rise)
-
-
-def _whole(name: str, value: object, least: int) -> None:
-    if not isinstance(value, int) or isinstance(value, bool) or value < least:
-        raise ValueError(f"model.{name}: {value!r} must be a whole number of at least {least}")
 
 
 class Encoder(nn.Module):
@@ -156,14 +148,21 @@ class Decoder(nn.Module):
         return x_BTD * F.dropout(torch.ones_like(x_BTD[:, :1]), self.dropout)
 
 
-class Vae(nn.Module):
+class Writing(NamedTuple):
+    """Where writing a sentence for each latent stands."""
+
+    z_BZ: Tensor
+    states: list[State]
+
+
+class Vae(SentenceModel):
     """p(x) = integral of p(x|z) N(z; 0, I), trained by the ELBO; one embedding table serves encoder and decoder."""
 
+    config: VaeConfig
     compiles = False  # torch.compile makes no graph of nn.LSTM, and may draw a sample anew in backward
 
     def __init__(self, config: VaeConfig) -> None:
-        super().__init__()
-        self.config = config
+        super().__init__(config)
         self.logit_scale = logit_scale(config.width)
         self.embedding = nn.Embedding(config.vocabulary, config.width)
         self.encoder = Encoder(config)
@@ -250,6 +249,17 @@ class Vae(nn.Module):
         return F.linear(x_BTD * self.logit_scale, table_VD, self.output_bias), states
 
     @property
+    def latents(self) -> int:
+        return self.config.latent
+
+    def start(self, z_BZ: Tensor) -> Writing:
+        return Writing(z_BZ, self.decoder.states(z_BZ))
+
+    def next(self, tokens_B: Tensor, state: Writing) -> tuple[Tensor, Writing]:
+        logits_B1V, states = self.logits(tokens_B[:, None], state.z_BZ, state.states)
+        return logits_B1V[:, 0], Writing(state.z_BZ, states)
+
+    @property
     def stochastic(self) -> bool:
         """The latent is drawn in every forward pass, in evaluation too."""
         return True
@@ -282,39 +292,6 @@ class Vae(nn.Module):
             [parameter for parameter in parameters if parameter.ndim == 1],
         )
         return [group._replace(name=f"{owner} {group.name}") for group in groups]
-
-
-@torch.inference_mode()
-def write(
-    model: Vae,
-    z_BZ: Tensor,
-    separator: int,
-    tokens: int,
-    temperature: float = 0.0,
-    top_k: int | None = None,
-    seed: int = 0,
-) -> list[list[int]]:
-    """A sentence for each latent, its end left out: at most `tokens` ids; temperature 0 takes the likeliest each time.
-
-    Chance comes from `seed` alone and is drawn on the CPU, sentence by sentence in each step.
-    """
-    generator = torch.Generator().manual_seed(seed)
-    written: list[list[int]] = [[] for _ in z_BZ]
-    open_rows, states = set(range(len(z_BZ))), model.decoder.states(z_BZ)
-    new_B1 = torch.full((len(z_BZ), 1), separator, device=z_BZ.device)
-    for _ in range(tokens):
-        logits_B1V, states = model.logits(new_B1, z_BZ, states)
-        logits_BV = logits_B1V[:, 0].float().cpu()
-        for row in sorted(open_rows):
-            chosen = choose(logits_BV[row], temperature, top_k, generator)
-            new_B1[row] = chosen
-            if chosen == separator:
-                open_rows.remove(row)
-            else:
-                written[row].append(chosen)
-        if not open_rows:
-            break
-    return written
 
 
 ENCODER, DECODER = "encoder", "decoder"
@@ -362,6 +339,10 @@ class Aggressive(nn.Module):
         self.running = since < PATIENCE
 
 
+def vae_remembers(config: VaeConfig, element: int) -> Remembered:
+    return Remembered("state and latent", element * (2 * config.depth * config.width + config.latent), 0)
+
+
 def vae_cost(config: VaeConfig, lengths: Lengths) -> Cost:
     """Exact parameters and FLOPs (conventions: models/cost/ledger.py): one encoder, `samples` decoders.
 
@@ -395,3 +376,6 @@ def vae_cost(config: VaeConfig, lengths: Lengths) -> Cost:
 
 LSTM_ELEMENTS = 19
 """Numbers that mkldnn's LSTM holds for each unit of width and each token, its output included."""
+
+
+FAMILY = Family("vae", VaeConfig, Vae, vae_cost, vae_remembers)

@@ -3,12 +3,14 @@
 from collections.abc import Sequence
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
+
+from reducible.models.contract import TextModel
 
 
 @torch.inference_mode()
 def generate(
-    model: nn.Module,
+    model: TextModel,
     prompt: Sequence[int],
     tokens: int,
     temperature: float = 1.0,
@@ -29,10 +31,10 @@ def generate(
     generator = torch.Generator().manual_seed(seed)
     was_training = model.training
     model.eval()
-    caches = model.caches(1, len(prompt) + tokens)  # type: ignore[operator]
+    caches = model.caches(1, len(prompt) + tokens)
     new, written = torch.tensor([list(prompt)], device=device), []
     for _ in range(tokens):
-        logits_V = model.logits(new, caches=caches)[0, -1]  # type: ignore[operator]
+        logits_V = model.read_on(new, caches)[0, -1]
         written.append(choose(logits_V.float().cpu(), temperature, top_k, generator))
         new = torch.tensor([[written[-1]]], device=device)
     model.train(was_training)

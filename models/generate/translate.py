@@ -4,8 +4,8 @@ from collections.abc import Sequence
 from typing import Any
 
 import torch
-from torch import nn
 
+from reducible.models.contract import PairModel
 from reducible.models.generate.beam_search import Hypothesis, beam_search
 
 HELD = 2**24
@@ -15,7 +15,7 @@ MOST_ROWS = 512
 
 
 def translate(
-    model: nn.Module,
+    model: PairModel,
     sources: Sequence[Sequence[int]],
     source_separator: int,
     separator: int,
@@ -29,13 +29,13 @@ def translate(
         ValueError: for a beam or a length below 1, or a negative alpha.
     """
     device = next(model.parameters()).device
-    rows = max(1, min(MOST_ROWS, HELD // model.config.vocabulary) // max(1, beam))  # type: ignore[union-attr, operator]
+    rows = max(1, min(MOST_ROWS, HELD // model.vocabulary) // max(1, beam))
     order = sorted(range(len(sources)), key=lambda index: len(sources[index]))
     found: list[list[Hypothesis]] = [[] for _ in sources]
     for at in range(0, len(order), rows):
         indices = order[at : at + rows]
         batch = source_batch([sources[index] for index in indices], source_separator, device)
-        hypotheses = beam_search(model, batch, separator, length, beam, alpha)  # type: ignore[arg-type]
+        hypotheses = beam_search(model, batch, separator, length, beam, alpha)
         for index, of_one in zip(indices, hypotheses, strict=True):
             found[index] = of_one
     return found

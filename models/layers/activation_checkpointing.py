@@ -13,18 +13,23 @@ sums over time run chunk by chunk, so that it differs in rounding.
 import math
 from collections.abc import Callable, Iterator, Sequence
 from functools import partial
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import Any, TypeVar
 
 import torch
 from torch import Tensor, nn
 from torch.utils.checkpoint import CheckpointPolicy, checkpoint, create_selective_checkpoint_contexts
 
-if TYPE_CHECKING:
-    from reducible.models.families.registry import Family
+from reducible.models.contract import Family, Model, Part
 
 Output = TypeVar("Output")
-Part = tuple[nn.Module, str]
-"""A module, and the name of the method of it that is rebuilt."""
+
+
+class CutsTime:
+    """Mixed into a module that cuts its own time into chunks (`over_time`) under checkpointing: sqrt-time."""
+
+    rebuilds: bool = False
+    """Whether to; set_checkpointing says so."""
+
 
 MODES = ("none", "full", "selective", "sqrt-time")
 
@@ -59,7 +64,7 @@ def held(_: Any, operator: Any, *given: Any, **named: Any) -> CheckpointPolicy:
     return CheckpointPolicy.MUST_SAVE if hold else CheckpointPolicy.PREFER_RECOMPUTE
 
 
-def set_checkpointing(model: nn.Module, mode: str) -> None:
+def set_checkpointing(model: Model, mode: str) -> None:
     """Make the model checkpoint its activations. Call it after adapters are put in, before sharding and compiling.
 
     Names of parameters stay as they are. Does nothing where `saves_nothing` has a reason.
@@ -71,27 +76,27 @@ def set_checkpointing(model: nn.Module, mode: str) -> None:
         raise ValueError(f"checkpointing: {mode!r} must be one of {', '.join(MODES)}")
     if mode == "sqrt-time":
         for recurrence in recurrences(model):
-            if hasattr(recurrence, "rebuilds"):
-                recurrence.rebuilds = True  # type: ignore[assignment]
+            if isinstance(recurrence, CutsTime):
+                recurrence.rebuilds = True
             else:
                 axis = 1 if _innermost(recurrence).batch_first else 0
                 recurrence.forward = partial(_in_chunks, recurrence.forward, axis)
         return
     # Without chance nothing of its state is kept.
-    again = partial(checkpoint, use_reentrant=False, preserve_rng_state=bool(model.stochastic))
+    again = partial(checkpoint, use_reentrant=False, preserve_rng_state=model.stochastic)
     if mode == "selective":
         again = partial(again, context_fn=partial(create_selective_checkpoint_contexts, held))
     for module, method in parts(model, mode):
         setattr(module, method, partial(again, getattr(module, method)))
 
 
-def parts(model: nn.Module, mode: str) -> list[Part]:
+def parts(model: Model, mode: str) -> list[Part]:
     """What full and selective checkpointing rebuild; the second is for the family to say."""
     if mode == "full":
-        blocks: list[nn.Module] = model.blocks()  # type: ignore[operator]
+        blocks = model.blocks()
         return [] if any(_is_all_of(model, block) for block in blocks) else [(block, "forward") for block in blocks]
-    if mode == "selective" and hasattr(model, "selective_parts"):
-        chosen: list[Part] = model.selective_parts()  # type: ignore[operator]
+    if mode == "selective":
+        chosen = model.selective_parts()
         for part, _ in chosen:
             # Where torch has no fused kernel it writes over the results of products, and over what would be held of
             # them: nn.GRU on a CPU would get a wrong gradient without a word.
@@ -106,18 +111,18 @@ def parts(model: nn.Module, mode: str) -> list[Part]:
 
 
 def recurrences(module: nn.Module) -> Iterator[nn.Module]:
-    """What sqrt-time cuts: modules with `rebuilds`, which cut their time themselves, and other layers of nn.LSTM.
+    """What sqrt-time cuts: modules that cut their time themselves, and other layers of nn.LSTM.
 
     Not torch's other cells: their states are nearly all that they hold, and states are handed on.
     """
-    if hasattr(module, "rebuilds") or isinstance(_innermost(module), nn.LSTM):
+    if isinstance(module, CutsTime) or isinstance(_innermost(module), nn.LSTM):
         yield module
         return
     for child in module.children():
         yield from recurrences(child)
 
 
-def saves_nothing(family: "Family", config: Any, mode: str) -> str | None:
+def saves_nothing(family: Family, config: Any, mode: str) -> str | None:
     """Why a mode saves nothing for models of that family and configuration; None where it does."""
     if mode == "none":
         return None

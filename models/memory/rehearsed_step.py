@@ -22,6 +22,7 @@ from torch._subclasses.fake_tensor import FakeTensor, FakeTensorMode, unset_fake
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
+from reducible.models.contract import Model
 from reducible.models.cost.flop_counter import WholeOperators
 from reducible.models.layers.device_kind import rehearsed_for
 from reducible.models.memory.counted_bytes import Alive
@@ -112,7 +113,7 @@ class Rehearsal:
 
 
 def rehearse(
-    build: Callable[[], nn.Module],
+    build: Callable[[], Model],
     batch: dict[str, Tensor],
     *,
     autocast: torch.dtype | None = None,
@@ -138,7 +139,7 @@ def rehearse(
             parameter.register_post_accumulate_grad_hook(_noting(ends, path, alive))
         began, held = len(alive.history), 0
         with WholeOperators(dict.fromkeys((*NO_PRODUCTS, *_dequantising(model)), _nothing)) as counter:
-            for piece in pieces_of(model, batch):
+            for piece, _ in model.pieces(batch):
                 before = alive.now
                 # Casts are cached inside autocast and go with it, as in the train step.
                 with torch.autocast("cpu", autocast) if autocast else nullcontext():
@@ -215,8 +216,8 @@ def paths_of(model: nn.Module) -> dict[nn.Parameter, Path]:
     return found
 
 
-def units_of(model: nn.Module) -> Units:
-    blocks = [list(block.parameters()) for block in model.blocks()]  # type: ignore[operator]
+def units_of(model: Model) -> Units:
+    blocks = [list(block.parameters()) for block in model.blocks()]
     inside = {parameter for block in blocks for parameter in block}
     root = [parameter for parameter in model.parameters() if parameter not in inside]
     return Units(
@@ -234,14 +235,6 @@ def parameters_of(model: nn.Module) -> int:
     codes = {parameter for module in blocks for parameter in module.parameters()}
     plain = sum(parameter.numel() for parameter in model.parameters() if parameter not in codes)
     return plain + sum(math.prod(module.shape) for module in blocks)
-
-
-def pieces_of(model: nn.Module, batch: dict[str, Tensor]) -> Iterator[dict[str, Tensor]]:
-    if not hasattr(model, "pieces"):
-        yield batch
-        return
-    for piece, _ in model.pieces(batch):  # type: ignore[operator]
-        yield piece
 
 
 @contextmanager

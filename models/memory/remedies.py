@@ -4,7 +4,7 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
 from typing import Literal
 
-from reducible.models.families.registry import FAMILIES
+from reducible.models.families.registry import family
 from reducible.models.layers.activation_checkpointing import MODES, saves_nothing
 from reducible.models.memory.step_plan import Method, Setting, StepPlan, largest_micro_batch, planned
 
@@ -36,7 +36,7 @@ def remedies(
     others = [replace(setting.method, kind=kind) for kind in smaller[setting.method.kind]]
     methods = [setting.method, *(method for method in others if _takes(setting, method))]
     strategies: Sequence[Literal["none", "ddp", "fsdp"]] = ("ddp", "fsdp") if setting.world > 1 else ("none",)
-    modes = [mode for mode in MODES if saves_nothing(FAMILIES[setting.family], setting.config, mode) is None]
+    modes = [mode for mode in MODES if saves_nothing(family(setting.family), setting.config, mode) is None]
     candidates = [
         replace(setting, method=method, checkpointing=mode, strategy=strategy)
         for method in methods

@@ -16,9 +16,10 @@ import numpy as np
 import torch
 from torch import nn
 
-from reducible.models.families.registry import FAMILIES
+from reducible.models.config import ModelConfig
+from reducible.models.contract import Model
+from reducible.models.families.registry import family
 from reducible.models.layers.activation_checkpointing import set_checkpointing
-from reducible.models.memory.largest_batch import full_batch
 from reducible.models.memory.ranks import ddp_sent_bytes, fsdp_peak_bytes, fsdp_sent_bytes
 from reducible.models.memory.rehearsed_step import Path, Rehearsal, Stage, Units, rehearse
 from reducible.models.quantise.number_formats import DTYPES
@@ -56,7 +57,7 @@ class Setting:
     """One step as it might be run."""
 
     family: str
-    config: Any
+    config: ModelConfig
     sequence: int
     micro_batch: int
     method: Method = Method()
@@ -172,14 +173,14 @@ def _of_one_process(setting: Setting) -> Setting:
 @lru_cache(maxsize=1024)
 def rehearsed(setting: Setting) -> Rehearsal:
     """The rehearsal of a setting on one process, from smaller ones where the setting is large."""
-    depth = getattr(setting.config, "depth", 0)
+    depth = setting.config.blocks
     if depth >= MANY_LAYERS and not _names_layers(setting.method):
-        one, other = (rehearsed(replace(setting, config=replace(setting.config, depth=layers))) for layers in SHALLOW)
+        one, other = (rehearsed(replace(setting, config=setting.config.with_blocks(layers))) for layers in SHALLOW)
         deep = _deeper(one, other, depth)
         if deep is not None:
             return deep
     if setting.sequence > max(SHORT) and _operators(setting) > LONG_LOOP:
-        piece = getattr(setting.config, "truncation", None)
+        piece = setting.config.piece
         if piece is not None and 2 * piece < setting.sequence:
             short = rehearsed(replace(setting, sequence=2 * piece))
             return replace(short, flops=short.flops * setting.sequence / (2 * piece))
@@ -194,10 +195,11 @@ def _rehearse(setting: Setting) -> Rehearsal:
         raise ValueError(f"precision {setting.precision!r} must be one of {', '.join(DTYPES)}")
     if setting.method.kind != "full":
         make_tables()  # for LoRA too: peft imports bitsandbytes, with its complaints
-    batch = full_batch(FAMILIES[setting.family].reads, setting.config, setting.micro_batch, setting.sequence)
+    reads = family(setting.family).batch
+    batch = reads.full_batch(setting.config, setting.micro_batch, setting.sequence)
     numbers = DTYPES[setting.precision]
 
-    def build() -> nn.Module:
+    def build() -> Model:
         model = prepared(setting)
         if setting.gathers_half:
             computes_in(model, numbers)
@@ -207,9 +209,9 @@ def _rehearse(setting: Setting) -> Rehearsal:
     return rehearse(build, batch, autocast=numbers if half else None, device=setting.device)
 
 
-def prepared(setting: Setting) -> nn.Module:
+def prepared(setting: Setting) -> Model:
     """A model as its training begins, with anything for numbers."""
-    model = FAMILIES[setting.family].build(setting.config)
+    model = family(setting.family).build(setting.config)
     if setting.method.kind == "qlora":
         quantise_model(model, setting.method.quantisation or Quantisation(), Blocks.like)
     if setting.method.kind != "full":
@@ -252,7 +254,7 @@ def _names_layers(method: Method) -> bool:
 
 def _longer(shorts: Sequence[Rehearsal], setting: Setting) -> Rehearsal:
     """Of that setting's length, from those of SHORT, which have the same stages."""
-    looks_back, in_chunks = hasattr(setting.config, "attention"), setting.checkpointing == "sqrt-time"
+    looks_back, in_chunks = setting.config.looks_back, setting.checkpointing == "sqrt-time"
     powers = POWERS_LOOKING_BACK if looks_back else POWERS
     of_flops = of_bytes = _weights(SHORT, powers, setting.sequence)
     if in_chunks:

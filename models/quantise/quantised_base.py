@@ -27,7 +27,8 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
-from reducible.models.families.registry import FAMILIES, family
+from reducible.models.contract import Model
+from reducible.models.families.registry import family
 from reducible.models.finetune.held_matrices import HeldMatrix, hold
 from reducible.models.other_libraries import first_line, import_quietly
 
@@ -209,7 +210,7 @@ FORMAT, QUANTISATION = "reducible quantized 1", "quantization"
 """Spelt as in the files that were written first, so that these stay readable."""
 
 
-def save_quantised(model: nn.Module, quantisation: Quantisation, file: Path) -> None:
+def save_quantised(model: Model, family_name: str, quantisation: Quantisation, file: Path) -> None:
     """The whole base in one safetensors file: codes, constants and everything that is not quantised; no adapters.
 
     Its metadata hold the quantisation, family and configuration of the model, and a SHA-256 of the rest.
@@ -223,12 +224,11 @@ def save_quantised(model: nn.Module, quantisation: Quantisation, file: Path) -> 
         elif name.endswith(".base"):  # held for an adapter, and not quantised
             tensors[plain_name(name).removesuffix(".base")] = tensor
     tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items() if "lora_" not in name}
-    kind = next(kind for kind in FAMILIES.values() if isinstance(model, kind.build))  # type: ignore[arg-type]
     metadata = {
         "format": FORMAT,
         QUANTISATION: json.dumps(asdict(quantisation)),
-        "family": kind.name,
-        "config": json.dumps(asdict(model.config)),  # type: ignore[call-overload]
+        "family": family_name,
+        "config": json.dumps(asdict(model.config)),
         "sha256": _digest(tensors),
     }
     file.parent.mkdir(parents=True, exist_ok=True)

@@ -12,7 +12,7 @@ Axes: T steps, B series, L latents, P particles; rows are particles x series, pa
 """
 
 import math
-from typing import TYPE_CHECKING, NamedTuple
+from typing import Any, NamedTuple, Protocol
 
 import torch
 from torch import Tensor
@@ -20,14 +20,27 @@ from torch import Tensor
 from reducible.models.layers.gaussian import gaussian_log_prob
 from reducible.models.state_space.transitions import State
 
-if TYPE_CHECKING:
-    from reducible.models.families.ssm import StateSpace
+
+class StateSpaceModel(Protocol):
+    """What is asked of a model (models/families/ssm.py)."""
+
+    posterior: Any
+    """q (models/state_space/approximate_posteriors.py)."""
+    transition: Any
+    emission: Any
+    config: Any
+    """width, and latents."""
+
+    def inputs(self, x_TBC: Tensor, observed_TBC: Tensor) -> Tensor:
+        """What the encoder reads."""
+        ...
+
 
 NUMBERS_AT_ONCE = 2**24
 """Of the widest activation: how many particles `importance` holds at a time follows from it."""
 
 
-def importance(model: "StateSpace", batch: dict[str, Tensor], particles: int) -> Tensor:
+def importance(model: StateSpaceModel, batch: dict[str, Tensor], particles: int) -> Tensor:
     """(B,) float64: log of the mean of `particles` weights of whole series."""
     seen = _Seen(model, batch)
     T, B = seen.steps_TB.shape
@@ -56,7 +69,7 @@ class Filtered(NamedTuple):
     state: State
 
 
-def particle_filter(model: "StateSpace", batch: dict[str, Tensor], particles: int) -> Filtered:
+def particle_filter(model: StateSpaceModel, batch: dict[str, Tensor], particles: int) -> Filtered:
     """Particles moved and weighted step by step, with systematic resampling where the effective number of them
     (1 / sum of squared weights) falls below half. The loop over time cannot be avoided: resampling couples the steps.
     """
@@ -94,7 +107,9 @@ def particle_filter(model: "StateSpace", batch: dict[str, Tensor], particles: in
     return Filtered(total_B, z_RL, state)
 
 
-def forecast(model: "StateSpace", batch: dict[str, Tensor], horizon: int, samples: int, particles: int = 1) -> Tensor:
+def forecast(
+    model: StateSpaceModel, batch: dict[str, Tensor], horizon: int, samples: int, particles: int = 1
+) -> Tensor:
     """(samples, B, horizon, C): values of the steps behind each series, drawn from p(x_T+1.. | x_1..T).
 
     The filter has `particles` times as many particles as samples are drawn: every one of equal distance goes on.
@@ -143,7 +158,7 @@ def _resampled(
 class _Seen:
     """A batch with time first, and what the encoder makes of it."""
 
-    def __init__(self, model: "StateSpace", batch: dict[str, Tensor]) -> None:
+    def __init__(self, model: StateSpaceModel, batch: dict[str, Tensor]) -> None:
         self.x_TBC, self.observed_TBC = batch["values"].transpose(0, 1), batch["observed"].transpose(0, 1)
         self.steps_TB = batch["steps"].t()
         self.read_TBW = model.posterior.read(model.inputs(self.x_TBC, self.observed_TBC), self.steps_TB.sum(0))

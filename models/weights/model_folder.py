@@ -6,13 +6,14 @@ from pathlib import Path
 from typing import Any
 
 from safetensors.torch import load_file, save_file
-from torch import Tensor, nn
+from torch import Tensor
 
+from reducible.models.contract import Model
 from reducible.models.families.registry import family
 from reducible.models.other_libraries import first_line
 
 
-def load_model(folder: Path) -> nn.Module:
+def load_model(folder: Path) -> Model:
     """The model on the CPU, in evaluation mode.
 
     Raises:
@@ -21,11 +22,16 @@ def load_model(folder: Path) -> nn.Module:
     try:
         content = json.loads((folder / "config.json").read_text())
         kind = family(content["family"])
-        model = kind.build(kind.config(**content["config"]))
+        model: Model = kind.build(kind.config(**content["config"]))
         model.load_state_dict(load_file(folder / "model.safetensors"))
     except (OSError, KeyError, TypeError, RuntimeError) as error:
         raise ValueError(f"{folder}: holds no model that reducible saved ({first_line(error)})") from None
     return model.eval()
+
+
+def family_name(folder: Path) -> str:
+    """Of the model in such a folder, as `model.family` of its recipe said."""
+    return str(json.loads((folder / "config.json").read_text())["family"])
 
 
 def save_weights(weights: Mapping[str, Tensor], family_name: str, config: Mapping[str, Any], folder: Path) -> None:

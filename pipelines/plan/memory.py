@@ -10,6 +10,7 @@ import click
 from tqdm import tqdm
 
 from reducible.models.cost.ledger import state_bytes
+from reducible.models.families.registry import family
 from reducible.models.memory.gpus import Gpu, gpu
 from reducible.models.memory.step_plan import Method, Setting, StepPlan, largest_micro_batch, planned
 from reducible.pipelines.recipe.finetune_section import Finetune
@@ -91,8 +92,6 @@ def setting_of(recipe: Recipe, spec: Any, asked: Asked) -> tuple[Setting, int]:
     Micro-batches are dealt to the ranks whole, as training does it. Where other devices or lengths are asked for than
     the recipe's, the micro-batch may become smaller, so that every rank has one.
     """
-    from reducible.models.families.registry import family
-
     kind, device = family(spec.family), asked.device
     world, sequence = asked.gpus or recipe.compute.workers, asked.sequence or spec.sequence
     if device is not None and spec.precision not in device.peaks:
@@ -175,7 +174,7 @@ def _work(recipe: Recipe, spec: Any, plan: StepPlan, examples: int, asked: Asked
     else:
         yield f"FLOPs             {step:.4g} a step, {step * steps:.4g} in all"
     if abs(really / step - 1) > 0.005:
-        twice = ["attention's scores"] if hasattr(setting.config, "heads") else []
+        twice = ["attention's scores"] if setting.config.attention_shape else []
         twice += ["what is checkpointed"] if setting.checkpointing != "none" else []
         why = f"{' and '.join(twice)} come twice" if really > step and twice else "backward is not twice forward"
         yield f"really computed   {really / step:.3g} times that: {why}"
@@ -233,13 +232,13 @@ def _remedy(remedy: "Remedy") -> str:
 
 
 def _inference(recipe: Recipe, spec: Any, plan: StepPlan, examples: int, asked: Asked) -> Iterator[str]:
-    from reducible.models.cost.inference import remembered, weight_bytes
+    from reducible.models.cost.inference import weight_bytes
 
     parameters = cost_at(spec, plan.setting.sequence).parameters
     weights = ", ".join(f"{name} {byte_count(count)}" for name, count in weight_bytes(parameters).items())
     yield ""
     yield f"inference         weights: {weights}"
-    kept = remembered(spec.family, plan.setting.config, 2)
+    kept = family(spec.family).remembers(plan.setting.config, 2)
     each = f"{byte_count(kept.per_token)} a token, " if kept.per_token else ""
     bits = "" if "float64" in kept.what else " in 16 bits"
     yield f"                  {kept.what}{bits}: {each}{byte_count(kept.bytes(plan.setting.sequence))} a sequence"
@@ -249,10 +248,10 @@ def _attention(recipe: Recipe, spec: Any, plan: StepPlan, examples: int, asked: 
     from reducible.models.cost.attention import AttentionCost
 
     setting, config = plan.setting, plan.setting.config
-    if not hasattr(config, "heads"):
+    shape = config.attention_shape
+    if shape is None:
         return
-    T, d, h = setting.sequence, config.width, config.heads
-    shared = getattr(config, "kv_heads", h)
+    T, d, (h, shared) = setting.sequence, config.width, shape
     cost = AttentionCost(T, d, h, shared)
     one = AttentionCost(T, d, 1, 1)
     yield ""

@@ -62,26 +62,25 @@ def certified(
     }
     numbers |= {f"floor_{form}": sums[form] / steps for form in (*FORMS, "causal_expected")}
     if is_true(model, truth):
-        numbers["above_floor"] = numbers["gap"] - numbers[f"floor_{model.config.posterior}"]
+        numbers["above_floor"] = numbers["gap"] - numbers[f"floor_{model.form}"]
     return numbers
 
 
 def is_true(model: Any, truth: LinearGaussian) -> bool:
     """Whether the p that the recipe fixed (`model.A` to `model.D`) is the one that the series were drawn from."""
-    if getattr(model.config, "A", None) is None or not np.allclose(truth.emission_offset, 0):
+    fixed = model.fixed()
+    if fixed is None or model.form not in FORMS or not np.allclose(truth.emission_offset, 0):
         return False
-    A, B, C, D = (np.array(getattr(model.config, name)) for name in "ABCD")
-    fixed, true = (
-        (A, B @ B.T, C, D @ D.T),
-        (truth.transition, truth.transition_covariance, truth.emission, truth.emission_covariance),
+    its, true = (
+        (one.transition, one.transition_covariance, one.emission, one.emission_covariance) for one in (fixed, truth)
     )
-    return all(one.shape == other.shape and np.allclose(one, other) for one, other in zip(fixed, true, strict=True))
+    return all(one.shape == other.shape and np.allclose(one, other) for one, other in zip(its, true, strict=True))
 
 
 def certificate_note(numbers: dict[str, Any], model: Any) -> str:
     """The ladder as a table, the trained model on the rung of its form."""
     known = "above_floor" in numbers
-    own = getattr(model.config, "posterior", None)
+    own = model.form
     error = 1.96 * numbers["exact_loss_standard_error"]
     lines = [
         "### Certificate",
@@ -104,9 +103,9 @@ def certificate_note(numbers: dict[str, Any], model: Any) -> str:
             f"\n\nIts p is the true one: it lies {numbers['above_floor']:.4f}{spread} nats per step above the best "
             f"that a {own} q can do on these values."
         )
-    if getattr(model, "exact", False):
+    if model.exact:
         return text + "\n\nIts likelihood is exact, so the gap is what its parameters lack; no floor of q concerns it."
-    if getattr(model.config, "A", None) is not None:
+    if model.fixed() is not None:
         return text + (
             "\n\n`model.A` to `model.D` are not those that the series were drawn from, in the units that the model "
             "sees (`data.standardise` changes them), so that no floor binds it."

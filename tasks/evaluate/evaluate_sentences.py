@@ -45,7 +45,7 @@ def sample(model: Any, dataset: Any, trained: dict[str, Any], prompt: str, optio
     """Without a prompt sentences from the prior; with one its reconstruction, and sentences from q(z|x) around it."""
     import torch
 
-    from reducible.models.families.vae import write
+    from reducible.models.generate.sentences import write
 
     tokenizer = dataset.tokenizer
     torch.manual_seed(options.seed)
@@ -54,7 +54,7 @@ def sample(model: Any, dataset: Any, trained: dict[str, Any], prompt: str, optio
     separator, device = tokenizer.separator, next(model.parameters()).device
     with torch.inference_mode():
         if not prompt:
-            z_BZ = torch.randn(5, model.config.latent).to(device)
+            z_BZ = torch.randn(5, model.latents).to(device)
             return "\n".join(map(tokenizer.decode, write(model, z_BZ, separator, *how)))
         q = model.posterior(one_batch([tokenizer.encode_batch([prompt])[0]], separator, device))
         around_BZ = q.sample(4)[:, 0]
@@ -129,7 +129,7 @@ def measure(
         **_per_sentence("mutual_information", information.lower_N),
         **_per_sentence("mutual_information_upper", information.upper_N),
         "active_units": int(active_units(posterior.mean_BZ).sum()),
-        "latent": model.config.latent,
+        "latent": model.latents,
         "importance_samples": samples,
         "effective_samples": float(by["effective"].mean()),
         "sentences": count,
@@ -158,7 +158,7 @@ def write_sentences(model: Any, tokenizer: Any, examples: Any, spec: SentencesSe
     """Rows of text: from the prior, reconstructions of sentences of the split, interpolations between pairs of them."""
     import torch
 
-    from reducible.models.families.vae import write
+    from reducible.models.generate.sentences import write
 
     if not spec.samples:
         return {"prior": [], "reconstructions": [], "interpolations": []}
@@ -170,7 +170,7 @@ def write_sentences(model: Any, tokenizer: Any, examples: Any, spec: SentencesSe
         return [tokenizer.decode(row) for row in ids]
 
     with torch.inference_mode():
-        prior_BZ = torch.randn(spec.samples, model.config.latent).to(device)
+        prior_BZ = torch.randn(spec.samples, model.latents).to(device)
         prior = [list(row) for row in zip(texts(prior_BZ), texts(prior_BZ, 1.0), strict=True)]
         places = torch.linspace(0, len(examples) - 1, 2 * spec.samples + 2)[1:-1].long().tolist()
         rows = [examples.tokens(place)[: examples.sequence - 1] for place in places]

@@ -62,7 +62,7 @@ def evaluate(model: Any, dataset: Any, trained: dict[str, Any], spec: SeriesSett
 
 def numeric(model: Any) -> bool:
     """Whether values are numbers on a line, not keys or classes."""
-    return getattr(model.config, "emission", "gaussian") == "gaussian"
+    return bool(model.numeric)
 
 
 def batches_of(examples: Any, units: int | None) -> list[dict[str, np.ndarray]]:
@@ -86,7 +86,7 @@ def measure(
     import torch
 
     torch.manual_seed(seed)  # latents come from the default generator
-    exact = getattr(model, "exact", False)
+    exact = model.exact
     methods = {"likelihood": "exact"} if exact else {"importance_weighted": "importance", "particle": "particle"}
     draws = 1 if exact else BOUND_DRAWS
     nats_K, observed = np.zeros(draws), 0

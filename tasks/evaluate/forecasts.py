@@ -101,8 +101,9 @@ def forecast(model: Any, given: Windows, seed: int) -> Forecast:
 
     torch.manual_seed(seed)
     N, horizon, channels = given.future_NHC.shape
-    if getattr(model, "exact", False):
-        mean, deviation = model.predict(on_device(model, given.batch), horizon)
+    predicted = model.predict(on_device(model, given.batch), horizon)
+    if predicted is not None:
+        mean, deviation = predicted
         return NormalForecast(mean.cpu().numpy(), deviation.cpu().numpy())
     rows = max(1, HELD // (DRAWS * PARTICLES_A_DRAW * 4 * max(model.config.width, channels)))
     drawn = []

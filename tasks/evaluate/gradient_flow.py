@@ -20,10 +20,11 @@ def show_gradient_flow(model: Any, examples: Any, trained: dict[str, Any], recor
     import torch
 
     from reducible.data.batches import fixed
+    from reducible.models.contract import CarriesState
     from reducible.models.families.registry import family
     from reducible.models.gradient_flow import gradient_flow
 
-    if trained["family"] != "recurrent":
+    if not isinstance(model, CarriesState):
         raise UserError(f"evaluate.gradient_flow: is for the family recurrent, and this is a {trained['family']}")
     device = next(model.parameters()).device
     (indices,) = fixed(examples, min(EXAMPLES, len(examples)), EXAMPLES)

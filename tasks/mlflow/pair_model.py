@@ -19,7 +19,7 @@ class PairModel(mlflow.pyfunc.PythonModel):
         from reducible.data.tokenizer import Tokenizer
         from reducible.models.weights.model_folder import load_model
 
-        self.model = load_model(Path(context.artifacts["model"]))
+        self.model: Any = load_model(Path(context.artifacts["model"]))
         self.source_tokenizer = Tokenizer.load(Path(context.artifacts["source_tokenizer"]))
         self.tokenizer = Tokenizer.load(Path(context.artifacts["tokenizer"]))
 

@@ -20,7 +20,7 @@ class TextModel(mlflow.pyfunc.PythonModel):
         from reducible.data.tokenizer import Tokenizer
         from reducible.models.weights.model_folder import load_model
 
-        self.model = load_model(Path(context.artifacts["model"]))
+        self.model: Any = load_model(Path(context.artifacts["model"]))
         self.tokenizer = Tokenizer.load(Path(context.artifacts["tokenizer"]))
 
     def predict(self, context: Any, model_input: pandas.DataFrame, params: dict[str, Any] | None = None) -> Any:

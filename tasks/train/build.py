@@ -6,13 +6,13 @@ from pathlib import Path
 from typing import NamedTuple
 
 import torch
-from torch import nn
 
+from reducible.models.contract import Model
 from reducible.models.cost.ledger import Cost, Lengths
 from reducible.models.families.registry import family
 from reducible.models.layers.activation_checkpointing import saves_nothing, set_checkpointing
 from reducible.tasks.errors import UserError
-from reducible.tasks.train import finetuning, model_hooks
+from reducible.tasks.train import finetuning
 from reducible.tasks.train.optimizers.adamw import AdamW
 from reducible.tasks.train.parallel import Parallel, World
 from reducible.tasks.train.train_spec import Execution, TrainSpec
@@ -23,7 +23,7 @@ log = logging.getLogger(__name__)
 class Trainee(NamedTuple):
     """The model on this rank, how training calls it, what steps it, and the ledger's entry."""
 
-    model: nn.Module
+    model: Model
     parallel: Parallel
     optimizer: AdamW
     cost: Cost
@@ -46,12 +46,12 @@ def build(spec: TrainSpec, execution: Execution, world: World, lengths: Lengths,
     set_checkpointing(model, execution.checkpointing)
     if reason := saves_nothing(kind, config, execution.checkpointing):
         log.info("train.checkpointing: %s saves nothing: %s", execution.checkpointing, reason)
-    if execution.compile and not model_hooks.compiles(model):
+    if execution.compile and not model.compiles:
         log.info("compute.compile: a %s runs as it is: torch.compile gains it nothing or redraws chance", kind.name)
     elif execution.compile:
         model.compile(dynamic=False)
     parallel = Parallel(model, world, execution.strategy, spec.precision)
-    groups = finetuning.groups(model) if spec.method else model_hooks.parameter_groups(model)
+    groups = finetuning.groups(model) if spec.method else model.parameter_groups()
     # DDP's gradients are its buckets.
     optimizer = AdamW(model, groups, spec.optimizer, zeroes=parallel.strategy == "ddp")
     return Trainee(model, parallel, optimizer, cost)

@@ -2,7 +2,6 @@
 
 import math
 
-from reducible.tasks.train import model_hooks
 from reducible.tasks.train.progress import Standing
 from reducible.tasks.train.step import Step
 
@@ -13,7 +12,7 @@ def culprits(step: Step, number: int) -> str:
     The guard has held the weights of that step. Ranks run a round together, so a round of several is named whole.
     """
     bad: list[str] = []
-    model_hooks.at_step(step.model, number, step.spec.stop_step)
+    step.model.at_step(number, step.spec.stop_step)
     indices = step.batches.micro_batches(number)
     micros = step.fetch(step.batches, indices)
     weight = step.weight(micros)

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor, nn
 
+from reducible.models.contract import Model
 from reducible.models.cost.ledger import Cost, Lengths
 from reducible.models.families.registry import Family, family
 from reducible.models.layers.width_rule import ParameterGroup
@@ -26,7 +27,7 @@ if TYPE_CHECKING:
     from reducible.models.finetune.lora import Adapter
 
 
-def adapted_model(spec: TrainSpec, method: MethodSpec, base: Path) -> nn.Module:
+def adapted_model(spec: TrainSpec, method: MethodSpec, base: Path) -> Model:
     """The base with all of its weights to be trained (full), or frozen under an adapter (lora, qlora).
 
     Raises UserError where the base's files are not what was saved, or a pattern of targets fits nothing.
@@ -38,7 +39,7 @@ def adapted_model(spec: TrainSpec, method: MethodSpec, base: Path) -> nn.Module:
 
             kind = family(spec.family)
             with torch.device("meta"):
-                model = kind.build(kind.config(**spec.model))
+                model: Model = kind.build(kind.config(**spec.model))
             load_quantised(model, base / FILE)
         else:
             model = load_model(base / MODEL)
@@ -75,9 +76,9 @@ def cost(kind: Family, config: Any, method: MethodSpec | None, lengths: Lengths)
         raise _in_recipe(error) from None
 
 
-def groups(model: nn.Module) -> list[ParameterGroup]:
+def groups(model: Model) -> list[ParameterGroup]:
     """What the optimizer steps. The width rule is for weights drawn by it: here every rate is the recipe's."""
-    own: list[ParameterGroup] = model.parameter_groups()  # type: ignore[operator]
+    own: list[ParameterGroup] = model.parameter_groups()
     return [group._replace(rate=1.0, decay=1.0 if group.decay else 0.0) for group in own]
 
 

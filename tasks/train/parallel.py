@@ -15,6 +15,7 @@ from torch.distributed.device_mesh import init_device_mesh
 from torch.distributed.fsdp import MixedPrecisionPolicy, fully_shard
 from torch.nn.parallel import DistributedDataParallel
 
+from reducible.models.contract import Model
 from reducible.models.quantise.number_formats import DTYPES
 from reducible.models.quantise.quantised_base import blocks_of
 
@@ -93,7 +94,7 @@ class _OrNothing(nn.Module):
 class Parallel:
     """The model as training calls it, and when its gradients are reduced."""
 
-    def __init__(self, model: nn.Module, world: World, strategy: str, precision: str) -> None:
+    def __init__(self, model: Model, world: World, strategy: str, precision: str) -> None:
         self.call: nn.Module = model
         self.strategy = "none" if world.size == 1 and strategy != "fsdp" else strategy
         if world.size > 1 and strategy == "none":
@@ -112,7 +113,7 @@ class Parallel:
             mesh = init_device_mesh(world.device.type, (world.size,))
             half = MixedPrecisionPolicy(param_dtype=DTYPES[precision], reduce_dtype=torch.float32)
             policy = half if self.gathers_half else MixedPrecisionPolicy()
-            for block in model.blocks():  # type: ignore[operator]
+            for block in model.blocks():
                 fully_shard(block, mesh=mesh, mp_policy=policy)
             fully_shard(model, mesh=mesh, mp_policy=policy)
 

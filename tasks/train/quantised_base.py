@@ -20,15 +20,16 @@ class QuantiseSpec(Frozen):
 def run(context: Context) -> None:
     """Input: base, an artifact with model/."""
     from reducible.models.quantise.quantised_base import Quantisation, quantise_model, save_quantised
-    from reducible.models.weights.model_folder import load_model
+    from reducible.models.weights.model_folder import family_name, load_model
 
-    model = load_model(context.inputs["base"] / MODEL)
+    base = context.inputs["base"] / MODEL
+    model = load_model(base)
     quantisation = Quantisation(context.spec.kind, context.spec.double)
     try:
         quantise_model(model, quantisation)
     except ValueError as error:
         raise UserError(f"finetune.method: qlora: {error}; use lora") from None
-    save_quantised(model, quantisation, context.staging / FILE)
+    save_quantised(model, family_name(base), quantisation, context.staging / FILE)
     size = (context.staging / FILE).stat().st_size
     record = Record(context.staging / "record", context.attempt)
     record.describe("quantised", context.label, {**context.spec.model_dump(), "bytes": size}, context.tags)

@@ -15,7 +15,6 @@ from torch import Tensor
 
 from reducible.models.loss import Loss, total_of
 from reducible.models.quantise.number_formats import DTYPES
-from reducible.tasks.train import model_hooks
 from reducible.tasks.train.build import Trainee
 from reducible.tasks.train.guards import FiniteGuard, SpikeGuard
 from reducible.tasks.train.interval import Interval
@@ -42,15 +41,14 @@ class Step:
         self.spec, self.batches, self.world, self.learning_rate = spec, batches, world, learning_rate
         self.model, self.parallel, self.optimizer = trainee.model, trainee.parallel, trainee.optimizer
         self.half = spec.precision != "fp32" and not self.parallel.gathers_half
-        self.stochastic = model_hooks.stochastic(self.model)
-        self.in_pieces = model_hooks.in_pieces(self.model)
+        self.stochastic = self.model.stochastic
         self.interval = Interval(world)
         self.finite = FiniteGuard(world.device)
         self.spikes = SpikeGuard(spec.spike_guard, world.device) if spec.spike_guard else None
         self.loss_scale = LossScale(world.device) if spec.precision == "fp16" else None
 
     def __call__(self, step: int) -> None:
-        frozen = model_hooks.at_step(self.model, step, self.spec.stop_step)
+        frozen = self.model.at_step(step, self.spec.stop_step)
         indices = self.batches.micro_batches(step)
         micros = self.fetch(self.batches, indices)
         self.interval.step(step, len(indices))
@@ -103,13 +101,8 @@ class Step:
             last_round = round_ == len(micros) - 1
             factor = weight if micro.real else torch.zeros_like(weight)
             self.seed_chance(step, micro.number)
-            if self.in_pieces:
-                loss = self.piece_by_piece(micro, factor, last_round)
-            else:
-                with self.parallel.reducing(last=last_round), self.autocast():
-                    loss = self.parallel.call(micro.batch)
-                    loss.nats.backward(factor)
-            nats.append(loss.nats.detach() if micro.real else torch.zeros_like(loss.nats))
+            loss = self.piece_by_piece(micro, factor, last_round)
+            nats.append(loss.nats if micro.real else torch.zeros_like(loss.nats))
             if record:
                 self.interval.parts = list(loss.parts)  # also on a rank whose micro-batch does not count
             if record and micro.real:
@@ -117,9 +110,9 @@ class Step:
         return nats
 
     def piece_by_piece(self, micro: Micro, factor: Tensor, last_round: bool) -> Loss:
-        """Forward and backward of one piece after another: what a piece held is gone before the next one begins."""
+        """Forward and backward of one piece after another, mostly one: what it held is gone before the next begins."""
         losses = []
-        for piece, last in model_hooks.pieces(self.model, micro.batch):
+        for piece, last in self.model.pieces(micro.batch):
             with self.parallel.reducing(last=last_round and last), self.autocast():
                 loss = self.parallel.call(piece)
                 loss.nats.backward(factor)

@@ -4,7 +4,6 @@ import math
 
 import torch
 
-from reducible.tasks.train import model_hooks
 from reducible.tasks.train.examples import TrainingData
 from reducible.tasks.train.step import Step
 
@@ -38,7 +37,7 @@ def validate(step: Step, examples: TrainingData) -> dict[str, float]:
     )
     means = {"loss": nats / max(1.0, units)}
     means |= {name: part / max(1.0, units) for name, part in zip(names, of_parts, strict=True)}
-    model_hooks.at_validation(step.model, means)
+    step.model.at_validation(means)
     metrics = {f"val/{name}": mean for name, mean in means.items()}
     if of_bytes:
         metrics["val/bits_per_byte"] = nats / math.log(2) / of_bytes

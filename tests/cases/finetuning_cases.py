@@ -45,6 +45,6 @@ def base_of(spec: TrainSpec, folder: Path) -> Path:
         save_weights(kind.build(kind.config(**spec.model)).state_dict(), spec.family, spec.model, base / "model")
         model, quantisation = load_model(base / "model"), Quantisation("nf4")
         quantise_model(model, quantisation)
-        save_quantised(model, quantisation, base / FILE)
+        save_quantised(model, spec.family, quantisation, base / FILE)
         write_manifest(base, {}, identity="b" * 64, label="base", attempt="a", started=0.0)
     return base

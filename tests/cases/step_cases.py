@@ -30,22 +30,19 @@ def run(spec: TrainSpec, work: Path, examples: TrainingData | None = None, **exe
     return train(spec, Execution(**execution), data=examples, start=None, work=work, record=record)
 
 
-class Poisoned(torch.nn.Module):
+class Poisoned(Transformer):
     """The transformer, but a token of POISON makes the loss or its gradient not finite, or the loss very large."""
 
     POISON = 16
 
     def __init__(self, config: TransformerConfig, kind: str) -> None:
-        super().__init__()
-        self.inner = Transformer(config)
+        super().__init__(config)
         self.kind = kind
-        self.stochastic = False
-        self.parameter_groups, self.blocks = self.inner.parameter_groups, self.inner.blocks
 
     def forward(self, batch: dict[str, torch.Tensor]) -> Any:
         hit = (batch["inputs"] == self.POISON).any()
-        loss = self.inner(batch)
-        weight = self.inner.norm.weight[0]
+        loss = super().forward(batch)
+        weight = self.norm.weight[0]
         if not hit:
             return loss
         if self.kind == "loss":

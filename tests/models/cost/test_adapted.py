@@ -13,7 +13,6 @@ from reducible.models.families.registry import FAMILIES
 from reducible.models.families.transformer import TransformerConfig
 from reducible.models.families.vae import VaeConfig
 from reducible.models.finetune.lora import Adapter, add_adapter
-from reducible.models.memory.largest_batch import full_batch
 
 T = 24
 CASES: dict[str, Any] = {
@@ -28,7 +27,7 @@ CASES: dict[str, Any] = {
 def test_flops_are_those_of_the_counter(name: str, adapter: Adapter) -> None:
     kind, config = FAMILIES[name], CASES[name]
     cost = adapted_cost(kind, config, adapter, Lengths.fixed(T))
-    batch = full_batch(kind.reads, config, 4, T)
+    batch = kind.batch.full_batch(config, 4, T)
     model = kind.build(config).train()
     with sdpa_kernel(SDPBackend.MATH):  # fused attention computes its scores a second time, which is no model FLOP
         add_adapter(model, adapter)

@@ -381,7 +381,7 @@ def test_the_ladder_begins_small_and_grows():
 @pytest.mark.parametrize(
     ("keys", "message"),
     [
-        ({"cell": "lsmt"}, "model.cell: 'lsmt' must be lstm, gru or elman"),
+        ({"cell": "lsmt"}, "model.cell: 'lsmt' must be one of lstm, gru, elman"),
         ({"depth": 0}, "model.depth: 0 must be a whole number of at least 1"),
         ({"width": True}, "model.width: True must be"),
         ({"nonlinearity": "sigmoid", "cell": "elman"}, "model.nonlinearity: 'sigmoid' must be tanh or relu"),

@@ -11,7 +11,8 @@ from torch.distributions import Normal, kl_divergence
 
 from reducible.models.cost.flop_counter import count_flops
 from reducible.models.cost.ledger import Lengths
-from reducible.models.families.vae import Vae, VaeConfig, vae_cost, write
+from reducible.models.families.vae import Vae, VaeConfig, vae_cost
+from reducible.models.generate.sentences import write
 from reducible.models.layers.activation_checkpointing import set_checkpointing
 from reducible.models.layers.gaussian import Gaussian
 from reducible.models.loss import IGNORE

@@ -10,9 +10,10 @@ import torch
 from torch import Tensor, nn
 from torch.utils._python_dispatch import TorchDispatchMode
 
+from reducible.models.contract import Family
 from reducible.models.cost.flop_counter import count_flops
 from reducible.models.cost.ledger import Lengths
-from reducible.models.families.registry import FAMILIES, FROM_DATA, Family
+from reducible.models.families.registry import FAMILIES
 from reducible.models.layers.activation_checkpointing import (
     MODES,
     SAVE,
@@ -56,7 +57,7 @@ def made(case: str, dropout: float = 0.3) -> tuple[Family, Any]:
     name, keys = CASES[case]
     family = FAMILIES[name]
     chance = {"dropout": dropout} if "dropout" in family.config.__dataclass_fields__ else {}
-    facts = {key: DATA[key] for key in FROM_DATA[family.reads]}
+    facts = {key: DATA[key] for key in family.batch.decided}
     return family, family.config(**{**facts, "width": 32, **chance, **keys})
 
 

@@ -15,12 +15,12 @@ from torch.testing._internal.distributed.fake_pg import FakeStore
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
+from reducible.models.batches import BATCHES
 from reducible.models.cost.attention import AttentionCost
-from reducible.models.cost.inference import remembered, weight_bytes
+from reducible.models.cost.inference import weight_bytes
 from reducible.models.families.registry import FAMILIES
 from reducible.models.memory.counted_bytes import Alive
 from reducible.models.memory.gpus import GPUS, gpu
-from reducible.models.memory.largest_batch import full_batch
 from reducible.models.memory.ranks import ddp_sent_bytes, fsdp_sent_bytes
 from reducible.models.memory.rehearsed_step import fake_where_it_matters, moves_that_move_nothing, units_of
 from reducible.models.memory.step_plan import Method, Setting, planned, prepared, rehearsed, step_plan
@@ -73,7 +73,7 @@ def test_a_rank_of_fsdp2_takes_and_sends_what_the_plan_says(
 ) -> None:
     setting = Setting("transformer", SMALL, 64, rows, method, precision=precision, strategy="fsdp", world=ranks)
     setting = replace(setting, micro_batches=micro_batches)
-    batch, plan = full_batch("text", SMALL, rows, 64), planned(setting)
+    batch, plan = BATCHES["text"].full_batch(SMALL, rows, 64), planned(setting)
     init_device_mesh("cpu", (ranks,))  # reads values: not among fakes
     with fake_where_it_matters(), Alive() as alive, Sent() as sent:
         for module, name in (
@@ -140,7 +140,7 @@ def test_published_sizes() -> None:
     sizes = [TRANSFORMER.cost(config, Lengths.fixed(1)).parameters for config in (LLAMA_7B, LLAMA_70B)]
     assert sizes == [6738415616, 68976648192]
     # Llama-2 70B remembers 320 KiB a token in 16 bits: 8 of 64 heads have keys and values.
-    assert remembered("transformer", LLAMA_70B, 2).per_token == 320 * 1024
+    assert TRANSFORMER.remembers(LLAMA_70B, 2).per_token == 320 * 1024
     # Dettmers et al. 2023: a base of 65 billion parameters fits into 48 GB in nf4.
     assert weight_bytes(65_000_000_000)["nf4"] < 48e9 < weight_bytes(65_000_000_000)["int8"]
 
@@ -185,6 +185,6 @@ def test_strangers_are_errors_that_name_them() -> None:
         gpu("h101")
     assert gpu("H100") is GPUS["h100"]
     with pytest.raises(ValueError, match="family 'perceiver'"):
-        remembered("perceiver", SMALL, 2)
+        step_plan("perceiver", SMALL)
     with pytest.raises(ValueError, match="precision 'fp8'"):
         step_plan("transformer", SMALL, precision="fp8")

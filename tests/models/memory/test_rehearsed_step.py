@@ -9,9 +9,8 @@ from reducible.models.families.registry import FAMILIES
 from reducible.models.finetune.lora import Adapter, add_adapter
 from reducible.models.layers.activation_checkpointing import MODES, set_checkpointing
 from reducible.models.memory.counted_bytes import Alive
-from reducible.models.memory.largest_batch import full_batch
 from reducible.models.memory.lstm_workspace import onednn_bytes, onednn_scratch
-from reducible.models.memory.rehearsed_step import NO_PRODUCTS, pieces_of, rehearse
+from reducible.models.memory.rehearsed_step import NO_PRODUCTS, rehearse
 from reducible.models.memory.step_plan import Method, step_plan
 from reducible.models.quantise.quantised_base import Quantisation, quantise_model
 
@@ -40,7 +39,7 @@ def real_step(model, batch):
         alive.peak, peaks = alive.now, []
         for _ in range(2):
             with WholeOperators(formulas) as counter:
-                for piece in pieces_of(model, batch):
+                for piece, _ in model.pieces(batch):
                     loss = model(piece)
                     loss.nats.backward()
                     del loss
@@ -70,7 +69,7 @@ def test_a_rehearsal_takes_the_bytes_and_flops_of_the_real_step(case: str, mode:
         set_checkpointing(model, mode)
         return model
 
-    batch = full_batch(kind.reads, config, ROWS, LENGTH)
+    batch = kind.batch.full_batch(config, ROWS, LENGTH)
     first, second, flops = real_step(build, batch)
     found = rehearse(build, batch)
     assert found.peak == pytest.approx(first, rel=0.01)
@@ -93,7 +92,7 @@ def test_a_plan_of_an_adapter_takes_the_bytes_of_the_real_step(case: str, method
         return model.train()
 
     # Quantising makes and drops dense matrices: only what the step takes counts.
-    _, second, flops = real_step(build, full_batch(kind.reads, config, ROWS, LENGTH))
+    _, second, flops = real_step(build, kind.batch.full_batch(config, ROWS, LENGTH))
     plan = step_plan(name, config, Method(method, Adapter(rank=4)), micro_batch=ROWS, sequence=LENGTH, micro_batches=2)
     assert plan.peak == pytest.approx(second, rel=0.01)
     assert plan.flops == flops

@@ -335,7 +335,7 @@ def test_what_is_loaded_is_what_was_saved(
 ) -> None:
     file = tmp_path / "base.safetensors"
     model, batch = drawn(name, Quantisation(kind, double=kind != "fp4"))
-    save_quantised(model, Quantisation(kind, double=kind != "fp4"), file)
+    save_quantised(model, name.split()[0], Quantisation(kind, double=kind != "fp4"), file)
     monkeypatch.setattr(Blocks, "of", None)  # nothing is quantised on the way
     monkeypatch.setattr(Blocks, "forward", None)  # and nothing made dense
     described, plain = quantised_model(file).train(), CASES[name][0]()
@@ -353,7 +353,7 @@ def test_a_base_with_adapters_is_saved_without_them(tmp_path: Path) -> None:
     expected = loss(model, batch)
     add_adapter(model, Adapter(rank=2, targets=("*weight_hh*", "decoder.*")))
     stir(model)
-    save_quantised(model, NF4, tmp_path / "base.safetensors")
+    save_quantised(model, "seq2seq", NF4, tmp_path / "base.safetensors")
     save_adapter(model, tmp_path / "adapter")
     again = quantised_model(tmp_path / "base.safetensors").train()
     assert torch.equal(loss(again, batch), expected)
@@ -364,7 +364,7 @@ def test_a_base_with_adapters_is_saved_without_them(tmp_path: Path) -> None:
 def test_a_file_that_is_damaged_or_anothers_is_one_clear_error(tmp_path: Path) -> None:
     file = tmp_path / "base.safetensors"
     model, _ = drawn("recurrent lstm", NF4)
-    save_quantised(model, NF4, file)
+    save_quantised(model, "recurrent", NF4, file)
     whole = file.read_bytes()
     with pytest.raises(ValueError, match="base.safetensors: is of another model: .* does not fit this one"):
         load_quantised(CASES["transformer"][0](), file)

@@ -6,9 +6,9 @@ import pytest
 import torch
 import torch.distributed as dist
 
+from reducible.models.batches import BATCHES
 from reducible.models.families.registry import FAMILIES
 from reducible.models.memory.counted_bytes import Alive
-from reducible.models.memory.largest_batch import full_batch
 from reducible.models.memory.step_plan import Method, Setting, planned, prepared
 from reducible.tasks.train.parallel import Parallel
 
@@ -28,7 +28,7 @@ def alone():
 @pytest.mark.parametrize("method", [Method(), Method("lora")], ids=lambda method: method.kind)
 def test_a_rank_of_ddp_takes_what_the_plan_says(alone, micro_batches, rows, method) -> None:
     setting = Setting("transformer", SMALL, 64, rows, method, strategy="ddp", world=2, micro_batches=micro_batches)
-    batch, plan = full_batch("text", SMALL, rows, 64), planned(setting)
+    batch, plan = BATCHES["text"].full_batch(SMALL, rows, 64), planned(setting)
     with Alive() as alive:
         model = prepared(setting)
         trained = [parameter for parameter in model.parameters() if parameter.requires_grad]

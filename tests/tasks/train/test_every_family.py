@@ -11,7 +11,7 @@ from safetensors.torch import load_file
 from training_cases import gradients_and_weights, on_ranks
 
 from reducible.models.cost.ledger import Lengths
-from reducible.models.families.registry import FAMILIES, FROM_DATA
+from reducible.models.families.registry import FAMILIES
 from reducible.models.layers.activation_checkpointing import MODES
 from reducible.models.weights.model_folder import load_model
 from reducible.tasks.train.loop import Training
@@ -118,7 +118,7 @@ def test_the_ledger_counts_the_parameters_that_there_are(name: str) -> None:
         assert cost.training_flops_per_unit >= least * cost.forward_flops_per_unit > 0
     assert counts == sorted(counts)
     assert counts[0] < 10_000  # ladders begin small: a law needs small members
-    assert set(FACTS[kind.reads]) == set(FROM_DATA[kind.reads])
+    assert set(FACTS[kind.reads]) == set(kind.batch.decided)
 
 
 @pytest.mark.parametrize("name", EVERY)

@@ -233,7 +233,7 @@ def test_a_spike_is_skipped_and_counted(tmp_path: Path, monkeypatch: pytest.Monk
 
     def step(self: Step, number: int) -> None:
         take(self, number)
-        weights.append(self.model.inner.embedding.weight.detach().clone())  # type: ignore[union-attr]
+        weights.append(self.model.embedding.weight.detach().clone())
 
     monkeypatch.setattr(Step, "__call__", step)
     one.run()

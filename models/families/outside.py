@@ -1,0 +1,76 @@
+"""Families from outside this package: found by address, and what their code is."""
+
+import hashlib
+import importlib
+import importlib.util
+import sys
+from collections.abc import Iterator
+from importlib import metadata
+from pathlib import Path
+
+from reducible.models.contract import Family
+from reducible.models.other_libraries import first_line
+
+GROUP = "reducible.families"
+"""Of entry points: a package that declares one there makes its family known under a short name."""
+
+
+def entry_points() -> dict[str, str]:
+    """Addresses by name, of the packages that are installed."""
+    return {point.name: point.value for point in metadata.entry_points(group=GROUP)}
+
+
+def imported(address: str) -> tuple[Family, str]:
+    """The family at `module:name`, and what its code is (`code_of`).
+
+    Raises:
+        ValueError: one line that says why not.
+    """
+    module_name, _, attribute = address.partition(":")
+    find_in_current_folder(module_name)
+    try:
+        found = getattr(importlib.import_module(module_name), attribute)
+    except Exception as error:  # whatever the module does when it is imported
+        raise ValueError(f"model.family: {address} cannot be imported: {first_line(error)}") from None
+    if not isinstance(found, Family):
+        raise ValueError(f"model.family: {address} is a {type(found).__name__}, and no Family (models/contract.py)")
+    return found, code_of(module_name)
+
+
+def find_in_current_folder(module_name: str) -> None:
+    """Lets Python look in the current folder too, after everything else, if it knows no such package otherwise."""
+    top = module_name.partition(".")[0]
+    here = str(Path.cwd())
+    if here not in sys.path and top not in sys.modules and importlib.util.find_spec(top) is None:
+        sys.path.append(here)
+        importlib.invalidate_caches()
+
+
+def code_of(module_name: str) -> str:
+    """`distribution version` if the package was installed as files that stay as they are, else a SHA-256 of it."""
+    top = module_name.partition(".")[0]
+    files = dict(code_files(module_name))
+    some = next(iter(files.values()), None)
+    for name in metadata.packages_distributions().get(top, ()):
+        distribution = metadata.distribution(name)
+        if some is not None and any(Path(str(distribution.locate_file(f))) == some for f in distribution.files or ()):
+            return f"{name} {distribution.version}"
+    digest = hashlib.sha256()
+    for path, file in files.items():
+        digest.update(path.encode() + b"\0" + hashlib.sha256(file.read_bytes()).digest())
+    return f"sha256 {digest.hexdigest()}"
+
+
+def code_files(module_name: str) -> Iterator[tuple[str, Path]]:
+    """The Python files of a module's whole package, by their path from where it is imported."""
+    top = module_name.partition(".")[0]
+    spec = importlib.util.find_spec(top)
+    if spec is None:
+        return
+    if spec.submodule_search_locations is None:
+        if spec.origin is not None:
+            yield Path(spec.origin).name, Path(spec.origin)
+        return
+    for folder in map(Path, spec.submodule_search_locations):
+        for file in sorted(folder.rglob("*.py")):
+            yield (Path(top) / file.relative_to(folder)).as_posix(), file
