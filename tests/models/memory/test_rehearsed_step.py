@@ -4,10 +4,12 @@ import pytest
 import torch
 from torch import nn
 
+from reducible.models.contract import Model
 from reducible.models.cost.flop_counter import UncountedOperator, WholeOperators
 from reducible.models.families.registry import FAMILIES
 from reducible.models.finetune.lora import Adapter, add_adapter
 from reducible.models.layers.activation_checkpointing import MODES, set_checkpointing
+from reducible.models.loss import Loss
 from reducible.models.memory.counted_bytes import Alive
 from reducible.models.memory.lstm_workspace import onednn_bytes, onednn_scratch
 from reducible.models.memory.rehearsed_step import NO_PRODUCTS, rehearse
@@ -119,14 +121,13 @@ def test_the_workspace_of_onednns_lstm_is_the_kernels(size: tuple[int, int, int,
 
 
 def test_an_operator_without_a_formula_is_an_error_that_names_it() -> None:
-    class Strange(nn.Linear):
-        def forward(self, batch):
-            from reducible.models.loss import Loss
+    class Strange(Model):
+        def __init__(self):
+            super().__init__(FAMILIES["linear-gaussian"].config(channels=1))
+            self.weight = nn.Parameter(torch.zeros(4, 4))
 
+        def forward(self, batch):
             return Loss(torch.linalg.matrix_exp(self.weight).sum(), torch.tensor(1), {})
 
-        def blocks(self):
-            return []
-
     with pytest.raises(UncountedOperator, match="matrix_exp"):
-        rehearse(lambda: Strange(4, 4), {})
+        rehearse(Strange, {})

@@ -16,6 +16,7 @@ from torch import nn
 from reducible.data.pair_files import Pair
 from reducible.data.pairs import Division, Pairs, write_pairs
 from reducible.data.vocabulary import whole
+from reducible.models.contract import PairModel
 from reducible.models.families.encoder_decoder import EncoderDecoder, EncoderDecoderConfig
 from reducible.models.families.seq2seq import Seq2Seq, Seq2SeqConfig
 from reducible.tasks.errors import UserError
@@ -96,13 +97,12 @@ def test_outputs_that_are_all_wrong_or_empty_have_scores_too():
 WORDS = ["one", "two", "three", "four", "five"]
 
 
-class Counting(nn.Module):
+class Counting(PairModel):
     """Begins with the first word of the source, finds the word after the last one likeliest, ends after `five`: with
     probability 0.9. Another end has 0.001, the other words share the rest."""
 
     def __init__(self, first: int, separator: int) -> None:
-        super().__init__()
-        self.config = SimpleNamespace(vocabulary=separator + 1)
+        super().__init__(SimpleNamespace(vocabulary=separator + 1))
         self.first, self.separator = first, separator
         self.weight = nn.Parameter(torch.zeros(1))
 

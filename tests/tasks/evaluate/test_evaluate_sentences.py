@@ -55,7 +55,8 @@ class Potential(torch.nn.Module):
 
     def __init__(self, widening: float = 1.0) -> None:
         super().__init__()
-        self.config = SimpleNamespace(vocabulary=257, latent=2)
+        self.config = SimpleNamespace(vocabulary=257)
+        self.latents = 2
         self.widening = torch.nn.Parameter(torch.tensor(widening))
 
     @staticmethod
