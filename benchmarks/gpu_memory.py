@@ -23,7 +23,6 @@ import torch
 from gpu_cases import Shape, device_facts, run, training, write
 
 from reducible.models.families.registry import FAMILIES
-from reducible.models.memory.largest_batch import full_batch
 from reducible.models.memory.step_plan import Method, memory_plan, prepared
 from reducible.models.memory.step_plan import Setting as Step
 from reducible.tasks.train.optimizers.adamw import AdamW
@@ -134,7 +133,7 @@ def finetuned(case: Case) -> None:
     model = filled(model.to(DEVICE))
     batch = {
         name: tensor.to(DEVICE)
-        for name, tensor in full_batch(kind.reads, shape.config, shape.rows, shape.length).items()
+        for name, tensor in kind.batch.full_batch(shape.config, shape.rows, shape.length).items()
     }
     optimizer = AdamW(model, model.parameter_groups(), OptimizerSpec())  # type: ignore[operator]
     half = torch.bfloat16 if shape.precision == "bf16" else torch.float16
