@@ -1,1 +1,1 @@
-"""Evaluation of trained models: task.py is the task, and one file says what it measures for each kind of data."""
+"""Evaluation of trained models: evaluate_task.py is the task, a file for each kind of data says what it measures."""
