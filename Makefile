@@ -1,6 +1,8 @@
 # Two commands on a fresh machine with Python 3.11 or newer: `make demo` and `make test`. Both set up .venv by themselves.
 PYTHON ?= python3
 BIN := .venv/bin
+# A file's tests stay together, so that what they share is trained once. PARALLEL= runs one after another.
+PARALLEL ?= -n 2 --dist loadfile
 export RAY_USAGE_STATS_ENABLED := 0
 export MLFLOW_DISABLE_TELEMETRY := true
 
@@ -10,7 +12,7 @@ demo: .venv/installed
 	$(BIN)/reducible sweep recipes/demo.yaml
 
 test: check
-	$(BIN)/python -m pytest -q
+	$(BIN)/python -m pytest -q $(PARALLEL)
 
 check: .venv/installed
 	$(BIN)/ruff format --check .

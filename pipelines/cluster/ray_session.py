@@ -9,7 +9,7 @@ import sys
 import tempfile
 import threading
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import chdir, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -111,7 +111,9 @@ def session(address: str | None = None, cpus: int | None = None, gpus: int | Non
     else:
         # A secret of this session's own: none is written under HOME, and none of a cluster is used here.
         settings["RAY_AUTH_TOKEN"] = secrets.token_hex(32)
-        settings["PYTHONPATH"] = os.pathsep.join(filter(None, (str(PACKAGE.parent), os.environ.get("PYTHONPATH"))))
+        # Ours before anything of the user's, also before a folder of that name where the command is given.
+        places = (str(PACKAGE.parent), os.environ.get("PYTHONPATH"), os.getcwd())
+        settings["PYTHONPATH"] = os.pathsep.join(filter(None, places))
     with _environment(settings):
         import ray
 
@@ -183,16 +185,17 @@ def reread_environment() -> None:
 def _start(cpus: int | None, gpus: int | None, scratch: Path) -> None:
     import ray
 
-    ray.init(
-        "local",  # without it Ray would join any head that runs on this machine
-        num_cpus=cpus,
-        num_gpus=gpus,
-        object_store_memory=OBJECT_STORE_BYTES,
-        include_dashboard=False,
-        logging_level="ERROR",
-        log_to_driver=False,
-        _temp_dir=str(scratch),
-    )
+    with chdir(scratch):  # Ray puts the current folder before all others on the path of workers
+        ray.init(
+            "local",  # without it Ray would join any head that runs on this machine
+            num_cpus=cpus,
+            num_gpus=gpus,
+            object_store_memory=OBJECT_STORE_BYTES,
+            include_dashboard=False,
+            logging_level="ERROR",
+            log_to_driver=False,
+            _temp_dir=str(scratch),
+        )
 
 
 def _join(address: str, scratch: Path) -> None:

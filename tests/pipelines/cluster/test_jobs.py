@@ -266,7 +266,11 @@ def test_a_request_that_can_never_be_met_is_refused_before_anything_starts() -> 
     Cluster(False, None).require("train", cpus=512, gpus=64)  # nothing is known, nothing is claimed
 
 
-def test_a_session_is_private_quiet_and_leaves_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_session_is_private_quiet_and_leaves_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)  # what a user has here is taken for none of ours by the workers
+    for name in ("reducible/__init__.py", "data/__init__.py", "models/__init__.py", "tasks.py"):
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / name).write_text("raise RuntimeError('the wrong package')")
     monkeypatch.delenv("RAY_ADDRESS", raising=False)
     before = dict(os.environ)
     with session(cpus=1) as cluster:

@@ -1,5 +1,6 @@
 """Contract 5: pure functions with durable results, skipped when done, failing by name."""
 
+import os
 import sys
 from collections.abc import Iterator
 from contextlib import nullcontext
@@ -15,18 +16,13 @@ from reducible.tasks.workflow.task import Task
 
 @pytest.fixture(scope="module")
 def ray_session() -> Iterator[None]:
-    import ray
+    from reducible.pipelines.cluster.ray_session import session
 
     here = str(Path(__file__).parents[2] / "cases")  # where a worker finds dag.py
-    ray.init(
-        num_cpus=2,
-        include_dashboard=False,
-        logging_level="ERROR",
-        log_to_driver=False,
-        runtime_env={"env_vars": {"PYTHONPATH": ":".join([here, *sys.path])}},
-    )
-    yield
-    ray.shutdown()
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("PYTHONPATH", os.pathsep.join([here, *sys.path]))
+        with session(cpus=2):
+            yield
 
 
 def calls(store: Store) -> list[str]:

@@ -1,0 +1,1 @@
+"""Recipes to start from, also in an installed package: importlib.resources.files("reducible.recipes")."""
