@@ -165,6 +165,7 @@ def train_spec(
     micro_batch = train.micro_batch or max(1, min(units, LARGEST_MICRO_BATCH) // recipe.data.sequence)
     return TrainSpec(
         family=model.family.name,
+        family_code=model.family.code,
         model=model.settings,
         sequence=recipe.data.sequence,
         mask_documents=recipe.data.masks_documents,

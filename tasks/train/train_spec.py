@@ -65,6 +65,8 @@ class TrainSpec(Frozen):
     """
 
     family: str = "transformer"
+    family_code: str | None = None
+    """What the family's code is, if it is from outside this package (models/families/outside.py)."""
     model: dict[str, Any]
     """The family's configuration, vocabulary included."""
     sequence: int = Field(ge=1)
