@@ -26,7 +26,7 @@ SHARE_OF_PEAK = 0.4
 def cost_at(spec: TrainSpec, sequence: int) -> Cost:
     """The ledger's entry for a training whose examples, and their sources, all have that many units."""
     kind = family(spec.family)
-    cost: Cost = kind.cost(kind.config(**spec.model), kind_named(kind.reads).longest(sequence))
+    cost: Cost = kind.cost(kind.config(**spec.model), kind.batch.lengths(sequence))
     return cost
 
 
@@ -120,7 +120,7 @@ def batch_units(recipe: Recipe, model: Model, tokens: int, batch: int | None = N
     if batch is None:
         sequences = max(1.0, 0.25 * math.sqrt(tokens) / sequence)
         return int(sequence * 2 ** round(math.log2(sequences)))
-    if batch % sequence and kind_named(model.family.reads).packed:  # ragged examples fill a step as far as they go
+    if batch % sequence and model.family.batch.packed:  # ragged examples fill a step as far as they go
         right = max(1, round(batch / sequence)) * sequence
         raise UserError(
             f"train.batch: {batch} target units are no whole number of sequences of {sequence} (data.sequence); "

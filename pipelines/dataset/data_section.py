@@ -61,9 +61,11 @@ class DataSection(Section, ABC):
 
     def lengths(self, store: Store, dataset: Task, reads: str) -> Lengths:
         """How long examples are: measured once the dataset is there, until then as long as they may be."""
-        row = kind_named(reads)
-        if row.packed or not store.committed("dataset", dataset.identity):
-            return row.longest(self.sequence)
+        from reducible.models.batches import BATCHES  # torch, which reading a recipe should not wait for
+
+        batch = BATCHES[reads]
+        if batch.packed or not store.committed("dataset", dataset.identity):
+            return batch.lengths(self.sequence)
         from reducible.tasks.train.examples import lengths_of
 
         opened = open_dataset(store.artifact("dataset", dataset.identity))

@@ -4,6 +4,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from itertools import groupby
 
+from reducible.models.batches import BATCHES
 from reducible.pipelines.evaluation import evaluation_of
 from reducible.pipelines.recipe.recipe import Recipe
 from reducible.pipelines.recipe.recipe import Search as SearchSection
@@ -18,7 +19,6 @@ from reducible.pipelines.training import (
     training_task,
 )
 from reducible.tasks.colours import family_colour
-from reducible.tasks.dataset.kind import kind_named
 from reducible.tasks.errors import UserError
 from reducible.tasks.train.learning_rate_search import VERSION as SEARCH_VERSION
 from reducible.tasks.train.learning_rate_search import SearchSpec
@@ -66,7 +66,7 @@ def sweep_tasks(recipe: Recipe, store: Store) -> SweepTasks:
     recipes = recipes_of(recipe)
     reads = _reads(recipes)
     dataset = recipe.data.dataset_task(recipe.name, store)
-    provisional = not kind_named(reads).packed and not store.committed("dataset", dataset.identity)
+    provisional = not BATCHES[reads].packed and not store.committed("dataset", dataset.identity)
     facts, lengths = recipe.data.facts(store), recipe.data.lengths(store, dataset, reads)
     families = []
     for index, (name, own) in enumerate(recipes.items()):

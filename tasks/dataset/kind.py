@@ -9,7 +9,6 @@ from pathlib import Path
 from typing import Any, ClassVar
 
 from reducible.data.batches import Examples
-from reducible.models.cost.ledger import Lengths
 from reducible.tasks.evaluate.evaluate_spec import EvaluateSpec, Evaluation, SampleOptions
 from reducible.tasks.mlflow.served import Served
 from reducible.tasks.workflow.record import Record
@@ -27,8 +26,6 @@ class Kind(ABC):
     """What to do if there is no test split."""
     settings: ClassVar[type[EvaluateSpec]]
     """What an evaluation can be told: the recipe's section `evaluate`."""
-    packed: ClassVar[bool] = False
-    """Whether every example is as long as data.sequence says."""
     served: ClassVar[Served | None] = None
     """The model that MLflow gets; None: no model."""
 
@@ -47,10 +44,6 @@ class Kind(ABC):
     @abstractmethod
     def sample(self, model: Any, dataset: Any, trained: dict[str, Any], prompt: str, options: SampleOptions) -> str:
         """What the model makes of a prompt, as text for a person."""
-
-    def longest(self, sequence: int) -> Lengths:
-        """The lengths of examples that are all as long as data.sequence allows."""
-        return Lengths.fixed(sequence)
 
 
 KINDS = {

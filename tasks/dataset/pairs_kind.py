@@ -7,7 +7,6 @@ from typing import Any
 
 from reducible.data.pairs import Pairs
 from reducible.data.tokenizer import Tokenizer
-from reducible.models.cost.ledger import Lengths
 from reducible.tasks.dataset.dataset import TokenisedDataset
 from reducible.tasks.dataset.kind import Kind
 from reducible.tasks.errors import UserError
@@ -59,10 +58,6 @@ class PairsKind(Kind):
                 *(examples.cut, len(examples), split, sequence),
             )
         return examples
-
-    def longest(self, sequence: int) -> Lengths:
-        """Sources are as long as targets."""
-        return Lengths.fixed(sequence, sequence)
 
     def evaluate(
         self, model: Any, dataset: PairDataset, trained: dict[str, Any], spec: PairsSettings, record: Record

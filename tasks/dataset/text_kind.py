@@ -18,7 +18,6 @@ class Text(Kind):
     unit = "token"
     test_split = "text is split into train and validation; take validation"
     settings = TextSettings
-    packed = True
     served = Served(
         "text_model.py",
         ("tokenizer",),
