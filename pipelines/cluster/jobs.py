@@ -26,7 +26,7 @@ from reducible.pipelines.cluster.ray_session import (
     reread_environment,
     worker_settings,
 )
-from reducible.pipelines.cluster.upload import code_files, named_files, pack
+from reducible.pipelines.cluster.upload import code_files, family_files, named_files, pack
 from reducible.tasks.errors import UserError
 from reducible.tasks.workflow.code_version import code_version
 
@@ -57,7 +57,9 @@ def submit(command: Sequence[str], address: str | None, commands: Mapping[str, c
     identity = _readable(words[0], name)
     with tempfile.TemporaryDirectory() as folder, _client(address) as client:
         archive = Path(folder, "upload.zip")
-        pack(archive, [*code_files(), *named_files(words[1:], root, Path.cwd())])
+        here = Path.cwd()
+        files = [*code_files(), *family_files(words[1:], here), *named_files(words[1:], root, here)]
+        pack(archive, dict(files).items())
         client.submit_job(
             # -P: a folder of the user's that is called data must not hide our package of that name.
             entrypoint=f"mkdir -p files && cd files && exec python -P -m reducible.pipelines.cli {shlex.join(words)}",

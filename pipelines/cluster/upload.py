@@ -88,6 +88,28 @@ def named_files(arguments: Sequence[str], root: Path, here: Path) -> Iterator[tu
         yield f"files/{path.relative_to(here).as_posix()}", path
 
 
+def family_files(arguments: Sequence[str], here: Path) -> Iterator[tuple[str, Path]]:
+    """The code of the families from outside this package that a command or its recipes name by their address."""
+    from reducible.models.families.outside import code_files as files_of
+    from reducible.models.families.outside import find_in_current_folder
+
+    texts = [value for argument in arguments for key, _, value in [argument.partition("=")] if key == "model.family"]
+    for argument in arguments:
+        if argument.endswith((".yaml", ".yml")):
+            texts += [text for _, content in _with_bases(expanded(argument), here) for text in _families(content)]
+    for module in sorted({text.partition(":")[0] for text in texts if ":" in text}):
+        find_in_current_folder(module)
+        yield from ((f"files/{name}", path) for name, path in files_of(module))
+
+
+def _families(content: Any) -> Iterator[str]:
+    """What stands under `family`, wherever in a recipe."""
+    if isinstance(content, dict):
+        yield from _texts(content.get("family"))
+    for value in content.values() if isinstance(content, dict) else content if isinstance(content, list) else ():
+        yield from _families(value)
+
+
 def _named(arguments: Sequence[str], here: Path) -> Iterator[Named]:
     """Every path that a command names: its arguments that are files, and the data of its recipe."""
     overrides: dict[str, str] = {}

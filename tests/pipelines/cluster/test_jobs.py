@@ -486,3 +486,17 @@ def _attempts(root: Path) -> dict[tuple[str, str], str]:
 
     folders = [path.parent for path in (root / "artifacts").glob("*/*/manifest.json")]
     return {(folder.parent.name, folder.name): str(read_manifest(folder)["attempt"]) for folder in folders}
+
+
+def test_the_code_of_a_family_from_outside_travels(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.syspath_prepend(tmp_path)
+    for name in ("mine_here/__init__.py", "mine_here/model.py", "other_here.py"):
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / name).write_text("")
+    (tmp_path / "base.yaml").write_text("model: {family: mine_here.model:FAMILY}")
+    (tmp_path / "recipe.yaml").write_text("base: base.yaml\nsweep: {families: [{family: transformer}]}")
+    found = upload.family_files(["recipe.yaml", "model.family=other_here:FAMILY"], tmp_path)
+    assert dict(found) == {
+        f"files/{name}": tmp_path / name for name in ("mine_here/__init__.py", "mine_here/model.py", "other_here.py")
+    }
