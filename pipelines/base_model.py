@@ -17,7 +17,8 @@ from reducible.tasks.errors import UserError
 from reducible.tasks.train import pretrained_base as pretrained
 from reducible.tasks.train.folders import MODEL
 from reducible.tasks.train.pretrained_base import Location, PretrainedSpec
-from reducible.tasks.workflow.store import MANIFEST, Store, read_manifest, remedy
+from reducible.tasks.train.train_spec import TrainSpec
+from reducible.tasks.workflow.store import MANIFEST, Store, read_manifest, read_spec, remedy
 from reducible.tasks.workflow.task import Task, finished
 
 
@@ -74,7 +75,8 @@ def _of_ours(folder: Path, store: Store) -> Base:
         if json.loads((folder / "result.json").read_text())["status"] == "finished":
             raise UserError(f"{folder / 'model'}: missing; {remedy(folder)}")
         raise UserError(f"finetune.base: {manifest['label']} left no model (it diverged); give another run")
-    kind = family(manifest["spec"]["family"])
+    spec = read_spec(folder, TrainSpec)
+    kind = family(spec.family)
     dataset = store.artifact("dataset", manifest["inputs"]["data"])
     inputs = read_manifest(dataset)["inputs"]
     tokenizers = {
@@ -84,11 +86,11 @@ def _of_ours(folder: Path, store: Store) -> Base:
     return Base(
         label.removeprefix("train "),
         kind,
-        kind.config(**manifest["spec"]["model"]),
+        kind.config(**spec.model),
         finished("train", manifest["identity"], label),
         tokenizers,
         _content(dataset),
-        manifest["spec"]["sequence"],
+        spec.sequence,
     )
 
 

@@ -1,11 +1,13 @@
 """Says what would run and why, what it costs and about how long it takes. Runs nothing."""
 
 from collections.abc import Iterator, Sequence
+from dataclasses import MISSING
 from itertools import groupby
 from typing import TYPE_CHECKING, Any
 
 import click
 import yaml
+from pydantic import BaseModel
 
 from reducible.pipelines.engine import to_make_again
 from reducible.pipelines.recipe.recipe import Recipe
@@ -16,6 +18,7 @@ from reducible.tasks.train.folders import CHECKPOINTS, complete
 from reducible.tasks.words import byte_count, duration, plural
 from reducible.tasks.workflow.code_version import code_version
 from reducible.tasks.workflow.execute import pending
+from reducible.tasks.workflow.identity import KnowsMore, canonical
 from reducible.tasks.workflow.record import flatten
 from reducible.tasks.workflow.store import Store
 from reducible.tasks.workflow.task import Task, description, in_order
@@ -78,30 +81,50 @@ def state_of(store: Store, task: Task, waits: bool, again: str = "") -> tuple[st
 
 def why_new(store: Store, task: Task) -> str:
     """Which field of the spec or which input differs from the most similar finished task of this name."""
-    mine = _fields(description(task))
+    mine = description(task)
     best: list[str] | None = None
     for manifest in store.manifests(task.name):
-        theirs = _fields(manifest)
-        changed = sorted(key for key in mine.keys() | theirs.keys() if mine.get(key) != theirs.get(key))
-        if best is None or len(changed) < len(best):
-            best = [_change(key, theirs.get(key), mine.get(key)) for key in changed]
+        changes = _changes(manifest, mine, type(task.spec))
+        if best is None or len(changes) < len(best):
+            best = changes
     if best is None:
         return "never made"
+    if not best:
+        return "a finished one says the same, and was made when identities were counted in another way"
     return f"differs from a finished one in {', '.join(best[:3])}" + (
         f" and {len(best) - 3} more" if len(best) > 3 else ""
     )
 
 
-def _fields(described: dict[str, Any]) -> dict[str, Any]:
+def _changes(before: dict[str, Any], now: dict[str, Any], kind: type[BaseModel]) -> list[str]:
+    """What tells two descriptions of tasks apart, in words."""
+    one, other = _fields(before, kind), _fields(now, kind)
+    changed = []
+    for key in sorted(one.keys() | other.keys()):
+        nested = any(within.startswith(f"{key}.") for within in one.keys() | other.keys())
+        inside = any(key.startswith(f"{around}.") for around in one.keys() | other.keys())
+        if not inside and one.get(key, MISSING) != other.get(key, MISSING):
+            plain = nested or key.startswith("input ")
+            changed.append(_change(key, one.get(key, "default"), other.get(key, "default"), plain))
+    return changed
+
+
+def _fields(described: dict[str, Any], kind: type[BaseModel]) -> dict[str, Any]:
+    """By name. A field of the spec that the description does not have was added later: it is at its default."""
+    try:
+        read = kind.model_validate(described["spec"])
+        spec = canonical(read) | (canonical(read.entering()) if isinstance(read, KnowsMore) else {})
+    except ValueError:  # of other code, which had other fields
+        spec = described["spec"]
     return {
         "version": described["version"],
-        **flatten(described["spec"]),
+        **flatten(spec),
         **{f"input {name}": identity for name, identity in described["inputs"].items()},
     }
 
 
-def _change(key: str, before: Any, now: Any) -> str:
-    if key.startswith("input ") or isinstance(before, list) or isinstance(now, list):
+def _change(key: str, before: Any, now: Any, plain: bool) -> str:
+    if plain or isinstance(before, list) or isinstance(now, list):
         return key
     return f"{key} ({before} -> {now})"
 

@@ -10,8 +10,9 @@ from reducible.tasks.dataset.kind import Kind, kind_named
 from reducible.tasks.errors import UserError
 from reducible.tasks.evaluate.evaluate_spec import EvaluateSpec, SampleOptions
 from reducible.tasks.train.folders import MODEL
+from reducible.tasks.train.train_spec import TrainSpec
 from reducible.tasks.workflow.record import Record
-from reducible.tasks.workflow.store import read_manifest
+from reducible.tasks.workflow.store import read_spec
 from reducible.tasks.workflow.task import Context
 
 
@@ -23,7 +24,7 @@ def run(context: Context) -> None:
     result = json.loads((context.inputs["model"] / "result.json").read_text())
     if result["status"] != "finished":
         raise UserError(f"there is no model to evaluate: {result['reason']}")
-    trained = read_manifest(context.inputs["model"])["spec"]
+    trained = read_spec(context.inputs["model"], TrainSpec).model_dump()
     record = Record(context.staging / "record", context.attempt)
     described = [dataset.described(spec.split)]
     record.describe("evaluate", context.label, {"spec": spec.model_dump()}, context.tags, described)
@@ -40,7 +41,7 @@ def run(context: Context) -> None:
 
 def sample(trained: Path, data: Path, prompt: str, options: SampleOptions) -> str:
     """What the model of a training makes of a prompt, as text for a person."""
-    spec = read_manifest(trained)["spec"]
+    spec = read_spec(trained, TrainSpec).model_dump()
     return kind_of(spec).sample(opened(trained), open_dataset(data), spec, prompt, options)
 
 

@@ -1,8 +1,11 @@
 """What a training is (TrainSpec, identity) and how it is carried out (Execution, not identity)."""
 
+from dataclasses import MISSING, fields
 from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
+
+from reducible.tasks.workflow.identity import canonical, equal
 
 VERSION = 3  # of the task; a change of what it computes raises it
 
@@ -14,7 +17,7 @@ class Frozen(BaseModel):
 class OptimizerSpec(Frozen):
     """AdamW. Weight decay acts on matrices only; clip is the largest global gradient norm, None: any."""
 
-    learning_rate: float | None = Field(default=3e-3, gt=0)
+    learning_rate: float | None = Field(default=4e-3, gt=0)
     """None: the learning rate that the input artifact `search` found."""
     weight_decay: float = Field(default=0.1, ge=0)
     betas: tuple[float, float] = (0.9, 0.95)
@@ -89,6 +92,22 @@ class TrainSpec(Frozen):
     """Skip a step whose loss or gradient norm lies this many deviations above the recent mean."""
     method: MethodSpec | None = None
     """Fine-tuning of the input artifact `base`. None: training from nothing."""
+
+    def entering(self) -> dict[str, Any]:
+        """Of the family's configuration what differs from its defaults, without what the data decide."""
+        # It imports torch, which a reader of specs can do without.
+        from reducible.models.families.registry import family
+
+        kind = family(self.family)
+        defaults = {field.name: field.default for field in fields(kind.config) if field.default is not MISSING}
+        decided = kind.batch.decided
+        return {
+            "model": {
+                key: value
+                for key, value in self.model.items()
+                if key not in decided and not (key in defaults and equal(canonical(value), canonical(defaults[key])))
+            }
+        }
 
     @model_validator(mode="after")
     def _steps_agree(self) -> "TrainSpec":

@@ -1,12 +1,21 @@
-"""Identity of a task: SHA-256 over canonical JSON, which refuses whatever it cannot write exactly."""
+"""Identity of a task: SHA-256 over canonical JSON, which refuses whatever it cannot write exactly.
+
+A spec enters by what differs from its defaults (essence). So a field that is added later, with what was done before as
+its default, leaves every finished artifact valid. A default that changes must raise the task's version: it would not be
+seen here.
+"""
 
 import hashlib
 import json
 import math
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, Literal, Protocol, get_args, get_origin, runtime_checkable
 
 from pydantic import BaseModel
+from pydantic.fields import FieldInfo
+
+CLASS = "<class>"
+"""Names the class of a model that stands where another class is the usual one, and has no tag of its own."""
 
 
 def canonical(value: Any, path: str = "") -> Any:
@@ -27,9 +36,7 @@ def canonical(value: Any, path: str = "") -> Any:
     if isinstance(value, BaseModel):
         return canonical(value.model_dump(mode="python"), path)
     if isinstance(value, Mapping):
-        for key in value:
-            if not isinstance(key, str):
-                raise TypeError(f"{path or 'value'}: the key {key!r} is no string")
+        _require_text_keys(value, path)
         return {key: canonical(value[key], f"{path}.{key}".lstrip(".")) for key in sorted(value)}
     if isinstance(value, list | tuple):
         return [canonical(item, f"{path}[{index}]") for index, item in enumerate(value)]
@@ -38,7 +45,87 @@ def canonical(value: Any, path: str = "") -> Any:
     )
 
 
+def _require_text_keys(value: Mapping[Any, Any], path: str) -> None:
+    for key in value:
+        if not isinstance(key, str):
+            raise TypeError(f"{path or 'value'}: the key {key!r} is no string")
+
+
 def fingerprint(value: Any) -> str:
     """SHA-256 (hex) of the canonical JSON of `value`."""
     text = json.dumps(canonical(value), sort_keys=True, separators=(",", ":"), ensure_ascii=False, allow_nan=False)
     return hashlib.sha256(text.encode()).hexdigest()
+
+
+@runtime_checkable
+class KnowsMore(Protocol):
+    """A spec that knows more about its fields than their types tell, such as the defaults of a dict's entries."""
+
+    def entering(self) -> Mapping[str, Any]:
+        """By name of a field: what enters an identity in place of its value."""
+        ...
+
+
+def essence(spec: BaseModel) -> dict[str, Any]:
+    """What tells a spec from others of its class, as canonical data: the fields that differ from their defaults.
+
+    Nested models enter by what differs from the defaults of their own class. The usual class of a place needs no name:
+    that of the field's default, else the first one in its annotation. Any other class is told by its tags, the
+    fields that can hold one Literal only, or without such by its name; so a union can grow at its end.
+    """
+    return _fields(spec, type(spec), "")
+
+
+def equal(one: Any, other: Any) -> bool:
+    """Whether canonical values are the same; 1 is 1.0, and neither is true."""
+    if isinstance(one, dict) and isinstance(other, dict):
+        return one.keys() == other.keys() and all(equal(one[key], other[key]) for key in one)
+    if isinstance(one, list) and isinstance(other, list):
+        return len(one) == len(other) and all(map(equal, one, other))
+    return isinstance(one, bool) == isinstance(other, bool) and bool(one == other)
+
+
+def _fields(spec: BaseModel, usual: type | None, path: str) -> dict[str, Any]:
+    known = spec.entering() if isinstance(spec, KnowsMore) else {}
+    fields = {name: field for name, field in type(spec).model_fields.items() if not field.exclude}
+    tags = {name for name, field in fields.items() if _is_tag(field)} if type(spec) is not usual else set()
+    entered: dict[str, Any] = {CLASS: type(spec).__name__} if type(spec) is not usual and not tags else {}
+    for name, field in fields.items():
+        where = f"{path}.{name}".lstrip(".")
+        default, has_default = _default(field)
+        expected = type(default) if isinstance(default, BaseModel) else _first_model(field.annotation)
+        value = _value(known.get(name, getattr(spec, name)), expected, where)
+        if name in tags or not has_default or not equal(value, _value(default, expected, where)):
+            entered[name] = value
+    return entered | {name: _value(value, None, f"{path}.{name}") for name, value in (spec.model_extra or {}).items()}
+
+
+def _value(value: Any, usual: type | None, path: str) -> Any:
+    if isinstance(value, BaseModel):
+        return _fields(value, usual, path)
+    if isinstance(value, list | tuple):
+        return [_value(item, usual, f"{path}[{index}]") for index, item in enumerate(value)]
+    if isinstance(value, Mapping):
+        _require_text_keys(value, path)
+        return {key: _value(item, usual, f"{path}.{key}") for key, item in value.items()}
+    return canonical(value, path)
+
+
+def _default(field: FieldInfo) -> tuple[Any, bool]:
+    """(default, whether there is one). What is made from the other fields is no fixed default."""
+    if field.is_required() or field.default_factory_takes_validated_data:
+        return None, False
+    return field.get_default(call_default_factory=True), True
+
+
+def _is_tag(field: FieldInfo) -> bool:
+    return get_origin(field.annotation) is Literal and len(get_args(field.annotation)) == 1
+
+
+def _first_model(annotation: Any) -> type | None:
+    if isinstance(annotation, type) and issubclass(annotation, BaseModel):
+        return annotation
+    for argument in get_args(annotation) or get_args(getattr(annotation, "__value__", None)):
+        if found := _first_model(argument):
+            return found
+    return None

@@ -16,12 +16,16 @@ import uuid
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
+
+from pydantic import BaseModel, ValidationError
 
 from reducible.tasks.errors import UserError
 from reducible.tasks.workflow.code_version import code_version
 
 MANIFEST = "manifest.json"
+
+Spec = TypeVar("Spec", bound=BaseModel)
 
 
 class Store:
@@ -156,6 +160,20 @@ def read_manifest(artifact: Path) -> dict[str, Any]:
     except ValueError:
         raise UserError(f"{artifact / MANIFEST}: damaged; {remedy(artifact)}") from None
     return manifest
+
+
+def read_spec(artifact: Path, kind: type[Spec]) -> Spec:
+    """The spec of an artifact's task. A field that was added after it was made is at its default: what was done then.
+
+    Raises:
+        UserError: the spec has what this code does not know, or lacks what it needs.
+    """
+    try:
+        return kind.model_validate(read_manifest(artifact)["spec"])
+    except ValidationError as error:
+        first = error.errors()[0]
+        where = ".".join(str(part) for part in first["loc"])
+        raise UserError(f"{artifact}: made by other code ({where}: {first['msg']}); make it again") from None
 
 
 def verify(artifact: Path) -> None:

@@ -9,7 +9,7 @@ from typing import Any
 
 from pydantic import BaseModel
 
-from reducible.tasks.workflow.identity import canonical, fingerprint
+from reducible.tasks.workflow.identity import canonical, essence, fingerprint
 
 
 @dataclass(frozen=True)
@@ -26,8 +26,9 @@ class Resources:
 class Task:
     """A pure function with a durable result (contract 5).
 
-    name, version, spec and inputs are its identity. label, resources, execution and weight are not: they say how a
-    person calls it, what it needs, how it is carried out, and how much work it is (training FLOPs; larger first).
+    name, version, inputs, and what of spec differs from its defaults are its identity. label, resources, execution and
+    weight are not: they say how a person calls it, what it needs, how it is carried out, and how much work it is
+    (training FLOPs; larger first).
     """
 
     name: str
@@ -43,7 +44,7 @@ class Task:
 
     @cached_property
     def identity(self) -> str:
-        return fingerprint(description(self))
+        return fingerprint(description(self) | {"spec": essence(self.spec)})
 
     @property
     def title(self) -> str:
@@ -104,7 +105,7 @@ def in_order(targets: list[Task]) -> list[Task]:
 
 
 def description(task: Task) -> dict[str, Any]:
-    """The identity of a task in full, as its manifest keeps it, so that `plan` can say what changed."""
+    """What a task is, in full, as its manifest keeps it: also the fields of the spec that are at their defaults."""
     return {
         "task": task.name,
         "version": task.version,
