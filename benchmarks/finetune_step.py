@@ -14,11 +14,10 @@ import torch
 from torch import nn
 
 from reducible.models.finetune.lora import Adapter, add_adapter
+from reducible.models.layers.width_rule import one_rate
 from reducible.models.quantise.quantised_base import Quantisation, quantise_model
 from reducible.models.weights.pretrained import load_checkpoint
-from reducible.tasks.train.finetuning import groups
-from reducible.tasks.train.optimizers.adamw import AdamW
-from reducible.tasks.train.train_spec import MethodSpec, OptimizerSpec
+from reducible.tasks.train.optimizers.adamw import AdamW, AdamWSpec
 
 RANKS = (1, 2, 8)
 
@@ -29,7 +28,7 @@ def prepared(base: nn.Module, method: str, rank: int) -> tuple[nn.Module, AdamW]
         quantise_model(model, Quantisation())
     if method != "full":
         add_adapter(model, Adapter(rank, 2.0 * rank))
-    return model, AdamW(model, groups(model, MethodSpec(kind=method)), OptimizerSpec())  # type: ignore[arg-type]
+    return model, AdamW(model, one_rate(model.parameter_groups()), AdamWSpec())  # type: ignore[arg-type]
 
 
 def step(model: nn.Module, optimizer: AdamW, batch: dict[str, torch.Tensor]) -> float:

@@ -94,8 +94,7 @@ def measured(case: Case, method: str, mode: str) -> dict[str, float]:
     from reducible.models.layers.activation_checkpointing import set_checkpointing
     from reducible.models.memory.step_plan import Method, step_plan
     from reducible.models.quantise.quantised_base import Quantisation, quantise_model
-    from reducible.tasks.train.optimizers.adamw import AdamW
-    from reducible.tasks.train.train_spec import OptimizerSpec
+    from reducible.tasks.train.optimizers.adamw import AdamW, AdamWSpec
 
     kind = FAMILIES[case.family]
 
@@ -109,7 +108,7 @@ def measured(case: Case, method: str, mode: str) -> dict[str, float]:
         set_checkpointing(model, mode)
         release()
         Path("/proc/self/clear_refs").write_text("5")  # what building took is not the step's
-        optimizer = AdamW(model, model.parameter_groups(), OptimizerSpec())
+        optimizer = AdamW(model, model.parameter_groups(), AdamWSpec())
         for _ in range(2):
             for piece, _ in model.pieces(batch):
                 loss = model(piece)

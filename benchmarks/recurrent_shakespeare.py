@@ -25,7 +25,8 @@ from reducible.models.weights.model_folder import load_model
 from reducible.tasks.evaluate.evaluate_text import measure
 from reducible.tasks.train.examples import TrainingData
 from reducible.tasks.train.loop import train
-from reducible.tasks.train.train_spec import Execution, OptimizerSpec, ScheduleSpec, TrainSpec, ValidationSpec
+from reducible.tasks.train.optimizers.adamw import AdamWSpec
+from reducible.tasks.train.train_spec import Execution, ScheduleSpec, TrainSpec, ValidationSpec
 from reducible.tasks.workflow.record import Record
 
 CONTEXT, BATCH, STEPS = 64, 12, 2000
@@ -112,7 +113,7 @@ def trained(
         stop_step=steps,
         batch=BATCH * CONTEXT,
         micro_batch=BATCH,
-        optimizer=OptimizerSpec(learning_rate=rate, weight_decay=0.1, betas=(0.9, 0.99)),
+        optimizer=AdamWSpec(learning_rate=rate, weight_decay=0.1, betas=(0.9, 0.99)),
         schedule=ScheduleSpec(kind="cosine", warmup_steps=steps // 20, final_fraction=0.1),
         validation=ValidationSpec(every=steps // 4, examples=200),
     )

@@ -9,7 +9,8 @@ from typing import Any
 
 from train_turns import Turns
 
-from reducible.tasks.train.train_spec import Execution, OptimizerSpec, ScheduleSpec, TrainSpec
+from reducible.tasks.train.optimizers.adamw import AdamWSpec
+from reducible.tasks.train.train_spec import Execution, ScheduleSpec, TrainSpec
 
 SHAPE = "REDUCIBLE_BENCHMARK_SHAPE"
 
@@ -26,7 +27,7 @@ def spec_of(shape: dict[str, Any]) -> TrainSpec:
         stop_step=shape["steps"] * shape["turns"] + 1,
         batch=shape["rows"] * shape["sequence"],
         micro_batch=shape["rows"],
-        optimizer=OptimizerSpec(learning_rate=1e-3),
+        optimizer=AdamWSpec(learning_rate=1e-3),
         schedule=ScheduleSpec(kind="cosine"),
         precision=shape["precision"],
     )

@@ -14,7 +14,7 @@ from reducible.models.families.registry import family
 from reducible.pipelines.recipe.recipe import Recipe
 from reducible.tasks.dataset.kind import kind_named
 from reducible.tasks.errors import UserError
-from reducible.tasks.train.train_spec import VERSION, Execution, OptimizerSpec, ScheduleSpec, TrainSpec, ValidationSpec
+from reducible.tasks.train.train_spec import VERSION, Execution, ScheduleSpec, TrainSpec, ValidationSpec
 from reducible.tasks.words import plural
 from reducible.tasks.workflow.task import Resources, Task
 
@@ -174,13 +174,7 @@ def train_spec(
         stop_step=steps,
         batch=units,
         micro_batch=micro_batch,
-        optimizer=OptimizerSpec(
-            learning_rate=None if searched else train.optimizer.learning_rate,
-            weight_decay=train.optimizer.weight_decay,
-            betas=train.optimizer.betas,
-            epsilon=train.optimizer.epsilon,
-            clip=train.optimizer.clip,
-        ),
+        optimizer=train.optimizer.model_copy(update={"learning_rate": None}) if searched else train.optimizer,
         schedule=ScheduleSpec(
             kind=kind, warmup_steps=warmup, cooldown_steps=cooldown, final_fraction=schedule.final_fraction
         ),

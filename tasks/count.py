@@ -1,4 +1,4 @@
-"""Counts as people write them: 50M for 50000000."""
+"""Counts and numbers as people and YAML write them: 50M for 50000000, 3e-3."""
 
 import re
 from typing import Annotated, Any
@@ -21,3 +21,17 @@ def parse_count(value: Any) -> Any:
 
 
 Count = Annotated[int, BeforeValidator(parse_count), Field(ge=1)]
+
+
+def parse_number(value: Any) -> Any:
+    """3e-3 and 1e12 are numbers, though YAML takes them for text."""
+    if isinstance(value, str):
+        try:
+            return float(value)
+        except ValueError:
+            return parse_count(value)
+    return value
+
+
+Number = Annotated[float, BeforeValidator(parse_number)]
+Share = Annotated[Number, Field(ge=0, lt=1)]

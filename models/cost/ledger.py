@@ -109,10 +109,11 @@ class StateBytes:
         return self.weights + self.gradients + self.optimizer
 
 
-def state_bytes(parameters: int, trainable: int | None = None, weight: int = 4) -> StateBytes:
-    """Bytes that do not depend on the batch: weights, gradients, and AdamW's two moments.
+def state_bytes(parameters: int, trainable: int | None = None, weight: int = 4, optimizer: int = 8) -> StateBytes:
+    """Bytes that do not depend on the batch: weights, gradients, and what the optimizer holds.
 
-    `trainable` (default: all) parameters have gradients and moments in fp32; `weight` is the size of a stored weight.
+    `trainable` (default: all) parameters have gradients in fp32; `weight` is the size of a stored weight, `optimizer`
+    what is held for each trained parameter: 8 are the two moments of AdamW.
     """
     trainable = parameters if trainable is None else trainable
-    return StateBytes(weight * parameters, 4 * trainable, 8 * trainable)
+    return StateBytes(weight * parameters, 4 * trainable, optimizer * trainable)

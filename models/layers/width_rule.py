@@ -63,3 +63,13 @@ def width_groups(
         ParameterGroup("vectors", vectors, 1.0, 0.0),
     ]
     return [group for group in groups if group.parameters]
+
+
+def adam_rule(groups: Sequence[ParameterGroup]) -> list[ParameterGroup]:
+    """For optimizers whose updates do not depend on the size of a gradient: the families' groups are made for them."""
+    return list(groups)
+
+
+def one_rate(groups: Sequence[ParameterGroup]) -> list[ParameterGroup]:
+    """No rule: every parameter has the recipe's learning rate, and every matrix its weight decay."""
+    return [group._replace(rate=1.0, decay=1.0 if group.decay else 0.0) for group in groups]

@@ -8,7 +8,6 @@ that are kept, but those of a base in few bits.
 from reducible.models.memory.rehearsed_step import Rehearsal, Units
 
 FLOAT = 4
-MOMENTS = 2
 
 
 def ddp_sent_bytes(trained: int, ranks: int) -> float:
@@ -27,9 +26,10 @@ def fsdp_sent_bytes(units: Units, ranks: int, micro_batches: int) -> float:
     return (gathered + reduced) * micro_batches * (ranks - 1) / ranks
 
 
-def fsdp_peak_bytes(rehearsal: Rehearsal, ranks: int, gathered: int, accumulates: bool) -> float:
+def fsdp_peak_bytes(rehearsal: Rehearsal, ranks: int, gathered: int, accumulates: bool, optimizer: int = 8) -> float:
     """The most that one rank holds. `gathered`: bytes of a number as it is gathered, and as its gradient
-    comes. `rehearsal`: of the whole model with its weights in such numbers.
+    comes. `rehearsal`: of the whole model with its weights in such numbers. `optimizer`: bytes that are held
+    for each trained parameter.
 
     A shard of weights and moments is always there. On top comes the largest of what is there at five moments:
     outside: all outside of blocks is gathered (into a buffer, then copied out) while the first block follows.
@@ -57,4 +57,4 @@ def fsdp_peak_bytes(rehearsal: Rehearsal, ranks: int, gathered: int, accumulates
         (gathered + FLOAT) * units.root_trained + shard,
     )
     stored = FLOAT / gathered * units.gathered
-    return (stored + MOMENTS * FLOAT * rehearsal.trained) / ranks + max(moments)
+    return (stored + optimizer * rehearsal.trained) / ranks + max(moments)

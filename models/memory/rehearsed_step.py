@@ -118,11 +118,13 @@ def rehearse(
     *,
     autocast: torch.dtype | None = None,
     device: str = "cpu",
+    optimizer_bytes: int = 8,
 ) -> Rehearsal:
     """A step of the model that `build` gives, ready for training (checkpointing set, what is frozen frozen).
 
     batch: real tensors on the CPU, of the sizes in question. autocast: compute in that type. device: "cpu", or "cuda"
-    for the paths that models take on a GPU, which need not exist here.
+    for the paths that models take on a GPU, which need not exist here. optimizer_bytes: held for each parameter that
+    is trained.
 
     Raises:
         UncountedOperator: the step multiplies matrices in a way that has no formula.
@@ -132,7 +134,8 @@ def rehearse(
         with moves_that_move_nothing():
             model = build()
         trained = {parameter: path for parameter, path in paths_of(model).items() if parameter.requires_grad}
-        moments = [torch.zeros_like(parameter) for parameter in trained for _ in range(2)]
+        moments = [torch.zeros_like(parameter) for parameter in trained for _ in range(optimizer_bytes // 4)]
+        moments += [torch.zeros(n, dtype=torch.uint8) for p in trained if (n := optimizer_bytes % 4 * p.numel())]
         state = alive.bytes_of([*model.parameters(), *model.buffers(), *moments])
         ends: dict[Path, StageEnd] = {}
         for parameter, path in trained.items():

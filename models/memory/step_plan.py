@@ -68,6 +68,8 @@ class Setting:
     micro_batches: int = 1
     """That each rank runs in a step."""
     device: Literal["cpu", "cuda"] = "cpu"
+    optimizer_bytes: int = 8
+    """What the optimizer holds for each trained parameter; 8 are the two moments of AdamW."""
 
     @property
     def compute(self) -> int:
@@ -86,7 +88,7 @@ class StepPlan:
     parameters: int
     trained: int
     weights: float
-    """Bytes of one whole copy, as they are stored; likewise the next two."""
+    """Bytes of one whole copy, as they are stored; likewise the next two. moments: what the optimizer holds."""
     gradients: float
     moments: float
     activations: float
@@ -140,7 +142,7 @@ def planned(setting: Setting) -> StepPlan:
     trained, accumulates = found.trained, setting.micro_batches > 1
     if setting.strategy == "fsdp" and setting.world > 1:
         gathered = setting.compute if setting.gathers_half else 4
-        peak = fsdp_peak_bytes(found, setting.world, gathered, accumulates)
+        peak = fsdp_peak_bytes(found, setting.world, gathered, accumulates, setting.optimizer_bytes)
         sent = fsdp_sent_bytes(found.units, setting.world, setting.micro_batches)
         weights = 4 / gathered * found.units.gathered
     else:
@@ -156,7 +158,7 @@ def planned(setting: Setting) -> StepPlan:
         trained=trained,
         weights=weights,
         gradients=4.0 * trained,
-        moments=8.0 * trained,
+        moments=float(setting.optimizer_bytes) * trained,
         activations=found.activations,
         peak=peak,
         flops=found.flops,
@@ -206,7 +208,9 @@ def _rehearse(setting: Setting) -> Rehearsal:
         return model
 
     half = setting.precision != "fp32" and not setting.gathers_half
-    return rehearse(build, batch, autocast=numbers if half else None, device=setting.device)
+    return rehearse(
+        build, batch, autocast=numbers if half else None, device=setting.device, optimizer_bytes=setting.optimizer_bytes
+    )
 
 
 def prepared(setting: Setting) -> Model:

@@ -17,6 +17,7 @@ from reducible.pipelines.recipe.finetune_section import Finetune
 from reducible.pipelines.recipe.recipe import Recipe
 from reducible.pipelines.training import SHARE_OF_PEAK, cost_at, idle_workers
 from reducible.tasks.errors import UserError
+from reducible.tasks.train.optimizers.settings import optimizer_kind
 from reducible.tasks.words import byte_count, duration
 from reducible.tasks.workflow.task import Task
 
@@ -75,7 +76,7 @@ def print_memory(recipe: Recipe, training: Sequence[Task], asked: Asked) -> None
     setting, examples = setting_of(recipe, spec, asked)
     plan = planned(setting)
     click.echo("\nmemory of a training step" + (f" of {largest.title}" if len(training) > 1 else ""))
-    for line in table(plan):
+    for line in table(plan, optimizer_kind(spec.optimizer.kind).state):
         click.echo(f"  {line}")
     if note := idle_workers(examples, setting.micro_batch, setting.world):
         click.echo(f"  {note}")
@@ -119,6 +120,7 @@ def setting_of(recipe: Recipe, spec: Any, asked: Asked) -> tuple[Setting, int]:
         world=world,
         micro_batches=-(-examples // (micro_batch * world)),
         device="cpu" if device is None else "cuda",
+        optimizer_bytes=optimizer_kind(spec.optimizer.kind).state_bytes(spec.optimizer),
     )
     return setting, examples
 
@@ -138,7 +140,8 @@ def method_of(spec: Any, section: Finetune | None) -> Method:
     return Method(found.kind, adapter, Quantisation(section.quantisation, section.double))
 
 
-def table(plan: StepPlan) -> Iterator[str]:
+def table(plan: StepPlan, state: str) -> Iterator[str]:
+    """`state`: what the optimizer holds, in words."""
     setting = plan.setting
     passes = f", {setting.micro_batches} a step" if setting.micro_batches > 1 else ""
     ranks = f", {setting.strategy} on {setting.world} ranks" if setting.world > 1 else ""
@@ -152,7 +155,7 @@ def table(plan: StepPlan) -> Iterator[str]:
     for name, whole, share in (
         ("weights", plan.weights, sharded),
         ("gradients", plan.gradients, sharded),
-        ("AdamW's moments", plan.moments, sharded),
+        *([(state, plan.moments, sharded)] if plan.moments else []),
         ("activations", plan.activations, 1.0),
     ):
         each = f" {byte_count(whole * share):>13}" if several else ""
@@ -269,7 +272,10 @@ def _attention(recipe: Recipe, spec: Any, plan: StepPlan, examples: int, asked: 
 def _about_bytes(task: Task) -> float:
     spec: Any = task.spec
     cost = cost_at(spec, spec.sequence)
-    return state_bytes(cost.parameters).total + float(cost.activation_bytes(spec.micro_batch * spec.sequence))
+    held = optimizer_kind(spec.optimizer.kind).state_bytes(spec.optimizer)
+    return state_bytes(cost.parameters, optimizer=held).total + float(
+        cost.activation_bytes(spec.micro_batch * spec.sequence)
+    )
 
 
 def _peak(recipe: Recipe, setting: Setting, device: Gpu | None) -> float | None:

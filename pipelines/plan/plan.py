@@ -15,6 +15,7 @@ from reducible.pipelines.run import run_tasks
 from reducible.pipelines.sweep.cells import after_the_cells, sweep_tasks
 from reducible.pipelines.training import SHARE_OF_PEAK, cost_at
 from reducible.tasks.train.folders import CHECKPOINTS, complete
+from reducible.tasks.train.optimizers.settings import optimizer_kind
 from reducible.tasks.words import byte_count, duration, plural
 from reducible.tasks.workflow.code_version import code_version
 from reducible.tasks.workflow.execute import pending
@@ -148,7 +149,7 @@ def _print_cost(recipe: Recipe, training: list[Task], waiting: set[str], here: b
 
 
 def _model_lines(recipe: Recipe, training: list[Task]) -> Iterator[str]:
-    """One line for each size: parameters, and the bytes of weights, gradients and AdamW's moments in fp32."""
+    """One line for each size: parameters, and the bytes of weights, gradients and the optimizer in fp32."""
     from reducible.models.cost.ledger import state_bytes
     from reducible.models.families.registry import family
     from reducible.models.layers.activation_checkpointing import saves_nothing
@@ -165,8 +166,10 @@ def _model_lines(recipe: Recipe, training: list[Task]) -> Iterator[str]:
         cost = cost_at(spec, spec.sequence)
         per_unit = task.weight / ((spec.stop_step - spec.start_step) * spec.batch)  # with the data's own lengths
         whose = f"{task.tags['family']} " if several else ""
+        optimizer = optimizer_kind(spec.optimizer.kind)
+        state = state_bytes(cost.parameters, optimizer=optimizer.state_bytes(spec.optimizer))
         adapter = spec.method is not None and spec.method.kind != "full"  # then the table of memory says what is held
-        held = "" if adapter else f", {byte_count(state_bytes(cost.parameters).total)} for weights, gradients and AdamW"
+        held = "" if adapter else f", {byte_count(state.total)} for weights, gradients and {optimizer.title}"
         yield (
             f"{whose}width {spec.model.get('width', '-'):>5}: N {cost.parameters:>13,} "
             f"({cost.parameters_without_embeddings:,} without embeddings), "

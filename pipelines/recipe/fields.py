@@ -1,25 +1,13 @@
 """What the fields of a recipe are made of: numbers as YAML writes them, locations, strict sections."""
 
-from typing import Annotated, Any
+from typing import Annotated
 
-from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field
+from pydantic import AfterValidator, BaseModel, ConfigDict
 
 from reducible.data import schemes
-from reducible.tasks.count import parse_count
-
-
-def parse_number(value: Any) -> Any:
-    """3e-3 and 1e12 are numbers, though YAML takes them for text."""
-    if isinstance(value, str):
-        try:
-            return float(value)
-        except ValueError:
-            return parse_count(value)
-    return value
-
-
-Number = Annotated[float, BeforeValidator(parse_number)]
-Share = Annotated[Number, Field(ge=0, lt=1)]
+from reducible.tasks.count import Number as Number
+from reducible.tasks.count import Share as Share
+from reducible.tasks.count import parse_number as parse_number
 
 
 def location(value: str) -> str:

@@ -16,6 +16,7 @@ from reducible.pipelines.dataset.kinds import data_paths, section_in
 from reducible.pipelines.recipe.recipe import Recipe
 from reducible.tasks.errors import UserError
 from reducible.tasks.evaluate.evaluate_spec import EvaluateSpec
+from reducible.tasks.train.optimizers.settings import DEFAULT, optimizer_kind
 
 HOLDS_MODEL = ("config.json", "manifest.json")
 """Of these files a folder that can be a base has one: a checkpoint from elsewhere, an artifact of ours."""
@@ -237,6 +238,10 @@ def _fields_at(model: type[BaseModel], location: Sequence[str], content: Any) ->
             model = section_in(content["data"]) or model
             continue
         field = model.model_fields.get(part)
+        if part == "optimizer":
+            train = content.get("train") or {}
+            model = optimizer_kind((train.get("optimizer") or {}).get("kind", DEFAULT)).settings
+            continue
         if field is None:
             continue
         inner = [field.annotation, *get_args(field.annotation)]

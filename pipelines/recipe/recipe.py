@@ -5,19 +5,10 @@ from typing import Annotated, Any, Literal
 from pydantic import ConfigDict, Field, model_validator
 
 from reducible.pipelines.dataset.kinds import Data
-from reducible.pipelines.recipe.fields import Number, Section, Share
+from reducible.pipelines.recipe.fields import Number, Section
 from reducible.pipelines.recipe.finetune_section import Finetune, with_defaults
 from reducible.tasks.count import Count
-
-
-class Optimizer(Section):
-    """AdamW; learning_rate is that of the base width, the width rule carries it to every other."""
-
-    learning_rate: Annotated[Number, Field(gt=0)] = 4e-3
-    weight_decay: Annotated[Number, Field(ge=0)] = 0.1
-    betas: tuple[Share, Share] = (0.9, 0.95)
-    epsilon: Annotated[Number, Field(gt=0)] = 1e-8
-    clip: Annotated[Number, Field(gt=0)] | None = 1.0
+from reducible.tasks.train.optimizers.settings import AnyOptimizer, default_settings
 
 
 class Schedule(Section):
@@ -44,7 +35,7 @@ class Train(Section):
     micro_batch: int | None = Field(
         default=None, ge=1, description="sequences per forward pass; default up to 16k units"
     )
-    optimizer: Optimizer = Optimizer()
+    optimizer: AnyOptimizer = default_settings()
     schedule: Schedule = Schedule()
     validation: Validation = Validation()
     precision: Literal["fp32", "bf16", "fp16"] = "fp32"
@@ -52,6 +43,12 @@ class Train(Section):
     seed: int = Field(default=0, ge=0)
     deterministic: bool = False
     spike_guard: Annotated[Number, Field(gt=0)] | None = None
+
+    @model_validator(mode="after")
+    def _rate_is_given(self) -> "Train":
+        if self.optimizer.learning_rate is None:
+            raise ValueError("optimizer.learning_rate: must be a number; sweep.learning_rate can search for it")
+        return self
 
 
 class Compute(Section):
@@ -100,7 +97,7 @@ class SweepFamily(Section):
     name: str | None = Field(default=None, pattern=r"^\w[\w.-]*$", description="default the family's")
     widths: Widths = Field(default=(), description="its own ladder, instead of the sweep's")
     sizes: tuple[Count, ...] = ()
-    optimizer: Optimizer | None = Field(default=None, description="what differs from train.optimizer")
+    optimizer: AnyOptimizer | None = Field(default=None, description="what differs from train.optimizer")
 
     @property
     def title(self) -> str:

@@ -55,8 +55,10 @@ def recipes_of(recipe: Recipe) -> dict[str, Recipe]:
             own |= {"widths": entry.widths, "sizes": entry.sizes}
         train = recipe.train
         if entry.optimizer is not None:
+            own_kind = entry.optimizer.kind != train.optimizer.kind
             given = {key: getattr(entry.optimizer, key) for key in entry.optimizer.model_fields_set}
-            train = train.model_copy(update={"optimizer": train.optimizer.model_copy(update=given)})
+            chosen = entry.optimizer if own_kind else train.optimizer.model_copy(update=given)
+            train = train.model_copy(update={"optimizer": chosen})
         parts = {"model": entry.model, "train": train, "sweep": sweep.model_copy(update=own)}
         recipes[entry.title] = recipe.model_copy(update=parts)
     return recipes

@@ -11,9 +11,11 @@ from reducible.models.contract import Model
 from reducible.models.cost.ledger import Cost, Lengths
 from reducible.models.families.registry import family
 from reducible.models.layers.activation_checkpointing import saves_nothing, set_checkpointing
+from reducible.models.layers.width_rule import one_rate
 from reducible.tasks.errors import UserError
 from reducible.tasks.train import finetuning
-from reducible.tasks.train.optimizers.adamw import AdamW
+from reducible.tasks.train.optimizers.optimizer import Optimizer
+from reducible.tasks.train.optimizers.settings import optimizer_kind
 from reducible.tasks.train.parallel import Parallel, World
 from reducible.tasks.train.train_spec import Execution, TrainSpec
 
@@ -25,7 +27,7 @@ class Trainee(NamedTuple):
 
     model: Model
     parallel: Parallel
-    optimizer: AdamW
+    optimizer: Optimizer
     cost: Cost
 
 
@@ -51,9 +53,11 @@ def build(spec: TrainSpec, execution: Execution, world: World, lengths: Lengths,
     elif execution.compile:
         model.compile(dynamic=False)
     parallel = Parallel(model, world, execution.strategy, spec.precision)
-    groups = finetuning.groups(model) if spec.method else model.parameter_groups()
+    chosen = optimizer_kind(spec.optimizer.kind)
+    # The width rule is for weights drawn by it: in fine-tuning every rate is the recipe's.
+    groups = (one_rate if spec.method else chosen.width_rule)(model.parameter_groups())
     # DDP's gradients are its buckets.
-    optimizer = AdamW(model, groups, spec.optimizer, zeroes=parallel.strategy == "ddp")
+    optimizer = chosen.build(model, groups, spec.optimizer, parallel.strategy == "ddp")
     return Trainee(model, parallel, optimizer, cost)
 
 

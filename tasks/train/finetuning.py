@@ -15,7 +15,6 @@ from torch import Tensor, nn
 from reducible.models.contract import Model
 from reducible.models.cost.ledger import Cost, Lengths
 from reducible.models.families.registry import Family, family
-from reducible.models.layers.width_rule import ParameterGroup
 from reducible.models.weights.model_folder import load_model, save_weights
 from reducible.tasks.errors import UserError
 from reducible.tasks.train.folders import ADAPTER, MODEL
@@ -74,12 +73,6 @@ def cost(kind: Family, config: Any, method: MethodSpec | None, lengths: Lengths)
         return adapted_cost(kind, config, adapter_of(method), lengths)
     except ValueError as error:
         raise _in_recipe(error) from None
-
-
-def groups(model: Model) -> list[ParameterGroup]:
-    """What the optimizer steps. The width rule is for weights drawn by it: here every rate is the recipe's."""
-    own: list[ParameterGroup] = model.parameter_groups()
-    return [group._replace(rate=1.0, decay=1.0 if group.decay else 0.0) for group in own]
 
 
 def trained_state(model: nn.Module, method: MethodSpec) -> dict[str, Tensor]:

@@ -5,6 +5,7 @@ from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
+from reducible.tasks.train.optimizers.settings import AnyOptimizer, default_settings
 from reducible.tasks.workflow.identity import canonical, equal
 
 VERSION = 3  # of the task; a change of what it computes raises it
@@ -12,17 +13,6 @@ VERSION = 3  # of the task; a change of what it computes raises it
 
 class Frozen(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
-
-
-class OptimizerSpec(Frozen):
-    """AdamW. Weight decay acts on matrices only; clip is the largest global gradient norm, None: any."""
-
-    learning_rate: float | None = Field(default=4e-3, gt=0)
-    """None: the learning rate that the input artifact `search` found."""
-    weight_decay: float = Field(default=0.1, ge=0)
-    betas: tuple[float, float] = (0.9, 0.95)
-    epsilon: float = Field(default=1e-8, gt=0)
-    clip: float | None = Field(default=1.0, gt=0)
 
 
 class ScheduleSpec(Frozen):
@@ -81,7 +71,7 @@ class TrainSpec(Frozen):
     """Target units per optimiser step, whatever the world size."""
     micro_batch: int = Field(ge=1)
     """Sequences per forward pass."""
-    optimizer: OptimizerSpec = OptimizerSpec()
+    optimizer: AnyOptimizer = default_settings()
     schedule: ScheduleSpec = ScheduleSpec()
     validation: ValidationSpec = ValidationSpec()
     precision: Literal["fp32", "bf16", "fp16"] = "fp32"

@@ -5,6 +5,7 @@ import signal
 import sys
 import threading
 from pathlib import Path
+from typing import Any
 
 import torch.distributed as dist
 from training_cases import ragged_examples, small_spec
@@ -29,13 +30,13 @@ def kill_in_step(step: int, delay: float) -> None:
     Step.__call__ = step_or_die  # type: ignore[method-assign]
 
 
-def main(work: Path, *kill: str) -> None:
+def main(work: Path, *kill: str, **changes: Any) -> None:
     workers = int(os.environ.get("WORLD_SIZE", "1"))
     if workers > 1:
         dist.init_process_group("gloo")
     if kill and os.environ.get("RANK", "0") == str(workers - 1):
         kill_in_step(int(kill[0]), float(kill[1]))
-    spec = small_spec(model=DROPOUT, stop_step=30, spike_guard=6.0)
+    spec = small_spec(model=DROPOUT, stop_step=30, spike_guard=6.0, **changes)
     execution = Execution(workers=workers, checkpoint_every=4, log_every=3)
     record = Record(work / "record", f"pid-{os.getpid()}")
     train(spec, execution, data=ragged_examples(spec), start=None, work=work, record=record)

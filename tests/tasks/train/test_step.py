@@ -20,11 +20,11 @@ from reducible.models.families.registry import FAMILIES
 from reducible.models.families.transformer import Transformer, TransformerConfig
 from reducible.tasks.errors import UserError
 from reducible.tasks.train.guards import FEWEST, SpikeGuard
-from reducible.tasks.train.optimizers.adamw import AdamW
+from reducible.tasks.train.optimizers.adamw import AdamW, AdamWSpec
 from reducible.tasks.train.resume import state
 from reducible.tasks.train.schedule import rate_at
 from reducible.tasks.train.step import Step, chance
-from reducible.tasks.train.train_spec import OptimizerSpec, ScheduleSpec
+from reducible.tasks.train.train_spec import ScheduleSpec
 from reducible.tasks.workflow.record import read_rows
 
 # Schedule
@@ -65,7 +65,7 @@ def test_steps_are_those_of_torchs_adamw_with_clipping() -> None:
     config = TransformerConfig(vocabulary=11, width=16, depth=1, heads=2)
     ours, theirs = Transformer(config), Transformer(config)
     theirs.load_state_dict(ours.state_dict())
-    spec = OptimizerSpec(weight_decay=0.1, clip=0.7)
+    spec = AdamWSpec(weight_decay=0.1, clip=0.7)
     optimizer = AdamW(ours, ours.parameter_groups(), spec)
     peer = torch.optim.AdamW(
         [{"params": g.parameters, "weight_decay": 0.1 * g.decay, "rate": g.rate} for g in theirs.parameter_groups()],
@@ -104,7 +104,7 @@ def test_decay_acts_on_matrices_only(tmp_path: Path) -> None:
 
 def test_a_skipped_update_changes_nothing() -> None:
     model = Transformer(TransformerConfig(vocabulary=11, width=16, depth=1, heads=2))
-    optimizer = AdamW(model, model.parameter_groups(), OptimizerSpec())
+    optimizer = AdamW(model, model.parameter_groups(), AdamWSpec())
     for parameter in model.parameters():
         parameter.grad = torch.full_like(parameter, math.nan)
     before = {name: tensor.clone() for name, tensor in {**model.state_dict(), **optimizer.state()}.items()}
