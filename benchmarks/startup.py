@@ -20,7 +20,10 @@ def median(command: list[str], repeats: int = 11) -> float:
 def main() -> None:
     ours = median([sys.executable, "-m", "reducible.pipelines.cli", "--help"])
     python = median([sys.executable, "-c", "pass"])
-    code = "import sys; from pipelines import cli; sys.exit(any(n in sys.modules for n in ('torch', 'ray', 'mlflow')))"
+    code = (
+        "import sys; from reducible.pipelines import cli; "
+        "sys.exit(any(n in sys.modules for n in ('torch', 'ray', 'mlflow')))"
+    )
     heavy = subprocess.run([sys.executable, "-c", code], check=False).returncode
     print("| what | seconds (median of 11) |\n|---|---:|")
     print(f"| reducible --help | {ours:.3f} |\n| python -c pass | {python:.3f} |")

@@ -302,7 +302,7 @@ def test_hashes_are_remembered_and_never_stale(tmp_path: Path, monkeypatch: pyte
         hashed.append(Path(stream.name).name)
         return digest(stream, name)
 
-    monkeypatch.setattr("data.hashes.hashlib.file_digest", counted)
+    monkeypatch.setattr("reducible.data.hashes.hashlib.file_digest", counted)
     assert listing(source, cache) == first
     assert hashed == ["young.txt"]  # within the clock's tick it could have changed again unseen
     (folder / "old.txt").write_text("NEW.txt")

@@ -95,13 +95,14 @@ def test_word_by_word_is_what_the_library_encodes(texts: list[str]) -> None:
 def test_forgetting_words_does_not_show(monkeypatch: pytest.MonkeyPatch) -> None:
     texts = ["the cat sat", "on the mat"]
     before = [ids.tolist() for ids in BPE.encode_batch(texts)]
-    monkeypatch.setattr("data.words._REMEMBERED", 0)
+    monkeypatch.setattr("reducible.data.words._REMEMBERED", 0)
     assert [ids.tolist() for ids in BPE.encode_batch(texts)] == before
 
 
 def test_training_again_in_another_process_gives_the_same_tokenizer() -> None:
     program = (
-        "from data.tokenizer import train_bpe; from data.sources import *; s = Source('builtin:stdlib');"
+        "from reducible.data.tokenizer import train_bpe\nfrom reducible.data.sources import *\n"
+        "s = Source('builtin:stdlib')\n"
         "print(train_bpe([d.text for d in read(listing(s)[:60], s, [])], 700).identity)"
     )
     identities = set()
@@ -120,7 +121,7 @@ def test_training_again_in_another_process_gives_the_same_tokenizer() -> None:
 
 def test_a_fork_after_use_warns_nothing() -> None:
     program = (
-        "import os; from data.tokenizer import train_bpe\n"
+        "import os; from reducible.data.tokenizer import train_bpe\n"
         "t = train_bpe(['some text'] * 50, 300); t.encode_batch(['text'] * 500)\n"
         "child = os.fork()\n"
         "t.encode_batch(['text'] * 500)\n"
