@@ -23,7 +23,7 @@ import torch
 from gpu_cases import Shape, device_facts, run, training, write
 
 from reducible.models.families.registry import FAMILIES
-from reducible.models.memory.step_plan import Method, memory_plan, prepared
+from reducible.models.memory.step_plan import Method, prepared, step_plan
 from reducible.models.memory.step_plan import Setting as Step
 from reducible.tasks.train.optimizers.adamw import AdamW
 from reducible.tasks.train.train_spec import OptimizerSpec
@@ -91,7 +91,7 @@ def cases(arguments: argparse.Namespace) -> list[Case]:
 def predicted(case: Case) -> float:
     """Bytes."""
     shape = case.shape
-    return memory_plan(
+    return step_plan(
         *(shape.family, shape.config, Method(case.method), case.checkpointing),  # type: ignore[arg-type]
         micro_batch=shape.rows,
         sequence=shape.length,

@@ -129,7 +129,7 @@ def test_blocks_are_what_the_mathematics_says(kind: str, shape: tuple[int, int])
     base = quantised_base()
     dense = torch.randn(shape, generator=torch.Generator().manual_seed(0)) * torch.linspace(0.1, 3, shape[1])
     levels = {"nf4": oracle.NF4, "fp4": oracle.FP4, "int8": oracle.INT8}[kind]
-    expected = oracle.dequantize(oracle.quantize(dense, levels))
+    expected = oracle.dequantise(oracle.quantise(dense, levels))
     found = base.Blocks.of(dense.cuda(), base.Quantisation(kind, double=False))().cpu()
     wrong = (found - expected).abs() > 1e-5 * expected.abs()
     # A number in the middle between two levels may go either way.
