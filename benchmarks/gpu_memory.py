@@ -25,8 +25,7 @@ from gpu_cases import Shape, device_facts, run, training, write
 from reducible.models.families.registry import FAMILIES
 from reducible.models.memory.step_plan import Method, prepared, step_plan
 from reducible.models.memory.step_plan import Setting as Step
-from reducible.tasks.train.optimizers.adamw import AdamW
-from reducible.tasks.train.train_spec import OptimizerSpec
+from reducible.tasks.train.optimizers.adamw import AdamW, AdamWSpec
 
 DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
 
@@ -135,7 +134,7 @@ def finetuned(case: Case) -> None:
         name: tensor.to(DEVICE)
         for name, tensor in kind.batch.full_batch(shape.config, shape.rows, shape.length).items()
     }
-    optimizer = AdamW(model, model.parameter_groups(), OptimizerSpec())  # type: ignore[operator]
+    optimizer = AdamW(model, model.parameter_groups(), AdamWSpec())  # type: ignore[operator]
     half = torch.bfloat16 if shape.precision == "bf16" else torch.float16
     for _ in range(2):
         for _ in range(shape.micro_batches):
