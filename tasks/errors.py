@@ -1,4 +1,4 @@
-"""The error for the person who made the mistake: one line, shown without a traceback, exit code 2."""
+"""The error for a mistake that the user can mend: one line, shown without a traceback, exit code 2."""
 
 
 class UserError(Exception):

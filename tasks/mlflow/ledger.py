@@ -1,8 +1,8 @@
-"""What MLflow still has to be told: one small file for each artifact that leaves a record, under <root>/mlflow.
+"""What MLflow has yet to be told: one small file under <root>/mlflow for each artifact that has a record.
 
-It keeps what the artifact itself cannot know, because it is not identity (which sweeps use it, how its run ended), and
-what each tracking server already has, so that a finished store is recognised without importing MLflow. Nothing here is
-precious: without these files everything is looked up in MLflow again by its tag `reducible.artifact`.
+A file holds what the artifact cannot know because it is no part of its identity (which sweeps use it, how its run
+ended), and what each tracking server already has. So a finished store is recognised without importing MLflow. If these
+files are lost, everything is looked up in MLflow again by its tag `reducible.artifact`.
 """
 
 import fcntl
@@ -16,14 +16,14 @@ from pathlib import Path
 from typing import Any
 
 ENDED = {"finished": "FINISHED", "failed": "FAILED", "killed": "KILLED"}
-"""How a run ended, and MLflow's word for it; before its end an entry is "running"."""
+"""How a run ended, and MLflow's word for it. Until then an entry is "running"."""
 
 
 @dataclass
 class Entry:
-    """One artifact (or pipeline) that has, or will have, its run.
+    """One artifact (or pipeline) that has, or will have, a run.
 
-    folders are where its record may lie, the final one last, relative to the store's root where they lie under it.
+    folders are the places where its record may be, the final one last; relative to the store's root if under it.
     """
 
     identity: str
@@ -33,12 +33,12 @@ class Entry:
     status: str = "running"
     error: str = ""
     attempt: str = ""
-    """Which attempt committed the artifact, once one has: a task made afresh gets a fresh run."""
+    """The attempt that committed the artifact, once there is one. A task that is made afresh gets a new run."""
     recorded: dict[str, dict[str, str]] = field(default_factory=dict)
-    """By tracking server: {"run": id, "state": stamp} of what it was last told."""
+    """What each tracking server was last told: {"run": id, "state": stamp}."""
 
     def stamp(self) -> str:
-        """Changes when MLflow has to hear of something. The record itself never changes after its commit."""
+        """Changes if MLflow has to be told something. The record itself never changes after its commit."""
         told = [self.tags, self.sweeps, self.status, self.error, self.attempt]
         return hashlib.sha256(json.dumps(told, sort_keys=True).encode()).hexdigest()[:16]
 
@@ -46,12 +46,12 @@ class Entry:
         return self.status in ENDED and self.recorded.get(server, {}).get("state") == self.stamp()
 
     def record(self, root: Path) -> Path | None:
-        """Where the record lies now: in the artifact once it is committed, in the task's work folder before."""
+        """Where the record is now: in the task's work folder, or in the artifact once that is committed."""
         found = [root / folder for folder in self.folders if (root / folder / "describe.json").is_file()]
         return found[-1] if found else None
 
     def settle(self, root: Path) -> None:
-        """Finished, where its artifact was committed; a training that diverged is a result, but failed in MLflow."""
+        """Marks the entry finished if its artifact is committed. A training that diverged is marked failed."""
         artifact = (root / self.folders[-1]).parent
         manifest = read_json(artifact / "manifest.json")
         if manifest is None:
@@ -65,7 +65,7 @@ class Entry:
 
 
 def read_json(path: Path) -> dict[str, Any] | None:
-    """None where the file is missing or torn."""
+    """The content, or None if the file is missing or torn."""
     try:
         content: dict[str, Any] = json.loads(path.read_text())
     except (FileNotFoundError, NotADirectoryError, ValueError):
@@ -86,10 +86,10 @@ class Ledger:
         try:
             return None if content is None else Entry(**content)
         except TypeError:
-            return None  # written by another version: everything in it can be found again
+            return None  # written by another version; everything in it can be looked up again
 
     def write(self, entry: Entry) -> None:
-        """Replaced in one go; sweeps that another driver added in the meantime are kept."""
+        """Replaces the entry atomically; keeps the sweeps that another driver added in the meantime."""
         known = self.read(entry.identity)
         if known is not None:
             entry.sweeps = sorted({*known.sweeps, *entry.sweeps})
@@ -100,7 +100,7 @@ class Ledger:
         part.replace(path)
 
     def entries(self) -> Iterator[Entry]:
-        """All there are, artifacts with a record but without an entry included (a deleted ledger, a copied store)."""
+        """All entries, and one for each artifact that has a record but no entry (a deleted ledger, a copied store)."""
         known = set()
         for path in sorted((self.folder / "runs").glob("*.json")):
             if (entry := self.read(path.stem)) is not None:
@@ -113,16 +113,16 @@ class Ledger:
                 yield Entry(artifact.name, [record])
 
     def forget(self, server: str) -> None:
-        """What this server was told is gone with its database."""
+        """Forgets what this server was told, because its database is gone."""
         for path in (self.folder / "runs").glob("*.json"):
             entry = self.read(path.stem)
             if entry is not None and entry.recorded.pop(server, None) is not None:
                 self.write(entry)
 
     def acquire(self, identity: str) -> int | None:
-        """The right to write the run of that identity, kept until the descriptor is closed (or its process dies).
+        """Takes the right to write the run of that identity, held until the descriptor is closed or its process dies.
 
-        None: another driver that is alive has it.
+        None: another running driver has it.
         """
         lock = self.folder / "locks" / identity
         lock.parent.mkdir(parents=True, exist_ok=True)

@@ -3,8 +3,8 @@
     model = mlflow.pyfunc.load_model("models:/my-translator@best")
     model.predict(["a man sleeping in a green room"], params={"beam": 5})
 
-A file of code beside weights in safetensors: nothing is pickled. served_model.py packs models/ and data/ with it, so
-that it also loads where reducible is not installed.
+It is a file of code beside weights in safetensors; nothing is pickled. served_model.py packs models/ and data/ with it,
+so that it also loads on a machine without reducible.
 """
 
 from pathlib import Path
@@ -24,7 +24,7 @@ class PairModel(mlflow.pyfunc.PythonModel):
         self.tokenizer = Tokenizer.load(Path(context.artifacts["tokenizer"]))
 
     def predict(self, context: Any, model_input: pandas.DataFrame, params: dict[str, Any] | None = None) -> Any:
-        """A frame with, for each source: output, score (what the search ranks by), nats (-log p of the output)."""
+        """A frame with a row for each source: output, score (the search ranks by it), nats (-log p of the output)."""
         from reducible.data.pair_files import as_read
         from reducible.models.generate.translate import translate
 

@@ -15,12 +15,12 @@ from reducible.tasks.mlflow.served_model import log_model
 from reducible.tasks.mlflow.view import link, member_tag, publish
 from reducible.tasks.workflow.code_version import code_version
 
-_ATTEMPT = "mlflow.reducible.attempt"  # set when all of an artifact was sent; the prefix keeps it out of sight
-_SPEAKS_FOR_SWEEP = ("fit", "report", "sweep")  # kinds of which only the newest run of a sweep counts
+_ATTEMPT = "mlflow.reducible.attempt"  # set when all of an artifact was sent; MLflow hides tags with this prefix
+_SPEAKS_FOR_SWEEP = ("fit", "report", "sweep")  # for these kinds only the newest run of a sweep counts
 
 
 class Open:
-    """A run that is being written: what MLflow has of it, and which of the record's small files it was told."""
+    """A run that is being written: what MLflow has of it, and which of the record's small files were sent."""
 
     def __init__(self, writer: RunWriter) -> None:
         self.writer = writer
@@ -36,7 +36,7 @@ class Open:
 
 
 class Projector:
-    """One tracking server: its client, its experiment (made here when missing), the runs in it."""
+    """One tracking server: its client, its experiment (made here if missing), the runs in it."""
 
     def __init__(self, root: Path, tracking_uri: str, experiment: str, ledger: Ledger, server: str) -> None:
         self.root = root
@@ -46,7 +46,7 @@ class Projector:
         self._published: set[str | None] = set()
         local = tracking_uri.startswith("sqlite:///")
         self.client = MlflowClient(tracking_uri, registry_uri=tracking_uri)
-        # A fresh SQLite file raced by several processes fails in some of them: one at a time.
+        # If several processes create the same SQLite file, some of them fail; so one at a time.
         with (ledger.folder / "database.lock").open("w") as lock:
             fcntl.flock(lock, fcntl.LOCK_EX)
             known = self.client.get_experiment_by_name(experiment)
@@ -56,15 +56,15 @@ class Projector:
             )
 
     def alive(self) -> bool:
-        """Whether the server answers at all: tells a bad record from a server that is away."""
+        """Whether the server answers at all: distinguishes a bad record from a server that is away."""
         try:
             self.client.get_experiment(self.experiment_id)
-        except Exception:  # whatever MLflow throws: it does not answer
+        except Exception:  # whatever MLflow raises means that it does not answer
             return False
         return True
 
     def project(self, entry: Entry, open_run: Open | None, record: Path, ended: bool) -> Open:
-        """Sends what is new in the record; with `ended` also what is sent once, and how it ended."""
+        """Sends what is new in the record. If `ended`, also sends what is sent only once, and how the run ended."""
         described = read_json(record / "describe.json") or {}
         manifest = read_json(record.parent / "manifest.json") or {}
         kind = str(described.get("kind", ""))
@@ -89,7 +89,7 @@ class Projector:
         return open_run
 
     def _found_or_made(self, entry: Entry, described: Mapping[str, Any], manifest: Mapping[str, Any]) -> Any:
-        """The run of the artifact. One that belongs to an earlier making of it (`--fresh`) is deleted."""
+        """The run of the artifact. A run of an earlier attempt that `--fresh` replaced is deleted."""
         run = find(self.client, self.experiment_id, entry.identity)
         if run is not None and run.data.tags.get(_ATTEMPT, entry.attempt) != entry.attempt:
             self.client.delete_run(run.info.run_id)
@@ -100,7 +100,7 @@ class Projector:
                 started = int(1000 * (manifest["created"] - manifest.get("seconds", 0)))
             name = str(described.get("name") or manifest.get("label") or entry.identity[:12])
             run = create(self.client, self.experiment_id, entry.identity, name, started)
-            # A driver on another machine may have done the same in the meantime; then the first stays.
+            # A driver on another machine may have made one in the meantime; then the first one stays.
             first = find(self.client, self.experiment_id, entry.identity)
             if first is not None and first.info.run_id != run.info.run_id:
                 self.client.delete_run(run.info.run_id)
@@ -108,7 +108,7 @@ class Projector:
         return self.client.get_run(run.info.run_id)
 
     def _note(self, kind: str, entry: Entry, run_id: str, note: str) -> str:
-        """The run that speaks for a sweep also links to its report and to the view of its runs."""
+        """The note. In a run that stands for a sweep it also links to the report and to the view of its runs."""
         if kind not in ("report", "sweep") or not entry.sweeps:
             return note
         note = re.sub(r"\A\s*#+ .*\n+", "", note)
@@ -117,12 +117,12 @@ class Projector:
         return " · ".join(links) + "\n\n" + note
 
     def _end(self, writer: RunWriter, entry: Entry, kind: str, record: Path, manifest: Mapping[str, Any]) -> None:
-        """Final numbers, artifacts, the model; sent once for a committed artifact, again for one that was not."""
+        """Sends final numbers, artifacts and the model: once if the artifact is committed, else every time."""
         ended_ms = int(1000 * manifest["created"]) if manifest else int(time.time() * 1000)
         if not entry.attempt or writer.tags.get(_ATTEMPT) != entry.attempt:
             result = read_json(record.parent / "result.json") if manifest else None
             if result is not None:
-                # A trunk has not cooled down: its loss does not belong into the charts that show the law.
+                # A trunk has not cooled down, so its loss does not belong in the charts that show the law.
                 charted = entry.status == "finished" and entry.tags.get("role") != "trunk"
                 writer.final(result, ended_ms, chart=charted)
             writer.artifacts(record)
@@ -136,7 +136,7 @@ class Projector:
         entry.recorded[self.server] = {"run": writer.id, "state": entry.stamp()}
 
     def _supersede(self, entry: Entry, kind: str) -> None:
-        """Of the runs that speak for a sweep only the newest is shown; the sweep has grown since the others."""
+        """Marks all but the newest run that stands for a sweep: the sweep has grown since the others."""
         for sweep in entry.sweeps:
             same = f"tags.kind = '{kind}' AND tags.`{member_tag(sweep)}` IS NOT NULL"
             if family := entry.tags.get("family"):  # each family of a sweep has a fit of its own
@@ -148,7 +148,7 @@ class Projector:
 
 
 def _take_over(entry: Entry, described: Mapping[str, Any]) -> None:
-    """The tags that the task left in its record: all there is where the ledger was lost or the store copied."""
+    """Adds the tags in the task's record: they are all that is known if the ledger was lost or the store copied."""
     tags = dict(described.get("tags", {}))
     if sweep := tags.pop("sweep", None):
         entry.sweeps = sorted({*entry.sweeps, sweep})

@@ -1,8 +1,8 @@
-"""MLflow as a projection of the store: a thread of the driver that tails the records of tasks and writes their runs.
+"""MLflow as a projection of the store: a thread of the driver that follows the records of tasks and writes their runs.
 
-Tasks only write files (tasks/workflow/record.py). This thread reads them while tasks run and after they committed, and
-keeps one MLflow run for each artifact, found by its tag `reducible.artifact`. When the tracking server is away the
-tasks do not notice; what it missed is sent when it is back, by this command or the next (`catch_up`).
+Tasks only write files (tasks/workflow/record.py). This thread reads them while tasks run and after they have committed.
+It keeps one MLflow run for each artifact, found by its tag `reducible.artifact`. If the tracking server is away, the
+tasks do not notice. What it missed is sent when it is back, by this command or the next (`catch_up`).
 """
 
 import hashlib
@@ -27,12 +27,12 @@ EXPERIMENT = "reducible"
 
 
 def default_tracking_uri(root: Path) -> str:
-    """MLFLOW_TRACKING_URI where it is set, else a SQLite file under the root, named by its absolute path."""
+    """MLFLOW_TRACKING_URI if it is set, else a SQLite file under the root, named by its absolute path."""
     return os.environ.get("MLFLOW_TRACKING_URI") or f"sqlite:///{root.absolute()}/mlflow.db"
 
 
 def last_tracking_uri(root: Path) -> str:
-    """Where the runs of this root went last; before any did, or when that file is gone, the default."""
+    """Where the runs of this root went last; the default if none went anywhere yet, or if that file is gone."""
     with suppress(FileNotFoundError):
         uri = (root / "mlflow" / "tracking_uri").read_text().strip()
         if not uri.startswith("sqlite:///") or Path(uri.removeprefix("sqlite:///")).exists():
@@ -44,7 +44,7 @@ def last_tracking_uri(root: Path) -> str:
 class _Followed:
     entry: Entry
     lock: int | None = None
-    """Held while this driver writes the run: an open descriptor."""
+    """An open descriptor, held while this driver writes the run."""
     run: "Open | None" = None
 
     def release(self) -> None:
@@ -54,7 +54,7 @@ class _Followed:
 
 
 class Recorder:
-    """Follows tasks and writes their MLflow runs from a thread of its own. An observer of workflow.execute.execute().
+    """Follows tasks and writes their MLflow runs in its own thread. An observer of workflow.execute.execute().
 
     tracking_uri: None means default_tracking_uri(root). say: prints one line for a person.
     """
@@ -94,10 +94,10 @@ class Recorder:
         folders: Iterable[Path] = (),
         tags: Mapping[str, str] | None = None,
     ) -> None:
-        """Keeps the run of that identity from now on, as soon as its record appears (tasks without one get no run).
+        """Writes the run of that identity as soon as its record appears. A task without a record gets no run.
 
-        The record lies in the task's work folder, later in its artifact; or in `folders`, the final one last.
-        Of the tags, `sweep` makes the run a member of that sweep's view.
+        The record is in the task's work folder, later in its artifact; or in `folders`, the final one last.
+        The tag `sweep` makes the run a member of that sweep's view.
         """
         where = [self._relative(folder) for folder in folders]
         where = where or [f"work/{task}/{identity}/record", f"artifacts/{task}/{identity}/record"]
@@ -136,19 +136,19 @@ class Recorder:
     def tick(self) -> None: ...
 
     def catch_up(self) -> None:
-        """Follows all that MLflow has not been told yet: what a dead server or a killed driver left behind."""
+        """Follows everything that MLflow has not been told yet, because a server was away or a driver was killed."""
         followed = {one.entry.identity for one in self._all()}
         for entry in self.ledger.entries():
             if entry.identity not in followed:
                 entry.settle(self.root)
                 if entry.status == "running":
-                    entry.status = "killed"  # or its driver lives: then it holds the lock and this is dropped
+                    entry.status = "killed"  # if its driver still runs, it holds the lock and this is dropped
                 self._add(entry)
 
     def close(self, timeout: float = 30.0) -> bool:
-        """Sends what is left, but waits no longer than timeout seconds. True: MLflow has everything.
+        """Sends what is left, and waits no longer than timeout seconds. True: MLflow has everything.
 
-        Tasks that still run are marked killed; running them again continues their runs.
+        Tasks that are still running are marked killed. Running them again continues their runs.
         """
         for one in self._all():
             if one.entry.status == "running":
@@ -201,25 +201,25 @@ class Recorder:
             try:
                 self._pass()
                 pause = 0.0
-            except Exception as error:  # whatever MLflow throws must not reach the tasks
+            except Exception as error:  # whatever MLflow raises must not reach the tasks
                 if not self._complained:
                     self._complained = True
                     self._say(
                         f"MLflow at {self.tracking_uri}: {_one_line(error)}. "
-                        "Nothing stops and nothing is lost; it is tried again"
+                        "The tasks go on and nothing is lost; this is tried again"
                     )
                 pause = min(60.0, 2 * (pause or 0.5))
             if closing and (pause or not any(one.lock is not None for one in self._all())):
                 return
 
     def _pass(self) -> None:
-        """Goes once over all that is followed. A record that MLflow refuses does not hold up the others."""
+        """Updates every run that is followed, once. A record that MLflow refuses does not hold up the others."""
         refused: Exception | None = None
         for one in self._all():
             try:
                 self._bring_up(one)
             except Exception as error:
-                one.run = None  # what it believes to have sent may not have arrived
+                one.run = None  # what it sent may not have arrived
                 if self._projector is None or not self._projector.alive():
                     self._projector = None
                     raise
@@ -229,7 +229,7 @@ class Recorder:
 
     def _bring_up(self, one: _Followed) -> None:
         entry = one.entry
-        ended = entry.status in ENDED  # before the record is read: rows written after this come in the next pass
+        ended = entry.status in ENDED  # asked before the record is read; rows written later come in the next pass
         record = entry.record(self.root)
         if record is not None and one.lock is None:
             one.lock = self.ledger.acquire(entry.identity)
@@ -241,14 +241,14 @@ class Recorder:
             except FileNotFoundError:  # the record moved into its artifact while it was read
                 one.run = None
                 return
-        if ended:  # also without a record, or with a lock that another driver holds: it writes this run to its end
+        if ended:  # also if there is no record, or if another driver holds the lock: then that one ends the run
             if one.lock is not None:
                 self.ledger.write(entry)
             self._drop(one, entry)
 
     def _drop(self, one: _Followed, entry: Entry) -> None:
         with self._guard:
-            if one.entry is entry:  # it may be followed anew, to be continued
+            if one.entry is entry:  # else it is followed again, because its run continues
                 one.release()
                 self._followed.pop(entry.identity, None)
 
@@ -273,14 +273,14 @@ class Recorder:
 
 
 def catch_up(root: Path, tracking_uri: str | None = None, timeout: float = 600.0) -> bool:
-    """Brings MLflow up to the store, waiting for it. True: everything is there. Instant where nothing is missing."""
+    """Brings MLflow up to date with the store and waits for it. True: MLflow has everything. Instant if it had."""
     recorder = Recorder(root, tracking_uri, poll_seconds=0.05)
     recorder.catch_up()
     return recorder.close(timeout)
 
 
 def quiet() -> None:
-    """MLflow without telemetry, chatter and minutes of retries. Call before the first import of mlflow."""
+    """Turns off MLflow's telemetry, progress messages and long retries. Call before the first import of mlflow."""
     os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
     os.environ.setdefault("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "1")
     os.environ.setdefault("MLFLOW_HTTP_REQUEST_TIMEOUT", "10")

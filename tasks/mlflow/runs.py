@@ -1,8 +1,8 @@
-"""Writes one record folder into its one MLflow run: explicit run ids, nothing twice, whatever was there before.
+"""Writes one record folder into its one MLflow run, by its run id, and sends nothing twice.
 
-Every function may be called again with the same record and then changes nothing: parameters are only added, metric rows
-only beyond the last step that MLflow has for each metric. So a resumed training, a second recorder and a repeated
-catch-up all continue the same run.
+Every function may be called again with the same record and then changes nothing. Parameters are only added. Metric rows
+are sent only beyond the last step that MLflow has for each metric. So a resumed training, a second recorder and a
+repeated catch-up all continue the same run.
 """
 
 import contextlib
@@ -26,14 +26,14 @@ LONGEST_PARAMETER = 6000
 LONGEST_TAG = 8000
 LONGEST_KEY = 250
 METRICS_PER_BATCH = 1000
-# Rows closer together than 1 % of their step are left out, unless they validate: a value costs MLflow 0.2 ms, its
-# charts draw 320 points, and the record keeps every row.
+# Rows closer together than 1 % of their step are left out, except those with a validation loss: a value costs MLflow
+# 0.2 ms, its charts draw 320 points, and the record keeps every row.
 SPACING = 0.01
 PARAMETERS_PER_BATCH = 100
 
-# Records group metrics by what they say; MLflow's charts group by prefix, in alphabetical order, and open a run on the
-# first group. So the curves come first (train/, val/), how it ran goes to the tab "System metrics", and how it ended
-# has no prefix: those come last, and read best in tables and searches (`metrics.flops > 1e12`).
+# MLflow's charts group metrics by prefix, in alphabetical order, and open a run on the first group. So the curves
+# (train/, val/) keep their prefixes and come first. How the training ran goes to the tab "System metrics". How it ended
+# has no prefix: it comes last, and reads best in tables and searches (`metrics.flops > 1e12`).
 _SHOWN_AS = (("final/", ""), ("speed/", "system/"), ("memory/", "system/memory_"))
 
 _LOGARITHMS = {
@@ -43,11 +43,11 @@ _LOGARITHMS = {
     "log10_learning_rate": "learning_rate",
     "log10_loss": "validation_loss",
 }
-"""Twins for scatter charts, which have no logarithmic axes."""
+"""Logarithms for scatter charts, which have no logarithmic axes."""
 
 
 class Tail:
-    """New rows of the metrics files of a folder since the last call; a line still being written waits."""
+    """Reads the rows added to a folder's metrics files since the last call, except a line that is not complete."""
 
     def __init__(self) -> None:
         self._offsets: dict[Path, int] = {}
@@ -63,13 +63,13 @@ class Tail:
             whole = fresh[: fresh.rfind(b"\n") + 1]
             self._offsets[path] = offset + len(whole)
             for line in whole.splitlines():
-                with contextlib.suppress(ValueError, KeyError, TypeError):  # torn by a kill: written again on resuming
+                with contextlib.suppress(ValueError, KeyError, TypeError):  # torn by a kill; a resume writes it again
                     row = json.loads(line)
                     yield {"step": int(row["step"]), "time": int(row["time"]), "metrics": dict(row["metrics"])}
 
 
 def find(client: "MlflowClient", experiment_id: str, identity: str) -> "Run | None":
-    """The run of that artifact: the first made, should two drivers on two machines have made one each."""
+    """The run of that artifact: the first one made, if drivers on two machines made one each."""
     found = client.search_runs(
         [experiment_id], f"tags.`{IDENTITY_TAG}` = '{identity}'", order_by=["attributes.start_time ASC"]
     )
@@ -110,7 +110,7 @@ class RunWriter:
             self._inputs = True
 
     def parameters(self, parameters: Mapping[str, Any]) -> None:
-        """Adds parameters. MLflow never changes one: what differs on resuming becomes a tag `resumed.<key>`."""
+        """Adds parameters. MLflow cannot change one: a value that differs on resuming becomes a tag `resumed.<key>`."""
         from mlflow.entities import Param
 
         wanted = {_key(key): _cut(_text(value), LONGEST_PARAMETER) for key, value in parameters.items()}
@@ -135,11 +135,11 @@ class RunWriter:
         self.tags |= {tag.key: tag.value for tag in new}
 
     def follow(self, folder: Path) -> int:
-        """Sends the rows that were added to the folder's metrics files; returns how many values."""
+        """Sends the rows that were added to the folder's metrics files; returns the number of values sent."""
         return self.rows(self._tail.rows(folder))
 
     def rows(self, rows: Iterator[dict[str, Any]]) -> int:
-        """Sends what lies beyond the last step that MLflow has, in batches that never cut a row in two."""
+        """Sends the rows beyond the last step that MLflow has, in batches that do not divide a row."""
         batch: list[Metric] = []
         sent = 0
         for row in rows:
@@ -166,7 +166,7 @@ class RunWriter:
         metrics = []
         for key, value in values.items():
             name = _key(_shown(key))
-            # A metric without a course is drawn as a bar, which compares runs, but only at step 0.
+            # MLflow draws a metric with one value as a bar, which compares runs, but only if its step is 0.
             step = 0 if key.startswith("final/") else row["step"]
             if isinstance(value, int | float) and step > self._last_step.get(name, -1):
                 metrics.append(Metric(name, float(value), row["time"], step))
@@ -178,7 +178,7 @@ class RunWriter:
         return len(batch)
 
     def final(self, result: Mapping[str, Any], time_ms: int, chart: bool) -> None:
-        """The numbers of a result.json: how it ended; with logarithms for scatter charts where `chart` says so."""
+        """Sends the numbers of a result.json; if `chart`, also their logarithms for scatter charts."""
         values = {key: value for key, value in result.items() if isinstance(value, int | float)}
         values = {key: value for key, value in values.items() if not isinstance(value, bool) and key != "step"}
         if values.get("units") and values.get("parameters"):
@@ -192,11 +192,11 @@ class RunWriter:
             self._send(batch)
 
     def note(self, markdown: str) -> None:
-        """MLflow shows the first three lines of a note and the name of the run above it: a title would be one lost."""
+        """Sets the note without its title: MLflow shows three lines of it, below the name of the run."""
         self.set_tags({"mlflow.note.content": re.sub(r"\A\s*#+ .*\n+", "", markdown)})
 
     def artifacts(self, record: Path) -> None:
-        """files/ to the top of the run's artifacts (a report opens first there), figures/ and the note beside them."""
+        """Sends files/ to the top of the run's artifacts, where a report opens first; figures/ and the note beside."""
         if (record / "files").is_dir():
             self.client.log_artifacts(self.id, str(record / "files"))
         if (record / "figures").is_dir():
@@ -229,7 +229,7 @@ def _dataset(described: Mapping[str, Any]) -> Any:
     source = described.get("source", "")
     return DatasetInput(
         Dataset(
-            # MLflow keeps one input for each name and digest: the splits need names of their own.
+            # MLflow keeps one input for each name and digest, so every split needs its own name.
             name=_cut(str(described.get("name", "data")), 480) + ("" if split == "train" else f" ({split})"),
             digest=str(described.get("digest", ""))[:12],
             source_type="local",
@@ -242,7 +242,7 @@ def _dataset(described: Mapping[str, Any]) -> Any:
 
 
 def _key(key: str) -> str:
-    """A name that MLflow accepts: its characters, its length, no path that means another one."""
+    """A name that MLflow accepts: allowed characters, allowed length, a normal path."""
     plain = re.sub(r"[^\w./: -]", "_", key)[:LONGEST_KEY]
     if posixpath.normpath(plain) != plain or plain.startswith(("/", "..")):
         plain = re.sub(r"/+", "/", plain).strip("/.") or "_"
@@ -267,5 +267,5 @@ def _cut(text: str, longest: int) -> str:
 def _user() -> str:
     try:
         return getpass.getuser()
-    except (KeyError, OSError):  # a user id without a name, as containers have
+    except (KeyError, OSError):  # a user id without a name, as in some containers
         return "unknown"

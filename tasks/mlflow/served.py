@@ -1,17 +1,17 @@
-"""What MLflow's model of a kind of data takes and gives; served_model.py makes it."""
+"""The inputs and outputs of MLflow's model for a kind of data; served_model.py makes the model."""
 
 from dataclasses import dataclass
 
 
 @dataclass(frozen=True)
 class Served:
-    """A model that takes texts and gives a row of `outputs` for each."""
+    """A model that takes texts and returns a row of `outputs` for each."""
 
     code: str
-    """File beside this one that MLflow runs to load the model."""
+    """The file beside this one that MLflow runs to load the model."""
     tokenizers: tuple[str, ...]
-    """Folders of the dataset that it needs."""
+    """The folders of the dataset that it needs."""
     outputs: tuple[tuple[str, str], ...]
     parameters: tuple[tuple[str, str, int | float], ...]
     facts: tuple[str, ...] = ()
-    """Keys of dataset.json that it needs."""
+    """The keys of dataset.json that it needs."""

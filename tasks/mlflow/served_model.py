@@ -1,7 +1,7 @@
 """A trained model in MLflow: a logged model with its signature, and a version of a registered one.
 
-What it takes and gives is what the kind of data says that its family reads (tasks/dataset/kind.py). A kind that is not
-served has no model in MLflow: its runs are there without one.
+The kind of data that the family reads says what the model takes and returns (tasks/dataset/kind.py). If a kind is not
+served, its runs are in MLflow without a model.
 """
 
 import shutil
@@ -21,7 +21,7 @@ _PACKAGE = Path(reducible.__file__).parent
 
 
 def log_model(writer: RunWriter, root: Path, artifact: Path, name: str) -> None:
-    """Logs the model of a committed training and registers it under `name`; once for each run."""
+    """Logs the model of a committed training and registers it under `name`, once for each run."""
     served, dataset = _served(artifact), _dataset_of(root, artifact)
     run = writer.client.get_run(writer.id)
     if served is None or dataset is None:
@@ -57,7 +57,7 @@ def _pack(folder: Path, model: Path, dataset: Path, served: Served) -> None:
     content = read_json(dataset / "dataset.json") or {}
     needed = ["torch", "numpy", "pandas", "safetensors", "tokenizers"]
     with warnings.catch_warnings(), tempfile.TemporaryDirectory() as sources:
-        warnings.simplefilter("ignore")  # it asks for type hints and an example, which a given signature replaces
+        warnings.simplefilter("ignore")  # it asks for type hints and an example, which the signature replaces
         code = Path(sources) / "reducible"
         code.mkdir()
         shutil.copy(_PACKAGE / "__init__.py", code)
@@ -76,7 +76,7 @@ def _pack(folder: Path, model: Path, dataset: Path, served: Served) -> None:
 
 def _register(writer: RunWriter, model_id: str, location: str, name: str, loss: float | None) -> None:
     client = writer.client
-    # Not `search by name = ...`: get_registered_model is the one call that both kinds of server answer alike.
+    # Not a search by name: get_registered_model is the one call that both kinds of server answer in the same way.
     from mlflow.exceptions import MlflowException
 
     try:
@@ -86,7 +86,7 @@ def _register(writer: RunWriter, model_id: str, location: str, name: str, loss: 
             raise
         client.create_registered_model(name)
         aliases = {}
-    # The location, not `models:/<id>`: for the latter the SQL store asks a client of the global tracking URI.
+    # The location, not `models:/<id>`: to resolve that, the SQL store uses a client of the global tracking URI.
     made = client.create_model_version(name, source=location, run_id=writer.id, model_id=model_id)
     if loss is not None:
         client.set_model_version_tag(name, made.version, "validation_loss", str(loss))
@@ -96,7 +96,7 @@ def _register(writer: RunWriter, model_id: str, location: str, name: str, loss: 
 
 
 def _served(artifact: Path) -> Served | None:
-    """None for a training that left no model, and for a family that is not served."""
+    """How the model is served, or None if the training left no model or its kind of data is not served."""
     config = read_json(artifact / MODEL / "config.json")
     if config is None:
         return None

@@ -3,8 +3,8 @@
     model = mlflow.pyfunc.load_model("models:/my-notes@best")
     model.predict(["def main("], params={"tokens": 50})
 
-A file of code beside weights in safetensors: nothing is pickled. served_model.py packs models/ and data/ with it, so
-that it also loads where reducible is not installed.
+It is a file of code beside weights in safetensors; nothing is pickled. served_model.py packs models/ and data/ with it,
+so that it also loads on a machine without reducible.
 """
 
 import math
@@ -24,7 +24,7 @@ class TextModel(mlflow.pyfunc.PythonModel):
         self.tokenizer = Tokenizer.load(Path(context.artifacts["tokenizer"]))
 
     def predict(self, context: Any, model_input: pandas.DataFrame, params: dict[str, Any] | None = None) -> Any:
-        """A frame with, for each text: continuation, nats (mean per token of the text), bits_per_byte."""
+        """A frame with a row for each text: continuation, nats (mean per token of the text), bits_per_byte."""
         texts = model_input.iloc[:, 0]
         given = {"tokens": 32, "temperature": 0.0, "top_k": 0, "seed": 0, **(params or {})}
         return pandas.DataFrame([self._one(str(text), given) for text in texts])

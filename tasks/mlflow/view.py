@@ -29,19 +29,19 @@ LONGEST_TAG = 20_000  # MLflow's limit on the value of an experiment tag
 
 NOTE = """\
 Every training, evaluation, fit and sweep that `reducible` ran from this folder, one run for each artifact. A resumed
-training goes on in its own run.
+training continues its own run.
 
-**Where to look.** The menu of saved views (beside the name above) has one view for each sweep and one of all runs: they
-chart loss against compute, which a plain visit to this page does not. The run of kind `sweep` speaks for its sweep: its
-overview tells the law in words, its artifacts hold `report.html`.
+**Where to look.** The menu of saved views (beside the name above) has one view for each sweep and one for all runs.
+They chart loss against compute, which this page does not do by itself. The run of kind `sweep` stands for its sweep:
+its overview states the law in words, and its artifacts hold `report.html`.
 
-**What the names mean.** Without a prefix, how a training ended: `parameters` N, `units` D (target tokens, or steps of
-series), `flops` C, `validation_loss` in nats per unit; the `log10_` twins are for charts without logarithmic axes.
-`train/` and `val/` curves: `train/flops` and `train/units` stand beside the loss and can be chosen as the x axis.
-`system/` how it ran.
+**What the names mean.** Metrics without a prefix say how a training ended: `parameters` N, `units` D (target tokens, or
+steps of series), `flops` C, `validation_loss` in nats per unit. Those named `log10_` are for charts without logarithmic
+axes. `train/` and `val/` are curves; `train/flops` and `train/units` are logged with the loss and can be chosen as the
+x axis. `system/` says how the training ran.
 
-**Tags.** `reducible.artifact` the SHA-256 identity of the artifact in the store, `kind`, `family` (in a sweep of
-several each has its colour), `sweep` or `pipeline`, `status`, `git_commit`. Search, for example:
+**Tags.** `reducible.artifact` (the SHA-256 identity of the artifact in the store), `kind`, `family` (each has its own
+colour in a sweep of several), `sweep` or `pipeline`, `status`, `git_commit`. A search, for example:
 `tags.sweep = 'demo' and metrics.flops > 1e12`.
 """
 
@@ -64,7 +64,7 @@ _COLUMNS = {  # in this order; widths in pixels
 
 
 def share_key(sweep: str | None = None) -> str:
-    """The key of a sweep's view, or of the view of all runs; fit for a URL and a tag name, one for each name."""
+    """The key of a sweep's view, or of the view of all runs: valid in a URL and a tag name, unique to the name."""
     if sweep is None:
         return ALL
     plain = re.sub(r"[^A-Za-z0-9_-]+", "-", sweep)
@@ -72,7 +72,7 @@ def share_key(sweep: str | None = None) -> str:
 
 
 def link(server: str, experiment_id: str, sweep: str | None = None) -> str:
-    """The address that opens the published view; without a server, the part from `#` on, for links inside MLflow."""
+    """The address that opens the published view. Without a server: the part from `#` on, for links inside MLflow."""
     query = {
         "viewStateShareKey": share_key(sweep),
         "compareRunsMode": "CHART",
@@ -82,7 +82,7 @@ def link(server: str, experiment_id: str, sweep: str | None = None) -> str:
 
 
 def member_tag(sweep: str) -> str:
-    """The tag that runs of a sweep carry: an artifact that several sweeps use carries one for each."""
+    """The tag that runs of a sweep carry. An artifact that several sweeps use carries one for each."""
     return "sweep." + re.sub(r"[^\w. -]+", "_", sweep)
 
 
@@ -111,7 +111,7 @@ def view_state(sweep: str | None = None) -> dict[str, Any]:
     if sweep is None:
         facets = {"searchFilter": "", "orderByKey": "attributes.start_time", "orderByAsc": False}
     else:
-        # Ascending kinds put the few that speak for the sweep (fit, sweep) above its many trainings.
+        # Ascending kinds put the few runs that stand for the sweep (fit, sweep) above its many trainings.
         member = f"tags.`{member_tag(sweep)}` IS NOT NULL AND tags.`superseded` IS NULL"
         facets = {"searchFilter": member, "orderByKey": "tags.`kind`", "orderByAsc": True}
     return {
@@ -126,7 +126,7 @@ def view_state(sweep: str | None = None) -> dict[str, Any]:
         "runsHiddenMode": "SHOW_ALL",  # the page's own default charts the first ten runs only
         "compareRunCharts": charts,
         "compareRunSections": sections,
-        "isAccordionReordered": True,  # or it sorts the sections by name
+        "isAccordionReordered": True,  # else it sorts the sections by name
         "viewMaximized": False,
         "runListHidden": False,
         "hideEmptyCharts": True,
@@ -151,7 +151,7 @@ def decode(value: str) -> tuple[str, dict[str, Any]]:
 
 
 def publish(client: "MlflowClient", experiment_id: str, sweeps: list[str]) -> None:
-    """Sets what the experiment's page says and the views of all runs and of these sweeps, where they differ."""
+    """Sets the note of the experiment's page, and the views of all runs and of these sweeps, if they differ."""
     experiment = client.get_experiment(experiment_id)
     created = int(experiment.creation_time or 0)
     wanted = {"mlflow.note.content": NOTE, "mlflow.experimentKind": "custom_model_development"}

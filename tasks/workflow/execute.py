@@ -1,6 +1,6 @@
-"""Runs a graph of tasks on Ray: skips what is done, hands the rest to Ray, which orders and retries it.
+"""Runs a graph of tasks on Ray: skips what is done and hands the rest to Ray, which orders and retries it.
 
-Paths travel between tasks, never objects: nothing of Ray's own state is needed to go on after a crash.
+Tasks pass paths to each other, never objects, so that a run continues after a crash without any of Ray's state.
 """
 
 import os
@@ -34,11 +34,11 @@ class Outcome:
         return self.status in ("done", "made")
 
 
-LAUNCHER_BYTES = 2**30  # what waits for workers of its own sets memory aside, so that only so many wait at once
+LAUNCHER_BYTES = 2**30  # reserved by each task that waits for its own workers; it limits how many wait at once
 
 
 class Cluster(Protocol):
-    """Where tasks run; it refuses what no node of it could ever hold."""
+    """Where tasks run. It refuses a task that none of its nodes could ever hold."""
 
     def require(self, what: str, cpus: float = 1, gpus: float = 0, workers: int = 1) -> None: ...
 
@@ -52,7 +52,7 @@ class Observer(Protocol):
 
 
 def pending(store: Store, targets: Iterable[Task]) -> list[Task]:
-    """What has to run for the targets to be done, inputs first. What only finished tasks needed is not asked for."""
+    """The tasks that must run to make the targets, inputs first. Inputs that only finished tasks need are left out."""
     needed: dict[str, Task] = {}
 
     def visit(task: Task) -> None:
@@ -73,10 +73,10 @@ def execute(
     session: Callable[[], AbstractContextManager["Cluster | None"]],
     observers: Iterable[Observer] = (),
 ) -> dict[str, Outcome]:
-    """Makes the targets; returns the outcome of each of them and of all they need, by identity.
+    """Makes the targets. Returns the outcome of every target and of everything it needs, by identity.
 
-    `session` opens Ray and is only called when something has to run. Independent tasks run at once, the heaviest
-    first; a failing task fails those that need it with its own error, and the others finish.
+    `session` opens Ray. It is called only if something has to run. Independent tasks run at the same time, the
+    heaviest first. If a task fails, the tasks that need it fail with the same error; all others finish.
     """
     observers = list(observers)
     waiting = pending(store, targets)
@@ -111,7 +111,7 @@ def _run_on_ray(waiting: list[Task], store: Store, outcomes: dict[str, Outcome],
         alone = held.workers == 1
         reference = remote.options(
             name=task.title,
-            # A task with several workers only waits for them: holding a CPU itself could starve them for ever.
+            # A task with several workers only waits for them. If it held a CPU itself, they might never get theirs.
             num_cpus=held.cpus if alone else 0,
             num_gpus=held.gpus if alone else 0,
             memory=held.memory or (None if alone else LAUNCHER_BYTES),
@@ -123,7 +123,7 @@ def _run_on_ray(waiting: list[Task], store: Store, outcomes: dict[str, Outcome],
     unfinished = list(tasks_of)
     try:
         while unfinished:
-            # All that are ready, in order: a task that failed is seen before those it takes along.
+            # All that are ready, in order, so that a failed task is seen before the tasks that need it.
             ready, unfinished = ray.wait(unfinished, num_returns=len(unfinished), timeout=0.3)
             for reference in ready:
                 outcome = _outcome(tasks_of[reference], reference, store, outcomes)
@@ -139,7 +139,7 @@ def _run_on_ray(waiting: list[Task], store: Store, outcomes: dict[str, Outcome],
 
 
 def _heaviest_first(waiting: list[Task]) -> list[Task]:
-    """Inputs before what needs them; among those that could start, what leads to the most work comes first."""
+    """The tasks, inputs first. Of the tasks that could start, the one that leads to the most work comes first."""
     ahead: dict[str, float] = {}
     for task in reversed(waiting):
         ahead[task.identity] = task.weight + ahead.get(task.identity, 0.0)
@@ -152,7 +152,7 @@ def _heaviest_first(waiting: list[Task]) -> list[Task]:
 
 
 def _payload(task: Task) -> dict[str, Any]:
-    """What travels to the worker: no graph, only this task and where its inputs lie."""
+    """What is sent to the worker: this task and the identities of its inputs, not the graph."""
     return {
         "name": task.name,
         "identity": task.identity,
@@ -168,7 +168,7 @@ def _payload(task: Task) -> dict[str, Any]:
 
 
 def _run_task(payload: Mapping[str, Any], root: str, *upstream: str) -> str:
-    """On a worker. `upstream` is for Ray alone: it starts this task when those have ended well."""
+    """Runs on a worker. `upstream` is for Ray only, which starts this task when those have succeeded."""
     return str(run_here(payload, Store(root)))
 
 
@@ -201,7 +201,7 @@ def run_here(payload: Mapping[str, Any], store: Store) -> Path:
     except (UserError, DataError):
         raise
     except Exception as error:
-        if store.committed(name, identity):  # another attempt won and took the work folder with it
+        if store.committed(name, identity):  # another attempt committed first and removed the work folder
             return artifact
         log = work / "error.log"
         log.write_text(traceback.format_exc())
@@ -233,7 +233,7 @@ def _one_line(error: BaseException) -> str:
 
 
 def stop_politely() -> None:
-    """SIGTERM (a stopped job) ends the driver as Ctrl-C does: children stopped, nothing half-written."""
+    """Makes SIGTERM (a stopped job) end the driver as Ctrl-C does: children are stopped, nothing is half-written."""
 
     def interrupt(*_: object) -> None:
         raise KeyboardInterrupt

@@ -1,8 +1,8 @@
-"""Identity of a task: SHA-256 over canonical JSON, which refuses whatever it cannot write exactly.
+"""Identity of a task: SHA-256 over canonical JSON, which refuses any value that it cannot write exactly.
 
-A spec enters by what differs from its defaults (essence). So a field that is added later, with what was done before as
-its default, leaves every finished artifact valid. A default that changes must raise the task's version: it would not be
-seen here.
+Only the fields of a spec that differ from their defaults count (essence). So a field that is added later leaves every
+finished artifact valid, provided its default is the old behaviour. A default that changes must raise the task's
+version, because it is not seen here.
 """
 
 import hashlib
@@ -15,7 +15,7 @@ from pydantic import BaseModel
 from pydantic.fields import FieldInfo
 
 CLASS = "<class>"
-"""Names the class of a model that stands where another class is the usual one, and has no tag of its own."""
+"""The key that names a nested model's class, if another class is usual there and the model has no tag."""
 
 
 def canonical(value: Any, path: str = "") -> Any:
@@ -48,7 +48,7 @@ def canonical(value: Any, path: str = "") -> Any:
 def _require_text_keys(value: Mapping[Any, Any], path: str) -> None:
     for key in value:
         if not isinstance(key, str):
-            raise TypeError(f"{path or 'value'}: the key {key!r} is no string")
+            raise TypeError(f"{path or 'value'}: the key {key!r} is not a string")
 
 
 def fingerprint(value: Any) -> str:
@@ -59,25 +59,25 @@ def fingerprint(value: Any) -> str:
 
 @runtime_checkable
 class KnowsMore(Protocol):
-    """A spec that knows more about its fields than their types tell, such as the defaults of a dict's entries."""
+    """A spec that knows more about its fields than their types say, such as the defaults of a dict's entries."""
 
     def entering(self) -> Mapping[str, Any]:
-        """By name of a field: what enters an identity in place of its value."""
+        """What enters an identity in place of a field's value, by the name of the field."""
         ...
 
 
 def essence(spec: BaseModel) -> dict[str, Any]:
-    """What tells a spec from others of its class, as canonical data: the fields that differ from their defaults.
+    """The fields of a spec that differ from their defaults, as canonical data.
 
-    Nested models enter by what differs from the defaults of their own class. The usual class of a place needs no name:
-    that of the field's default, else the first one in its annotation. Any other class is told by its tags, the
-    fields that can hold one Literal only, or without such by its name; so a union can grow at its end.
+    A nested model enters in the same way, with the defaults of its own class. A field's usual class is that of its
+    default, or else the first one in its annotation; it needs no name. Any other class is recorded by its tags (the
+    fields that can hold only one Literal) or, if it has none, by its name. So a union can grow at its end.
     """
     return _fields(spec, type(spec), "")
 
 
 def equal(one: Any, other: Any) -> bool:
-    """Whether canonical values are the same; 1 is 1.0, and neither is true."""
+    """Whether two canonical values are equal: 1 equals 1.0, and neither equals true."""
     if isinstance(one, dict) and isinstance(other, dict):
         return one.keys() == other.keys() and all(equal(one[key], other[key]) for key in one)
     if isinstance(one, list) and isinstance(other, list):
@@ -112,7 +112,7 @@ def _value(value: Any, usual: type | None, path: str) -> Any:
 
 
 def _default(field: FieldInfo) -> tuple[Any, bool]:
-    """(default, whether there is one). What is made from the other fields is no fixed default."""
+    """(default, whether there is one). A default that is computed from other fields does not count."""
     if field.is_required() or field.default_factory_takes_validated_data:
         return None, False
     return field.get_default(call_default_factory=True), True

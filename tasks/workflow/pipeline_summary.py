@@ -1,4 +1,4 @@
-"""The summary of a pipeline: one record that speaks for the whole run and names its parts."""
+"""The summary of a pipeline: one record that describes the whole run and names its parts."""
 
 import json
 

@@ -1,7 +1,7 @@
-"""What a task leaves behind for people: parameters, metrics, a note, figures. Plain files, no MLflow in sight.
+"""What a task records for people: parameters, metrics, a note, figures. These are plain files, without MLflow.
 
-MLflow is a projection of these files made by the driver (tasks/mlflow/recorder.py): losing the tracking server can
-neither stop nor slow a task, and everything in MLflow can be made again from the store.
+The driver projects these files into MLflow (tasks/mlflow/recorder.py). So losing the tracking server neither stops nor
+slows a task, and everything in MLflow can be made again from the store.
 """
 
 import json
@@ -13,7 +13,7 @@ from typing import Any
 
 
 class Record:
-    """Writes a record folder. Each attempt of a task has its own metrics file, so that no two ever write one."""
+    """Writes a record folder. Each attempt of a task has its own metrics file, so that no two write the same one."""
 
     def __init__(self, folder: Path, attempt: str) -> None:
         self.folder = folder
@@ -28,7 +28,7 @@ class Record:
         tags: Mapping[str, str] | None = None,
         datasets: Iterable[Mapping[str, Any]] = (),
     ) -> None:
-        """kind: train, evaluate, fit, report, sweep, run. parameters may be nested; they are kept flat, dotted."""
+        """kind: train, evaluate, fit, report, sweep, run. Nested parameters are stored flat, under dotted names."""
         text = json.dumps(
             {
                 "kind": kind,
@@ -62,8 +62,8 @@ class Record:
 def read_rows(folder: Path) -> list[dict[str, Any]]:
     """The metric rows of all attempts in step order, one per step.
 
-    Attempts overlap after a resume; equal steps carry equal values (contract 4), so the first one seen is kept.
-    A line torn by a kill or a full disk is passed over: the resumed attempt writes that step again.
+    Attempts overlap after a resume. Equal steps carry equal values (contract 4), so the first one seen is kept.
+    A line torn by a kill or a full disk is skipped, because the resumed attempt writes that step again.
     """
     rows: dict[int, dict[str, Any]] = {}
     for file in sorted(folder.glob("metrics-*.jsonl")):
@@ -79,14 +79,14 @@ def read_rows(folder: Path) -> list[dict[str, Any]]:
 
 
 def copy_record(source: Path, target: Path) -> None:
-    """The live record of a task into its artifact, the attempts' rows merged into one file."""
+    """Copies the live record of a task into its artifact and merges the attempts' rows into one file."""
     rows = read_rows(source)
     shutil.copytree(source, target, ignore=shutil.ignore_patterns("metrics-*.jsonl"), dirs_exist_ok=True)
     _write(target / "metrics-all.jsonl", "".join(json.dumps(row) + "\n" for row in rows))
 
 
 def flatten(value: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
-    """{"a": {"b": 1}} -> {"a.b": 1}; lists and other values as they are."""
+    """{"a": {"b": 1}} -> {"a.b": 1}; lists and other values stay as they are."""
     flat: dict[str, Any] = {}
     for key, item in value.items():
         if isinstance(item, Mapping):
@@ -97,7 +97,7 @@ def flatten(value: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
 
 
 def _write(path: Path, text: str) -> None:
-    # Replaced in one go: the recorder reads these files while the task runs.
+    # Replaced atomically: the recorder reads these files while the task runs.
     path.parent.mkdir(parents=True, exist_ok=True)
     part = path.with_name(f".{path.name}.part")
     part.write_text(text)

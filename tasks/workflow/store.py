@@ -1,8 +1,8 @@
-"""The artifact store: durable results by identity, committed once, last, with a manifest.
+"""The artifact store: durable results by identity, each committed once, as the last step, with a manifest.
 
 <root>/artifacts/<task>/<identity>/   files + manifest.json     never changed after its commit
-<root>/staging/                        what attempts are writing; nobody reads it
-<root>/work/<task>/<identity>/         what outlives a killed attempt (checkpoints, live records)
+<root>/staging/                        files that attempts are writing; nobody reads them
+<root>/work/<task>/<identity>/         files that outlive a killed attempt (checkpoints, live records)
 """
 
 import errno
@@ -32,7 +32,7 @@ class Store:
     """A folder that every node sees.
 
     Raises:
-        UserError: where the root is a URI, or cannot be made or written.
+        UserError: the root is a URI, or cannot be made or written.
     """
 
     def __init__(self, root: str | Path) -> None:
@@ -57,7 +57,7 @@ class Store:
         return self.root / "work" / name / identity
 
     def committed(self, name: str, identity: str) -> bool:
-        # The folder appears by one rename, with its manifest in it: to exist is to be complete.
+        # The folder appears by one rename, with its manifest in it, so a folder that exists is complete.
         return (self.artifact(name, identity) / MANIFEST).is_file()
 
     def manifest(self, name: str, identity: str) -> dict[str, Any]:
@@ -70,7 +70,7 @@ class Store:
         return iter(sorted(found, key=lambda manifest: manifest["created"], reverse=True))
 
     def discard(self, name: str, identity: str) -> None:
-        """Takes an artifact out, so that its task is made again. The rename hides it at once, whole."""
+        """Removes an artifact, so that its task is run again. The rename hides all of it at once."""
         if self.committed(name, identity):
             trash = self.root / "staging" / f"discarded-{identity[:12]}-{uuid.uuid4().hex[:8]}"
             self.artifact(name, identity).rename(trash)
@@ -78,9 +78,9 @@ class Store:
 
     @contextmanager
     def staged(self, name: str, identity: str, label: str, described: dict[str, Any]) -> Iterator[tuple[str, Path]]:
-        """(attempt, private folder), committed when the block ends well, removed when it does not.
+        """Yields (attempt, private folder). The folder is committed if the block succeeds and removed if it fails.
 
-        Of two attempts that race, the first commit wins and the second is dropped.
+        If two attempts race, the first commit wins and the second is dropped.
         """
         attempt = f"{int(time.time())}-{uuid.uuid4().hex[:8]}"
         staging = self.root / "staging" / f"{name}-{identity[:12]}-{attempt}"
@@ -91,7 +91,7 @@ class Store:
             write_manifest(staging, described, identity=identity, label=label, attempt=attempt, started=started)
             self._commit(staging, self.artifact(name, identity))
         except OSError as error:
-            if self.committed(name, identity):  # another attempt won, and took this one's files away
+            if self.committed(name, identity):  # another attempt committed first and removed this one's files
                 return
             if error.errno == errno.ENOSPC:
                 raise UserError(
@@ -110,7 +110,7 @@ class Store:
         try:
             staging.rename(artifact)
         except OSError as error:
-            # A folder that is there already was committed by another attempt of the same pure function.
+            # If the folder exists already, another attempt of the same pure function committed it.
             if error.errno not in (errno.ENOTEMPTY, errno.EEXIST):
                 raise
         flush(artifact.parent)
@@ -119,7 +119,7 @@ class Store:
 def write_manifest(
     folder: Path, described: dict[str, Any], *, identity: str, label: str, attempt: str, started: float
 ) -> None:
-    """Lists every file under `folder` with size and SHA-256, flushed to disk before the manifest is."""
+    """Lists every file under `folder` with its size and SHA-256. The files are flushed to disk before the manifest."""
     files = []
     for path in sorted(path for path in folder.rglob("*") if path.is_file()):
         flush(path)
@@ -148,7 +148,7 @@ def write_manifest(
 
 
 def remedy(artifact: Path) -> str:
-    """Of an artifact that is not what was committed."""
+    """What to do about an artifact that differs from what was committed."""
     return f"remove the folder {artifact} and run what made it again"
 
 
@@ -156,17 +156,17 @@ def read_manifest(artifact: Path) -> dict[str, Any]:
     try:
         manifest: dict[str, Any] = json.loads((artifact / MANIFEST).read_text())
     except FileNotFoundError:
-        raise UserError(f"{artifact}: no artifact lies there (its {MANIFEST} is missing)") from None
+        raise UserError(f"{artifact}: there is no artifact there ({MANIFEST} is missing)") from None
     except ValueError:
         raise UserError(f"{artifact / MANIFEST}: damaged; {remedy(artifact)}") from None
     return manifest
 
 
 def read_spec(artifact: Path, kind: type[Spec]) -> Spec:
-    """The spec of an artifact's task. A field that was added after it was made is at its default: what was done then.
+    """The spec of an artifact's task. A field that was added later has its default, which is the old behaviour.
 
     Raises:
-        UserError: the spec has what this code does not know, or lacks what it needs.
+        UserError: the spec has a field that this code does not know, or lacks one that it needs.
     """
     try:
         return kind.model_validate(read_manifest(artifact)["spec"])
@@ -177,7 +177,11 @@ def read_spec(artifact: Path, kind: type[Spec]) -> Spec:
 
 
 def verify(artifact: Path) -> None:
-    """Raises UserError naming the first file that is missing or differs from the manifest."""
+    """Checks every file against the manifest.
+
+    Raises:
+        UserError: naming the first file that is missing or differs.
+    """
     for file in read_manifest(artifact)["files"]:
         path = artifact / file["path"]
         if not path.is_file():
@@ -192,7 +196,7 @@ def sha256_of(path: Path) -> str:
 
 
 def flush(path: Path) -> None:
-    """What was written to the file or folder is on the disk when this returns."""
+    """Writes what is buffered for the file or folder to the disk before it returns."""
     descriptor = os.open(path, os.O_RDONLY)
     try:
         os.fsync(descriptor)

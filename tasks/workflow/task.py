@@ -14,21 +14,21 @@ from reducible.tasks.workflow.identity import canonical, essence, fingerprint
 
 @dataclass(frozen=True)
 class Resources:
-    """What one task holds while it runs. A task that starts workers of its own holds nothing but them."""
+    """What one task holds while it runs. A task that starts its own workers holds only what they hold."""
 
     cpus: float = 1
     gpus: float = 0
     workers: int = 1
-    memory: float = 0  # bytes that Ray sets aside
+    memory: float = 0  # bytes that Ray reserves
 
 
 @dataclass(frozen=True, eq=False)
 class Task:
     """A pure function with a durable result (contract 5).
 
-    name, version, inputs, and what of spec differs from its defaults are its identity. label, resources, execution and
-    weight are not: they say how a person calls it, what it needs, how it is carried out, and how much work it is
-    (training FLOPs; larger first).
+    Its identity is name, version, inputs, and the fields of spec that differ from their defaults. label, resources,
+    execution and weight are no part of it: they say what people call the task, what it holds, how it is carried out,
+    and how much work it is (training FLOPs; larger first).
     """
 
     name: str
@@ -52,11 +52,11 @@ class Task:
 
 
 class _Unknown(BaseModel):
-    """The spec of an artifact that only its identity tells."""
+    """The spec of an artifact of which only the identity is known."""
 
 
 def finished(name: str, identity: str, label: str = "") -> Task:
-    """Stands for an artifact that is there already, as an input of other tasks. It cannot be run."""
+    """A stand-in for an artifact that exists already, as an input of other tasks. It cannot be run."""
     task = Task(name=name, version=0, run="", spec=_Unknown(), label=label)
     task.__dict__["identity"] = identity  # where cached_property would keep what it computed
     return task
@@ -66,8 +66,8 @@ def finished(name: str, identity: str, label: str = "") -> Task:
 class Context:
     """What a task's function is given.
 
-    staging becomes the artifact when the function returns; work is shared by all attempts of this identity and
-    outlives a killed one (checkpoints lie there); inputs are the committed folders of the upstream tasks.
+    staging becomes the artifact when the function returns. work is shared by all attempts of this identity and
+    outlives a killed one; it holds the checkpoints. inputs are the committed folders of the upstream tasks.
     """
 
     name: str
@@ -90,7 +90,7 @@ def function_of(run: str) -> Callable[[Context], None]:
 
 
 def in_order(targets: list[Task]) -> list[Task]:
-    """The targets and all they need, every task after its inputs and each identity once."""
+    """The targets and everything they need: each identity once, every task after its inputs."""
     seen: dict[str, Task] = {}
 
     def visit(task: Task) -> None:
@@ -105,7 +105,7 @@ def in_order(targets: list[Task]) -> list[Task]:
 
 
 def description(task: Task) -> dict[str, Any]:
-    """What a task is, in full, as its manifest keeps it: also the fields of the spec that are at their defaults."""
+    """The full description of a task, as its manifest keeps it, with the spec's fields that are at their defaults."""
     return {
         "task": task.name,
         "version": task.version,
