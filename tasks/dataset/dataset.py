@@ -1,4 +1,4 @@
-"""A dataset as later tasks open it: its examples, what a unit of it is, and what MLflow shows of it."""
+"""A dataset as later tasks open it: its examples, its unit, and what MLflow shows about it."""
 
 import json
 from dataclasses import dataclass
@@ -32,7 +32,7 @@ class Dataset:
 
     @property
     def unit(self) -> str:
-        """What a target unit is called."""
+        """The name of a target unit."""
         return kind_named(self.kind).unit
 
     def examples(self, reads: str, split: str, sequence: int, mask_documents: bool = False) -> Any:
@@ -48,7 +48,7 @@ class Dataset:
         return found
 
     def unit_bytes(self) -> np.ndarray | None:
-        """(vocabulary,) bytes of text that a target stands for; None if targets are no text."""
+        """(vocabulary,) bytes of text that each target stands for; None if targets are not text."""
         return None
 
     def described(self, split: str) -> dict[str, Any]:
@@ -81,7 +81,7 @@ class TokenisedDataset(Dataset):
 
     @cached_property
     def tokenizer(self) -> Tokenizer:
-        """Of the targets."""
+        """The tokenizer of the targets."""
         return Tokenizer.load(self.folder / "tokenizer")
 
     def unit_bytes(self) -> np.ndarray | None:
@@ -89,7 +89,7 @@ class TokenisedDataset(Dataset):
 
 
 def open_dataset(folder: Path) -> Any:
-    """The dataset of whatever kind it is (`Dataset`, with what else its kind offers).
+    """Opens a dataset of any kind: a `Dataset`, with whatever else its kind offers.
 
     Raises:
         UserError: the folder holds no dataset.

@@ -15,23 +15,23 @@ from reducible.tasks.workflow.record import Record
 
 
 class Kind(ABC):
-    """What a family reads (`Family.reads`), and all that tasks do with it."""
+    """A kind of data that families read (`Family.reads`), and everything that tasks do with it."""
 
     name: ClassVar[str]
     data: ClassVar[str]
-    """Which datasets it is read from: `kind` in dataset.json and in the recipe's data section."""
+    """The kind of dataset that it is read from: `kind` in dataset.json and in the recipe's data section."""
     unit: ClassVar[str]
-    """What a target unit is called; losses are in nats per unit."""
+    """The name of a target unit; losses are in nats per unit."""
     test_split: ClassVar[str]
     """What to do if there is no test split."""
     settings: ClassVar[type[EvaluateSpec]]
-    """What an evaluation can be told: the recipe's section `evaluate`."""
+    """The settings of an evaluation: the recipe's section `evaluate`."""
     served: ClassVar[Served | None] = None
     """The model that MLflow gets; None: no model."""
 
     @abstractmethod
     def open(self, folder: Path, content: dict[str, Any]) -> Any:
-        """The dataset (dataset.py) in an artifact whose dataset.json has that content."""
+        """Opens the dataset (dataset.py) in an artifact; `content` is its dataset.json."""
 
     @abstractmethod
     def examples(self, dataset: Any, split: str, sequence: int, mask_documents: bool) -> Examples:
@@ -39,7 +39,7 @@ class Kind(ABC):
 
     @abstractmethod
     def evaluate(self, model: Any, dataset: Any, trained: dict[str, Any], spec: Any, record: Record) -> Evaluation:
-        """Measures a model. `trained` is the spec of its training, `spec` one of `settings`."""
+        """Measures a model. `trained` is the spec of its training; `spec` is of the class `settings`."""
 
     @abstractmethod
     def sample(self, model: Any, dataset: Any, trained: dict[str, Any], prompt: str, options: SampleOptions) -> str:
@@ -52,14 +52,14 @@ KINDS = {
     "pairs": "reducible.tasks.dataset.pairs_kind:PAIRS",
     "series": "reducible.tasks.dataset.series_kind:SERIES",
 }
-"""Where each row is; imported when it is asked for."""
+"""The place of each row, which is imported when it is first used."""
 
 
 def kind_named(name: str) -> Kind:
     """The row of that kind.
 
     Raises:
-        ValueError: there is none; the line names those that there are.
+        ValueError: there is none. The line names all kinds.
     """
     if name not in KINDS:
         raise ValueError(f"there is no kind of data {name!r}; there are {', '.join(KINDS)}")

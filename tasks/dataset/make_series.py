@@ -19,7 +19,7 @@ VERSION = 1
 
 
 class TableSpec(Frozen):
-    """Files by content, and which of their columns are what."""
+    """Files by content, and what each of their columns holds."""
 
     files: tuple[FileSpec, ...]
     columns: tuple[str, ...]
@@ -40,7 +40,7 @@ class GeneratedSpec(Frozen):
 
 
 class SeriesSpec(Frozen):
-    """One of files and generated; how the series are split, standardised and cut into windows."""
+    """Either files or generated; and how the series are split, standardised and cut into windows."""
 
     files: TableSpec | None
     generated: GeneratedSpec | None
@@ -58,7 +58,7 @@ class Places(Naming):
 
 
 def make_series(context: Context) -> None:
-    """No inputs; the files are named by content. Writes dataset.json and arrays (data/series.py)."""
+    """Takes no inputs: the files are named by content. Writes dataset.json and arrays (data/series.py)."""
     spec: SeriesSpec = context.spec
     places: Places = context.execution
     columns, series = _generated(spec.generated) if spec.generated else _read(spec, places)
@@ -104,7 +104,7 @@ def _read(spec: SeriesSpec, places: Places) -> tuple[list[str], list[NumericSeri
     for one in read:
         seen[one.name, one.split] = seen.get((one.name, one.split), 0) + 1
         if seen[one.name, one.split] > 1:
-            raise DataError(f"data.source: {places.source}: the series {one.name!r} is in several files")
+            raise DataError(f"data.source: {places.source}: the series {one.name!r} occurs in several files")
     return names, read
 
 
@@ -124,7 +124,7 @@ def _record(context: Context, content: dict[str, Any]) -> None:
     note = "| split | series | steps | missing values |\n|---|---:|---:|---:|\n" + "\n".join(lines)
     if content["channels"] <= 20:
         rows = zip(content["columns"], content["mean"], content["deviation"], strict=True)
-        note += "\n\n| channel | mean taken off | deviation divided by |\n|---|---:|---:|\n" + "\n".join(
+        note += "\n\n| channel | mean subtracted | deviation divided by |\n|---|---:|---:|\n" + "\n".join(
             f"| {name} | {mean:.6g} | {deviation:.6g} |" for name, mean, deviation in rows
         )
     record.note(note)

@@ -1,4 +1,4 @@
-"""Pairs: a source text and the target text that belongs to it. What models read that write an output for an input."""
+"""Pairs: a source text and the target text that belongs to it. Models that write an output for an input read them."""
 
 import logging
 from functools import cached_property
@@ -20,7 +20,7 @@ log = logging.getLogger(__name__)
 
 
 class PairDataset(TokenisedDataset):
-    """Token shards of both sides; `tokenizer` is that of the targets."""
+    """Token shards of both sides; `tokenizer` belongs to the targets."""
 
     @cached_property
     def source_tokenizer(self) -> Tokenizer:
@@ -28,7 +28,7 @@ class PairDataset(TokenisedDataset):
 
     @property
     def lowercase(self) -> bool:
-        """Whether both sides were made lower case."""
+        """Whether both sides were converted to lower case."""
         return bool(self.content["lowercase"])
 
 

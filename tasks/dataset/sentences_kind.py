@@ -1,4 +1,4 @@
-"""Sentences: text, each document an example of its own. What latent variable models of sentences read."""
+"""Sentences: text in which each document is one example. Latent variable models of sentences read them."""
 
 from pathlib import Path
 from typing import Any

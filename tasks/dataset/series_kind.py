@@ -1,4 +1,4 @@
-"""Series: steps of one or more channels. What state-space models read."""
+"""Series: steps of one or more channels. State-space models read them."""
 
 from pathlib import Path
 from typing import Any
@@ -17,7 +17,7 @@ from reducible.tasks.workflow.record import Record
 
 
 class SeriesDataset(Dataset):
-    """Series in windows, in standardised units; `in_units` says values as the data does."""
+    """Series in windows, in standardised units; `in_units` converts values to the data's own units."""
 
     @property
     def columns(self) -> list[str]:
@@ -26,7 +26,7 @@ class SeriesDataset(Dataset):
 
     @property
     def generated(self) -> LinearGaussianSeries | None:
-        """The model that the series were drawn from; None if nobody knows it."""
+        """The model that the series were drawn from; None if it is not known."""
         found = self.content["generated"]
         return None if found is None else LinearGaussianSeries(**GeneratedSpec(**found).model_dump())
 
@@ -35,7 +35,7 @@ class SeriesDataset(Dataset):
         return values * np.array(self.content["deviation"]) + np.array(self.content["mean"])
 
     def log_scale(self) -> np.ndarray:
-        """(C,) what each observed value adds to nats in standardised units to give nats in the data's own units."""
+        """(C,) what to add for each observed value to turn nats in standardised units into nats in the data's units."""
         return np.log(np.array(self.content["deviation"]))
 
 

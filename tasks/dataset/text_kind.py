@@ -1,4 +1,4 @@
-"""Text, packed: documents one after another, cut into examples of equal length. What language models read."""
+"""Packed text: documents one after another, cut into examples of equal length. Language models read it."""
 
 from pathlib import Path
 from typing import Any

@@ -29,7 +29,7 @@ class Frozen(BaseModel):
 
 
 class FileSpec(Frozen):
-    """An input by content; where it lies is execution."""
+    """An input by content; its place is execution."""
 
     name: str
     size: int
@@ -37,7 +37,7 @@ class FileSpec(Frozen):
 
 
 class InputsSpec(Frozen):
-    """Files and how documents are cut from them."""
+    """The files, and how documents are cut from them."""
 
     files: tuple[FileSpec, ...]
     column: str | None = None
@@ -56,11 +56,11 @@ class Reading(Frozen):
 
 class TokenizerSpec(Frozen):
     kind: Literal["bytes", "bpe", "file"]
-    vocabulary: int | None = None  # bpe: ids asked for
+    vocabulary: int | None = None  # bpe: number of ids wanted
     sample: int | None = None  # bpe: bytes trained on
     inputs: InputsSpec | None = None  # bpe: the files of the sample
-    validation_share: float = 0.0  # bpe: documents that validate are not trained on
-    sha256: str | None = None  # file: of the tokenizer.json
+    validation_share: float = 0.0  # bpe: share of documents kept for validation, on which it is not trained
+    sha256: str | None = None  # file: hash of the tokenizer.json
     separator: str | None = None  # file: the token that ends a text
 
 
@@ -75,7 +75,7 @@ class HeldOutSpec(Frozen):
 
 
 class DatasetSpec(Frozen):
-    """The shards are all its identity: what a recipe calls them is not."""
+    """Empty: the shards are the whole identity, and the name that a recipe gives them is no part of it."""
 
 
 class Naming(Frozen):
@@ -99,7 +99,7 @@ def make_tokenizer(context: Context) -> None:
 
 
 def hold_out(context: Context) -> None:
-    """Content keys of every document of a separate validation source: none of them may be trained on."""
+    """Writes the content keys of a separate validation source, so that none of its documents is trained on."""
     files, source = inputs_of(context.spec.inputs, context.execution)
     keys = [content_key(document.text.encode()) for document in read(files, source, [])]
     np.save(context.staging / "keys.npy", np.unique(np.array(keys, np.uint64)))
@@ -121,7 +121,7 @@ def tokenise_shard(context: Context) -> None:
 
 
 def gather(context: Context) -> None:
-    """The dataset: its shards in the order of their inputs, totals, and every input that was skipped, by name."""
+    """Writes the dataset: its shards in the order of their inputs, totals, and the name of every skipped input."""
     tokenizer_folder = context.inputs["tokenizer"]
     shards = [folder for name, folder in sorted(context.inputs.items()) if name.startswith("shard-")]
     for folder in shards:
@@ -152,7 +152,7 @@ def gather(context: Context) -> None:
         "held_out": sum(shard["held_out"] for shard in counted),
         "skipped": sum(shard["skipped"] for shard in counted),
         "skipped_inputs": skipped,
-        # Seen from this artifact's own place in the store, so that the root may be moved or mounted elsewhere.
+        # Relative to this artifact, so that the root may be moved or mounted elsewhere.
         "shards": [f"../../{folder.parent.name}/{folder.name}" for folder in shards],
     }
     shutil.copytree(tokenizer_folder, context.staging / "tokenizer", ignore=shutil.ignore_patterns(MANIFEST))

@@ -1,4 +1,4 @@
-"""From pairs of texts to token files: tokenizers of either side or of both, one task per input shard, and a dataset."""
+"""From pairs of texts to token files: a tokenizer for each side or for both, one task per input shard, a dataset."""
 
 import json
 import math
@@ -23,12 +23,12 @@ from reducible.tasks.workflow.store import MANIFEST
 from reducible.tasks.workflow.task import Context
 
 VERSION = 3
-_NAMED = 1000  # skipped lines named one by one; the count is always whole
+_NAMED = 1000  # the most skipped lines that are named; the count includes all
 _STATISTICS = "read.json"
 
 
 class PairInputsSpec(Frozen):
-    """Files and how pairs are read from them."""
+    """The files, and how pairs are read from them."""
 
     files: tuple[FileSpec, ...]
     parallel: bool = False
@@ -56,13 +56,13 @@ class DivisionSpec(Frozen):
 
 
 class VocabularySpec(Frozen):
-    """A tokenizer made from the training pairs."""
+    """A tokenizer that is made from the training pairs."""
 
     kind: Literal["bpe", "words", "characters"]
     side: Side
     vocabulary: int | None
     sample: int | None = None  # bpe: bytes trained on
-    least_count: int = 1  # words, characters: what is seen less often is unknown
+    least_count: int = 1  # words, characters: anything seen less often is unknown
     inputs: PairInputsSpec
     division: DivisionSpec
 
@@ -78,7 +78,7 @@ class PairShardSpec(Frozen):
 
 
 class PairDatasetSpec(Frozen):
-    """The shards are its identity, whether one tokenizer serves both sides, and how a text is read."""
+    """Its identity is the shards, whether both sides share a tokenizer, and how a text is read."""
 
     shared: bool
     lowercase: bool = False
@@ -102,7 +102,7 @@ def pair_inputs_of(spec: PairInputsSpec, reading: PairReading) -> tuple[list[Inp
 
 
 def vocabulary_items(spec: VocabularySpec, reading: PairReading) -> list[str]:
-    """The words or characters of the vocabulary; planning asks for them too, to know how many there are."""
+    """The words or characters of the vocabulary. The planner calls this too, to know how many there are."""
     assert spec.kind != "bpe"
     files, source = pair_inputs_of(spec.inputs, reading)
     texts = training_texts(files, source, spec.side, spec.division.division)
@@ -110,7 +110,7 @@ def vocabulary_items(spec: VocabularySpec, reading: PairReading) -> list[str]:
 
 
 def make_pair_tokenizer(context: Context) -> None:
-    """No inputs. Writes what Tokenizer.load reads."""
+    """Takes no inputs. Writes what Tokenizer.load reads."""
     spec: VocabularySpec = context.spec
     if spec.kind == "bpe":
         assert spec.vocabulary is not None
@@ -123,7 +123,7 @@ def make_pair_tokenizer(context: Context) -> None:
 
 
 def hold_out_pairs(context: Context) -> None:
-    """Content keys of the texts that validate or test: nothing that has one is trained on."""
+    """Writes the content keys of the texts for validation and test, so that no pair with one is trained on."""
     spec: HeldOutPairsSpec = context.spec
     files, source = pair_inputs_of(spec.inputs, context.execution)
     HeldOut.of(read_pairs(files, source, LeftOut()), spec.division.division).save(context.staging)
@@ -149,7 +149,7 @@ def tokenise_pairs(context: Context) -> None:
 
 
 def gather_pairs(context: Context) -> None:
-    """The dataset: its shards in the order of their inputs, both tokenizers, totals, and what was left out."""
+    """Writes the dataset: its shards in the order of their inputs, both tokenizers, totals, and what was left out."""
     naming: PairNaming = context.execution
     shards = [folder for name, folder in sorted(context.inputs.items()) if name.startswith("shard-")]
     for folder in shards:
@@ -193,7 +193,7 @@ def gather_pairs(context: Context) -> None:
         "empty": sum(shard["empty"] for shard in read),
         "skipped": sum(shard["skipped"] for shard in read),
         "skipped_inputs": [name for shard in read for name in shard["skipped_inputs"]],
-        # Seen from this artifact's own place in the store, so that the root may be moved or mounted elsewhere.
+        # Relative to this artifact, so that the root may be moved or mounted elsewhere.
         "shards": [f"../../{folder.parent.name}/{folder.name}" for folder in shards],
     }
     (context.staging / "dataset.json").write_text(json.dumps(content, indent=1) + "\n")
@@ -208,7 +208,7 @@ def _refuse_empty(naming: PairNaming, pairs: Mapping[str, int], held_out: int) -
         if not pairs[split]:
             why = f"{pairs['train']:,} pairs for train, {pairs['validation']:,} for validation"
             if held_out:
-                why += f"; {held_out:,} are left out because a text of theirs validates or tests"
+                why += f"; {held_out:,} are left out because validation or test has one of their texts"
             raise DataError(
                 f"data.source: {naming.source} leaves the {split} split empty ({why}); give more different pairs, "
                 "another data.validation_share, or a source for validation (data.validation)"
@@ -216,7 +216,7 @@ def _refuse_empty(naming: PairNaming, pairs: Mapping[str, int], held_out: int) -
 
 
 def _lengths(pairs: Pairs) -> dict[str, dict[str, int]]:
-    """Tokens with the end: how long the longest of half, 90 %, 99 % and all of the pairs are."""
+    """Lengths that half, 90 %, 99 % and all of the pairs do not exceed, in tokens with the end."""
     shares = {"half": 0.5, "90 %": 0.9, "99 %": 0.99, "all": 1.0}
     return {
         side: {name: int(np.quantile(lengths, share, method="higher")) for name, share in shares.items()}
@@ -225,8 +225,8 @@ def _lengths(pairs: Pairs) -> dict[str, dict[str, int]]:
 
 
 def _truth(generated: dict[str, Any] | None, examples: dict[str, Pairs]) -> dict[str, dict[str, float]] | None:
-    """Of generated pairs, nats per target unit by split: `expected`, their conditional entropy, and `loss`, what the
-    source that made them scores on these very pairs."""
+    """Nats per target unit of generated pairs, by split: `expected` is their conditional entropy, `loss` what the
+    source that made them scores on exactly these pairs."""
     if generated is None:
         return None
     source, truth = GeneratedPairs(**generated), {}
@@ -256,15 +256,17 @@ def _record(context: Context, content: dict[str, Any], examples: dict[str, Pairs
             f"| {split} | {counts['pairs']:,} | {counts['source_tokens']:,} | {counts['target_tokens']:,} "
             f"| {unknown:,} | {spans} |"
         )
-    note = "\n".join(lines) + "\n\nLengths count the end. What is longer than data.sequence is cut in training."
+    note = "\n".join(lines) + "\n\nLengths include the end. A side longer than data.sequence is cut in training."
     if content["held_out"]:
-        note += f"\n\n{content['held_out']:,} pairs are not trained on, because one of their texts validates or tests."
+        note += (
+            f"\n\n{content['held_out']:,} pairs are left out of training: validation or test has one of their texts."
+        )
     if content["truth"] is not None:
         losses = "; ".join(
             f"{split}: {truth['loss']:.4f} on these pairs, {truth['expected']:.4f} on average"
             for split, truth in content["truth"].items()
         )
-        note += f"\n\nWhat the source that made the pairs scores itself, in nats per target token: {losses}."
+        note += f"\n\nThe loss of the source that made the pairs, in nats per target token: {losses}."
     note += "\n\n| source | target |\n|---|---|\n" + "\n".join(
         f"| {_cell(source)} | {_cell(target)} |"
         for pairs in examples.values()
@@ -278,6 +280,6 @@ def _record(context: Context, content: dict[str, Any], examples: dict[str, Pairs
 
 
 def _cell(text: str) -> str:
-    """In a table a bar would end the cell and a line's end the row."""
+    """The text for a cell of a table, where a bar would end the cell and a line break the row."""
     text = " ".join(text.split()).replace("|", "\\|")
     return text if len(text) <= 200 else text[:200] + " ..."

@@ -16,10 +16,10 @@ def main() -> None:
     parser.add_argument("spec", type=Path, help="JSON file with a TrainSpec")
     parser.add_argument("--execution", type=Path, help="JSON file with an Execution")
     parser.add_argument("--data", type=Path, required=True, help="folder of a dataset artifact")
-    parser.add_argument("--start", type=Path, help="folder of the train artifact to go on from")
-    parser.add_argument("--base", type=Path, help="folder of the artifact that a spec with a method adapts")
+    parser.add_argument("--start", type=Path, help="folder of the train artifact to continue from")
+    parser.add_argument("--base", type=Path, help="folder of the artifact to adapt, if the spec has a method")
     parser.add_argument("--work", type=Path, required=True, help="folder for checkpoints, record and model")
-    parser.add_argument("--learning-rate", type=float, help="where the spec has none")
+    parser.add_argument("--learning-rate", type=float, help="used if the spec has none")
     arguments = parser.parse_args()
     launched = "RANK" in os.environ
     if launched:

@@ -1,4 +1,4 @@
-"""The model, the same on every rank, then its copies or shards, then the optimizer over those."""
+"""Builds the model, the same on every rank; then its copies or shards; then the optimizer over those."""
 
 import logging
 import os
@@ -23,7 +23,7 @@ log = logging.getLogger(__name__)
 
 
 class Trainee(NamedTuple):
-    """The model on this rank, how training calls it, what steps it, and the ledger's entry."""
+    """The model on this rank, how training calls it, its optimizer, and its entry in the cost ledger."""
 
     model: Model
     parallel: Parallel
@@ -32,7 +32,7 @@ class Trainee(NamedTuple):
 
 
 def build(spec: TrainSpec, execution: Execution, world: World, lengths: Lengths, base: Path | None) -> Trainee:
-    """`base` is what spec.method adapts; without a method the weights are drawn from the spec's seed."""
+    """Builds all of it. `base` is what spec.method adapts. Without a method the weights are drawn from spec.seed."""
     if spec.deterministic:
         os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
     if spec.deterministic != torch.are_deterministic_algorithms_enabled():  # asking imports the compiler: seconds
@@ -49,12 +49,15 @@ def build(spec: TrainSpec, execution: Execution, world: World, lengths: Lengths,
     if reason := saves_nothing(kind, config, execution.checkpointing):
         log.info("train.checkpointing: %s saves nothing: %s", execution.checkpointing, reason)
     if execution.compile and not model.compiles:
-        log.info("compute.compile: a %s runs as it is: torch.compile gains it nothing or redraws chance", kind.name)
+        log.info(
+            "compute.compile: a %s is not compiled: torch.compile makes it no faster, or changes its random draws",
+            kind.name,
+        )
     elif execution.compile:
         model.compile(dynamic=False)
     parallel = Parallel(model, world, execution.strategy, spec.precision)
     chosen = optimizer_kind(spec.optimizer.kind)
-    # The width rule is for weights drawn by it: in fine-tuning every rate is the recipe's.
+    # The width rule is for weights drawn by it. In fine-tuning every group has the recipe's learning rate.
     groups = (one_rate if spec.method else chosen.width_rule)(model.parameter_groups())
     # DDP's gradients are its buckets.
     optimizer = chosen.build(model, groups, spec.optimizer, parallel.strategy == "ddp")

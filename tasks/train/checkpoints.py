@@ -1,12 +1,12 @@
-"""Checkpoints: sharded, written behind the training's back, complete or invisible, and verified before they are used.
+"""Checkpoints: sharded, written in the background, complete or invisible, and verified before they are used.
 
     <folder>/step-00000100/    *.distcp and .metadata (torch.distributed.checkpoint), progress.json, rows.jsonl,
                                manifest.json with every file's size and SHA-256
-    <folder>/.step-....part    one that is being written, or was when its writer was killed
-    <folder>/damaged-step-...  one whose files are not what was saved; nothing counts it among the last few or the best
+    <folder>/.step-....part    one that is being written, or was being written when its process was killed
+    <folder>/damaged-step-...  one whose files are not what was saved; it does not count as one of the last or the best
 
-A checkpoint appears by one rename after everything in it was flushed. State is a flat mapping of names to tensors,
-plain or sharded: torch.distributed.checkpoint fits it to whatever world loads it.
+A checkpoint appears by one rename after everything in it was flushed. Its state maps names to tensors, plain or
+sharded. torch.distributed.checkpoint fits them to the world that loads them.
 """
 
 import json
@@ -32,7 +32,7 @@ from reducible.tasks.workflow.store import flush, sha256_of
 
 log = logging.getLogger(__name__)
 
-# One process saves and loads without torch.distributed on purpose.
+# A single process saves and loads without torch.distributed on purpose.
 warnings.filterwarnings("ignore", message="torch.distributed is disabled")
 
 PROGRESS = "progress.json"
@@ -40,7 +40,7 @@ ROWS = "rows.jsonl"
 
 
 class Damaged(Exception):
-    """A checkpoint that is not what was saved; the message names the file."""
+    """A checkpoint differs from what was saved. The message names the file."""
 
 
 class Checkpoints:
@@ -51,11 +51,11 @@ class Checkpoints:
         self.world = world
         self.keep_last = keep_last
         self.newest: Path | None = None
-        """The last complete one, as far as this run knows."""
+        """The last complete checkpoint that this run knows of."""
         self.stager = DefaultStager(StagingOptions(False, False, False, False))
         self.writer = ThreadPoolExecutor(1, thread_name_prefix="checkpoint")
         self.pending: Future[None] | None = None
-        # A process believed dead may still write: each has its own unfinished folders.
+        # A process that was taken for dead may still write, so each has its own unfinished folders.
         self.attempt = world.agreed(uuid.uuid4().hex[:8])
         if world.leads:
             folder.mkdir(parents=True, exist_ok=True)
@@ -63,9 +63,9 @@ class Checkpoints:
                 shutil.rmtree(part, ignore_errors=True)
 
     def save(self, step: int, state: Mapping[str, Tensor], progress: Mapping[str, Any], rows: list[dict]) -> None:
-        """Copies the state and returns; a thread writes. Waits first for the save before, if that is not done yet.
+        """Copies the state and returns; a thread writes it. Waits first until the save before has ended.
 
-        A save that fails (full disk) is one line in the log: training goes on, the checkpoints before it stay.
+        If a save fails (full disk), the log says so in one line. Training goes on and earlier checkpoints stay.
         """
         self.finish()
         copy: Any = self.stager.stage(dict(state))
@@ -127,7 +127,7 @@ class Checkpoints:
         (part / MANIFEST).write_text(json.dumps({"files": files}, indent=1))
         flush(part / MANIFEST)
         flush(part)
-        if target.exists():  # the same step, by a process that was believed dead
+        if target.exists():  # the same step, written by a process that was taken for dead
             shutil.rmtree(target)
         part.rename(target)
         flush(target.parent)
@@ -151,12 +151,12 @@ class Checkpoints:
         for path in paths:
             if path not in keep:
                 trash = path.with_name(f".{path.name}.part")
-                path.rename(trash)  # so that a kill in the middle leaves nothing that looks complete
+                path.rename(trash)  # so that a kill during the removal leaves nothing that looks complete
                 shutil.rmtree(trash, ignore_errors=True)
 
 
 def newest(folder: Path, world: World) -> Path | None:
-    """The newest checkpoint whose files are what the manifest says; damaged ones are named and set aside."""
+    """The newest checkpoint whose files agree with its manifest. Damaged ones are named in the log and set aside."""
     found = None
     if world.leads:
         for path in reversed(complete(folder)):
@@ -164,7 +164,7 @@ def newest(folder: Path, world: World) -> Path | None:
                 verify(path)
             except Damaged as damage:
                 log.warning("checkpoint %s is damaged (%s); using the one before", path, damage)
-                # Left in place it would count among the last few, and push a sound one out.
+                # If it stayed, it would count as one of the last few and displace a sound one.
                 aside = path.with_name(f"damaged-{path.name}")
                 shutil.rmtree(aside, ignore_errors=True)
                 path.rename(aside)
@@ -194,7 +194,7 @@ def load(path: Path, state: Mapping[str, Tensor], world: World) -> dict[str, Any
     """Fills the tensors in place and returns the progress.
 
     Raises:
-        UserError: where the checkpoint is of another model: the first name or shape that differs.
+        UserError: the checkpoint is of another model. The line names the first name or shape that differs.
     """
     reader = dcp.FileSystemReader(path)
     held = reader.read_metadata().state_dict_metadata
@@ -206,7 +206,9 @@ def load(path: Path, state: Mapping[str, Tensor], world: World) -> dict[str, Any
             raise UserError(f"{path}: {name} is {tuple(shape)} there and {tuple(tensor.shape)} in this model")
     surplus = sorted(set(held) - set(state))
     if surplus:
-        raise UserError(f"{path}: holds {surplus[0]!r}, which this model has not; it was saved from another model")
+        raise UserError(
+            f"{path}: holds {surplus[0]!r}, which this model does not have; it was saved from another model"
+        )
     dcp.load(
         {name: tensor.detach() for name, tensor in state.items()},
         storage_reader=reader,
@@ -222,7 +224,7 @@ def rows_of(path: Path) -> list[dict[str, Any]]:
 
 
 def cause(error: BaseException) -> str:
-    """One line for what went wrong at the bottom of a chain of exceptions."""
+    """The cause at the bottom of a chain of exceptions, in one line."""
     if isinstance(error, CheckpointException) and error.failures:
         return cause(next(iter(error.failures.values()))[0])
     inner = error.__cause__ or error.__context__
@@ -232,7 +234,7 @@ def cause(error: BaseException) -> str:
 
 
 def _failure_of(work: Callable[[], None]) -> str | None:
-    """Why the work failed. Whatever a disk does, training must outlive it; CheckpointException is torch's wrapper."""
+    """Why the work failed, if it did. Training must survive any failure of a disk. CheckpointException is torch's."""
     try:
         work()
     except (Exception, CheckpointException) as error:
@@ -241,7 +243,7 @@ def _failure_of(work: Callable[[], None]) -> str | None:
 
 
 def _validated(path: Path) -> float | None:
-    """The validation loss at a checkpoint; None too where an old one cannot be read: a new one must not fail for it."""
+    """The validation loss at a checkpoint. None too if it cannot be read, so that an old one cannot fail a new one."""
     try:
         loss: float | None = _progress(path).get("validated")
     except (OSError, ValueError, AttributeError):

@@ -1,4 +1,4 @@
-"""What training asks of the device it runs on: fast enough for the precision, and how much memory it took."""
+"""What training asks of its device: whether it is fast enough for the precision, and how much memory was used."""
 
 import os
 from pathlib import Path
@@ -9,7 +9,7 @@ from reducible.tasks.errors import UserError
 
 
 def refuse_slow_precision(precision: str, device: torch.device) -> None:
-    """bf16 or fp16 without hardware for it is 60 times slower than fp32: nobody means that."""
+    """Refuses bf16 or fp16 on hardware without it, because it would be 60 times slower than fp32."""
     if precision == "bf16" and device.type == "cpu" and not torch.ops.mkldnn._is_mkldnn_bf16_supported():
         raise UserError("train.precision: this CPU has no bf16 (no AVX-512), where it is 60 times slower; use fp32")
     if precision == "bf16" and device.type == "cuda" and not torch.cuda.is_bf16_supported(including_emulation=False):

@@ -1,4 +1,4 @@
-"""Why a training has diverged: a micro-batch brought a bad gradient, or the loss ends above where it began."""
+"""Why a training has diverged: a micro-batch has a bad gradient, or the loss ends above where it began."""
 
 import math
 
@@ -7,9 +7,9 @@ from reducible.tasks.train.step import Step
 
 
 def culprits(step: Step, number: int) -> str:
-    """Runs a step again, micro-batch by micro-batch: which of them brought the bad gradient.
+    """Finds the micro-batch with the bad gradient, by running a step again one micro-batch after another.
 
-    The guard has held the weights of that step. Ranks run a round together, so a round of several is named whole.
+    The guard has kept the weights of that step. Ranks run a round together, so all micro-batches of it are named.
     """
     bad: list[str] = []
     step.model.at_step(number, step.spec.stop_step)
@@ -33,7 +33,7 @@ def verdict(standing: Standing, finetunes: bool) -> tuple[str, str | None]:
     diverged, though every gradient was finite.
     """
     progress = standing.progress
-    # The base is known on the validation examples, whose text may be easier or harder than that of the training.
+    # The base's loss is known on the validation examples only, which may be easier or harder than the training's.
     untrained = None if finetunes else progress.first_loss
     before = "base" if finetunes else "untrained model"
     for name, loss, first in (

@@ -17,26 +17,26 @@ SMALLEST_VALIDATION = 4096  # target units of a forward pass in validation
 
 @dataclass(frozen=True)
 class TrainingData:
-    """Training and validation examples, numbered; which a step takes is arithmetic (contract 2)."""
+    """Numbered training and validation examples. Arithmetic says which of them a step takes (contract 2)."""
 
     train: StepBatches
     held_out: StepBatches
-    """Only for fetching and counting: validation has no order of its own."""
+    """For fetching and counting only: validation has no order of its own."""
     validation: list[np.ndarray]
     """Micro-batches of validation examples, the same for every run and world size."""
     unit_bytes: np.ndarray | None
-    """(vocabulary,) bytes of text per target, where targets are tokens of text."""
+    """(vocabulary,) bytes of text per target; None if targets are not tokens of text."""
     lengths: Lengths
     """What the cost of a target unit depends on."""
 
     def bytes_of(self, targets: np.ndarray) -> int:
-        """Bytes that the targets stand for; no target (negative) is none."""
+        """The bytes that the targets stand for. A negative target means no target and counts 0."""
         assert self.unit_bytes is not None
         return int(self.unit_bytes[targets[targets >= 0]].sum())
 
 
 def open_examples(data: Path, spec: TrainSpec) -> TrainingData:
-    """Raises UserError or DataError where the folder or its splits cannot serve the family."""
+    """Opens the dataset. Raises UserError or DataError if it or its splits cannot serve the family."""
     dataset = open_dataset(data)
     reads = family(spec.family).reads
     train, held_out = (
@@ -49,7 +49,7 @@ def open_examples(data: Path, spec: TrainSpec) -> TrainingData:
     return TrainingData(
         train_batches,
         held_out_batches,
-        # Without gradients a larger micro-batch fits, and tiny ones would cost more than they compute.
+        # Without gradients a larger micro-batch fits; tiny ones would cost more overhead than work.
         fixed(held_out, count, max(spec.micro_batch, SMALLEST_VALIDATION // spec.sequence)),
         dataset.unit_bytes(),
         lengths_of(train),
@@ -57,13 +57,13 @@ def open_examples(data: Path, spec: TrainSpec) -> TrainingData:
 
 
 def batches_of(examples: Examples, batch_units: int, micro_batch: int, seed: int) -> StepBatches:
-    """Examples of one length in order, ragged ones in buckets of about equal length."""
+    """Batches of examples: in order if all have one length, else in buckets of about equal length."""
     kind = Buckets if hasattr(examples, "lengths") else Batches
     return kind(examples, batch_units, micro_batch, seed)
 
 
 def lengths_of(examples: Examples) -> Lengths:
-    """Of ragged examples as they are, of packed ones the length that all have."""
+    """The lengths of the examples: each one's own if they are ragged, else the one that all have."""
     if not hasattr(examples, "lengths"):
         return Lengths.fixed(examples.sequence)
     return Lengths.measured(examples.lengths, getattr(examples, "source_lengths", None))

@@ -1,6 +1,6 @@
-"""Fine-tuning inside a training: the model that a method makes of a base, what of it is trained, what is left behind.
+"""Fine-tuning inside a training: the model that a method makes from a base, what is trained, and what is saved.
 
-Adapters are imported where they are needed: peft takes seconds, which no other training should wait for.
+Adapters are imported only if they are needed: importing peft takes seconds, which other trainings need not spend.
 """
 
 import json
@@ -27,9 +27,9 @@ if TYPE_CHECKING:
 
 
 def adapted_model(spec: TrainSpec, method: MethodSpec, base: Path) -> Model:
-    """The base with all of its weights to be trained (full), or frozen under an adapter (lora, qlora).
+    """The base, with all of its weights trained (full), or frozen under an adapter (lora, qlora).
 
-    Raises UserError where the base's files are not what was saved, or a pattern of targets fits nothing.
+    Raises UserError if the base's files are not what was saved, or a pattern of targets matches nothing.
     """
     verify(base)
     try:
@@ -52,7 +52,7 @@ def adapted_model(spec: TrainSpec, method: MethodSpec, base: Path) -> Model:
 
 
 def _in_recipe(error: ValueError) -> UserError:
-    """The adapter's keys stand in the recipe's section finetune."""
+    """The error as one about the recipe's section finetune, which has the adapter's keys."""
     message = str(error).replace("adapter.", "finetune.")
     return UserError(message if message.startswith("finetune.") else f"finetune: {message}")
 
@@ -64,7 +64,7 @@ def adapter_of(method: MethodSpec) -> "Adapter":
 
 
 def cost(kind: Family, config: Any, method: MethodSpec | None, lengths: Lengths) -> Cost:
-    """The ledger's entry for training by the method; None: from nothing, which costs as much as full."""
+    """The ledger's entry for training by the method. None: training from nothing, which costs the same as full."""
     if method is None or method.kind == "full":
         return kind.cost(config, lengths)
     from reducible.models.cost.adapted import adapted_cost
@@ -76,19 +76,19 @@ def cost(kind: Family, config: Any, method: MethodSpec | None, lengths: Lengths)
 
 
 def trained_state(model: nn.Module, method: MethodSpec) -> dict[str, Tensor]:
-    """What a checkpoint holds of the model, in place: nothing of a frozen base."""
+    """The tensors of the model that a checkpoint holds, not copied. Those of a frozen base are left out."""
     if method.kind == "full":
         return model.state_dict()
     from reducible.models.finetune.lora import trainable_state
 
-    # What a model keeps for a schedule of its own (vae) is its buffer; those of layers are constants.
+    # The model's own buffers hold the state of its schedule (vae); the buffers of its layers are constants.
     return trainable_state(model) | dict(model.named_buffers(recurse=False))
 
 
 def leave_model(spec: TrainSpec, method: MethodSpec, base: Path, state: Mapping[str, Tensor], work: Path) -> None:
-    """model/, and for an adapter adapter/ in peft's format and what of it survives the merge.
+    """Writes model/; for an adapter also adapter/ in peft's format, and how much of it survives the merge.
 
-    Made on the CPU from the base as it was saved, so that it is the same however training was spread.
+    They are made on the CPU from the base as it was saved, so that they do not depend on the number of ranks.
     """
     if method.kind == "full":
         save_weights(state, spec.family, spec.model, work / MODEL)
@@ -108,7 +108,7 @@ def leave_model(spec: TrainSpec, method: MethodSpec, base: Path, state: Mapping[
 
 
 def note_on(method: MethodSpec, work: Path) -> str:
-    """What the run's page says of an adapter: its size, and how much of it survives being stored."""
+    """What the run's page says about an adapter: its size, and how much of it survives storage."""
     if not (work / ADAPTER / "merge.json").is_file():
         return ""
     matrices = json.loads((work / ADAPTER / "merge.json").read_text())
@@ -117,9 +117,9 @@ def note_on(method: MethodSpec, work: Path) -> str:
     noise = {name: sum(m["survival"][name]["noise"] for m in matrices) / len(matrices) for name in formats}
     sizes = [m["relative_size"] for m in matrices if m["relative_size"] is not None] or [math.nan]
     return (
-        f"\n{method.kind}, rank {method.rank}, beside {len(matrices)} matrices; the update is "
-        f"{sum(sizes) / len(sizes):.2%} of its matrix. Stored, "
-        f"the sum keeps so much of it, and adds so much noise (means over the matrices):\n\n"
+        f"\n{method.kind}, rank {method.rank}, on {len(matrices)} matrices. The update's norm is "
+        f"{sum(sizes) / len(sizes):.2%} of its matrix's. Of the update, the stored sum keeps this share "
+        f"and adds this much noise (means over the matrices):\n\n"
         f"| | {' | '.join(formats)} |\n|---|{'---:|' * len(formats)}\n"
         f"| kept | {' | '.join(f'{share[name]:.1%}' for name in formats)} |\n"
         f"| noise | {' | '.join(f'{noise[name]:.1%}' for name in formats)} |\n"

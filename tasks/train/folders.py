@@ -1,4 +1,4 @@
-"""The names of what a training leaves, in its work folder and in its artifact, here and nowhere else."""
+"""The names of the files and folders that a training writes, in its work folder and in its artifact."""
 
 from pathlib import Path
 
@@ -16,7 +16,7 @@ MANIFEST = "manifest.json"
 
 
 def checkpoint_name(step: int) -> str:
-    """Names sort as steps do."""
+    """The folder's name for a step. Names sort in the order of steps."""
     return f"step-{step:08d}"
 
 

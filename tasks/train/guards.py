@@ -1,4 +1,4 @@
-"""Guards that live on the device, so that no step waits for the host to look at its loss."""
+"""Guards on the device, so that no step waits for the host to look at its loss."""
 
 from typing import Any
 
@@ -7,11 +7,11 @@ from torch import Tensor
 
 WINDOW = 128
 FEWEST = 32
-"""Steps before the spike guard trusts its mean and deviation."""
+"""The number of steps before the spike guard uses its mean and deviation."""
 
 
 class Diverged(Exception):
-    """Training met a loss or gradient that is not finite: a result, not a fault. One line."""
+    """A loss or gradient is not finite. This is a result of the training, not a fault. One line."""
 
     def __init__(self, step: int, message: str) -> None:
         super().__init__(message)
@@ -19,9 +19,9 @@ class Diverged(Exception):
 
 
 class FiniteGuard:
-    """Holds all updates from the first gradient that is not finite on, until the host looks and stops the run.
+    """Stops all updates at the first gradient that is not finite, until the host looks and stops the run.
 
-    The weights stay those of the bad step, so that the step can be run again to find the micro-batch.
+    The weights stay those of the bad step, so that the step can be run again to find the bad micro-batch.
     """
 
     def __init__(self, device: torch.device) -> None:
@@ -29,14 +29,14 @@ class FiniteGuard:
         self.skip = torch.zeros((), device=device)
 
     def __call__(self, norm: Tensor) -> Tensor:
-        """1.0 where the update must not happen."""
+        """1.0 if the update must not happen, else 0.0."""
         # 0 x finite is 0; 0 x inf and 0 x nan are nan, and nan stays.
         self.poison += norm * 0
         return torch.ne(self.poison, 0, out=self.skip)
 
 
 class SpikeGuard:
-    """Skips a step whose loss or gradient norm lies far above the last WINDOW ones (as OLMo's SkipStepOptimizer)."""
+    """Skips a step if its loss or gradient norm is far above the last WINDOW ones (as OLMo's SkipStepOptimizer)."""
 
     def __init__(self, threshold: float, device: torch.device) -> None:
         self.threshold = threshold
@@ -45,14 +45,14 @@ class SpikeGuard:
         self.skipped = torch.zeros((), device=device)
 
     def __call__(self, loss: Tensor, norm: Tensor) -> Tensor:
-        """1.0 where the step is to be skipped; the same on every rank, since loss and norm are."""
+        """1.0 if the step is to be skipped, else 0.0. All ranks agree, because their loss and norm are the same."""
         now = torch.stack([loss, norm])
         known = self.window[:, : min(self.seen, WINDOW)]
         skip = torch.zeros_like(self.skipped)
         if self.seen >= FEWEST:
             deviation, mean = torch.std_mean(known, dim=1)
             skip = (now > mean + self.threshold * deviation).any().float()
-        # Spikes enter the window too: what stays high is no spike.
+        # Spikes enter the window too, because a level that stays high is no spike.
         self.window[:, self.seen % WINDOW] = now
         self.seen += 1
         self.skipped += skip

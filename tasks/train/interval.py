@@ -1,7 +1,7 @@
-"""What happened since the last logged row, kept on the device until somebody looks.
+"""What happened since the last logged row, kept on the device until the host reads it.
 
-Values are kept by (step, global micro-batch) and summed in that order on the host in float64: the logged loss is the
-same to the bit for any placement of checkpoints, and the same to rounding for any world size.
+Values are kept by (step, global micro-batch) and summed in that order on the host in float64. So the logged loss is the
+same to the bit wherever checkpoints are, and the same to rounding for any world size.
 """
 
 import math
@@ -25,26 +25,26 @@ class Seen(NamedTuple):
 
 
 class Interval:
-    """Nats, units, parts and gradient norms since the last logged row; every rank calls it at the same steps."""
+    """Nats, units, parts and gradient norms since the last logged row. Every rank calls it at the same steps."""
 
     def __init__(self, world: World) -> None:
         self.world = world
         self.seen: list[Seen] = []
         self.parts: list[str] = []
-        """Names of the further sums that the family's loss has."""
+        """The names of the further sums in the family's loss."""
         self.norm = math.nan
-        """Gradient norm of the last step that was collected."""
+        """The gradient norm of the last step that was collected."""
         self._slots: list[tuple[int, int]] = []
         self._own: list[tuple[int, int, list[Tensor]]] = []
         self._norms: list[tuple[int, Tensor]] = []
 
     def step(self, step: int, micro_batches: int) -> None:
-        """Announces a step of so many global micro-batches."""
+        """Announces a step with that many global micro-batches."""
         self._slots.extend((step, micro_batch) for micro_batch in range(micro_batches))
         self._first = len(self._slots) - micro_batches
 
     def add(self, micro_batch: int, units: int, nats: Tensor, parts: Mapping[str, Tensor]) -> None:
-        """One micro-batch of this rank."""
+        """Adds one micro-batch of this rank."""
         self.parts = list(parts)
         values = [nats.detach(), *(part.detach() for part in parts.values())]
         self._own.append((self._first + micro_batch, units, values))
@@ -53,9 +53,9 @@ class Interval:
         self._norms.append((step, norm))
 
     def collect(self) -> tuple[list[Seen], int | None]:
-        """Brings everything new to the host, from all ranks: (new micro-batches, first step of bad gradient).
+        """Brings everything new from all ranks to the host: (new micro-batches, first step with a bad gradient).
 
-        The only place where training waits for the device.
+        This is the only place where training waits for the device.
         """
         table = torch.zeros(len(self._slots), 2 + len(self.parts), dtype=torch.float64)
         if self._own:
@@ -76,7 +76,7 @@ class Interval:
         return new, bad
 
     def means(self) -> dict[str, float]:
-        """Nats, and every part, per target unit over the whole interval."""
+        """Nats and every part, per target unit, over the whole interval."""
         units = max(1, sum(seen.units for seen in self.seen))
         loss = sum(seen.nats for seen in self.seen) / units
         return {"loss": loss} | {

@@ -1,4 +1,4 @@
-"""A small search of the learning rate inside one cell: Ray Tune trains the cell's first share at several rates."""
+"""A small search for the learning rate inside one cell: Ray Tune trains the first part of the cell at several rates."""
 
 import json
 import math
@@ -16,7 +16,7 @@ VERSION = 1
 
 
 class SearchSpec(BaseModel):
-    """`samples` rates from low to high, evenly spaced in their logarithm; train is the short training of a trial."""
+    """`samples` rates from low to high, evenly spaced in their logarithm. train is the short training of a trial."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
@@ -32,9 +32,9 @@ class SearchSpec(BaseModel):
 
 
 def run(context: Context) -> None:
-    """Leaves result.json: the learning rate of the lowest validation loss, and the loss of every trial.
+    """Writes result.json: the learning rate with the lowest validation loss, and the loss of every trial.
 
-    Trials are never stopped against each other, and one that finished before a kill is not run again.
+    No trial is stopped because another does better. A trial that finished before a kill is not run again.
     """
     from ray import tune
 
@@ -109,5 +109,5 @@ def _record(context: Context, best: float, edge: bool, losses: dict[float, float
     ]
     note = "| learning rate | validation loss | |\n|---:|---:|---|\n" + "\n".join(lines)
     if edge:
-        note += "\n\n**The best lies at the edge of the search: widen sweep.learning_rate.low or .high.**"
+        note += "\n\n**The best rate is at the edge of the search: widen sweep.learning_rate.low or .high.**"
     record.note(note)

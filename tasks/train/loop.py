@@ -46,10 +46,10 @@ def train(
     learning_rate: float | None = None,
     base: Path | None = None,
 ) -> TrainResult:
-    """Trains up to spec.stop_step, going on from the newest checkpoint in `work`, else from `start`, else from nothing.
+    """Trains up to spec.stop_step. Starts from the newest checkpoint in `work`, else from `start`, else from nothing.
 
-    Every rank calls it. Leaves in `work`: checkpoints/, the newest of which a later training may start from, and
-    model/, unless it diverged. `learning_rate` stands in where the spec has none; `base` is what spec.method adapts.
+    Every rank calls it. Writes into `work`: checkpoints/, from the newest of which a later training may start, and
+    model/, unless it diverged. `learning_rate` is used if the spec has none; `base` is what spec.method adapts.
 
     Raises:
         UserError, DataError: one line for the person whose spec, data or checkpoint cannot be used.
@@ -76,7 +76,7 @@ def train(
 
 
 class Training:
-    """One training on this rank: its step, and when it is looked at, validated, logged and saved. `train` drives it."""
+    """One training on this rank: its step, and when it is checked, validated, logged and saved. `train` drives it."""
 
     def __init__(
         self,
@@ -140,14 +140,14 @@ class Training:
         self.checkpoints.finish()
 
     def look_at_base(self) -> None:
-        """The base on the new data, before any step: what fine-tuning has to better."""
+        """Measures the base on the new data before the first step: the loss that fine-tuning has to improve."""
         metrics = self.validate()
         self.standing.progress.base_loss = metrics["val/loss"]
         if self.world.leads:
             self.record.row(0, self.cost_so_far() | metrics)
 
     def look(self, done: int) -> int:
-        """Waits for the device, stops a run that is no longer finite, and moves progress on; the new units."""
+        """Waits for the device, stops a run that is no longer finite, and updates progress; returns the new units."""
         new, bad_gradient = self.step.interval.collect()
         bad = next((seen for seen in new if not math.isfinite(seen.nats)), None)
         if bad is not None and (bad_gradient is None or bad.step <= bad_gradient):
@@ -176,7 +176,7 @@ class Training:
         return self.standing.validation
 
     def cost_so_far(self) -> dict[str, float]:
-        """Stands in every row, so that every metric can be drawn against it."""
+        """The values in every row, against which every metric can be drawn."""
         units = self.standing.progress.units
         return {"train/units": units, "train/flops": units * self.cost.training_flops_per_unit}
 
@@ -201,7 +201,7 @@ class Training:
         return metrics
 
     def save_model(self) -> None:
-        """model/ in the work folder, the whole weights, for everything but training on; adapter/ where there is one."""
+        """Writes model/, the whole weights, for every use except further training; and adapter/ if there is one."""
         spec = self.spec
         weights = {name: full(tensor) for name, tensor in resume.model_state(self.step).items()}
         if not self.world.leads:

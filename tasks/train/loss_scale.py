@@ -5,7 +5,7 @@ gradients times S; the optimizer divides by S again, in fp32. S is a power of 2,
 is too large overflows: then the step is skipped and S halved; after GROWS_AFTER steps that did not, S is doubled. So it
 stays just below the largest that fits, wherever training takes that (Micikevicius et al. 2018, section 3.2).
 
-All of it lives on the device: no step waits for the host to look. It is state of the training, and in checkpoints.
+All of it is on the device, so no step waits for the host. It is part of the training's state and of checkpoints.
 """
 
 from collections.abc import Mapping
@@ -15,29 +15,30 @@ from torch import Tensor
 
 FIRST = 2.0**16
 SMALLEST = 1.0
-"""A gradient that is not finite here does not overflow for its scale: the run has diverged."""
+"""The smallest scale. If a gradient is not finite here, the scale is not the cause: the run has diverged."""
 LARGEST = 2.0**60
-"""Where gradients are all zero nothing else stops the doubling before the scale itself is infinite."""
+"""The largest scale. If all gradients are zero, only this stops the doubling before the scale is infinite."""
 GROWS_AFTER = 2000
-"""Steps without overflow; every doubling too many costs a step."""
+"""The number of steps without overflow before a doubling. Every doubling too many costs a step."""
 
 
 class LossScale:
-    """Says what a step's loss is multiplied by, and afterwards whether its gradient can be used."""
+    """The factor of a step's loss, and afterwards whether the step's gradient can be used."""
 
     def __init__(self, device: torch.device) -> None:
         self.scale = torch.full((), FIRST, device=device)
         self.good = torch.zeros((), device=device)
         """Steps since the scale changed or the gradient overflowed."""
         self.norm = torch.zeros((), device=device)
-        """Gradient norm of the last step that did not overflow; 0 before the first."""
+        """The gradient norm of the last step that did not overflow; 0 before the first."""
         self.overflows = torch.zeros((), device=device)
 
     def __call__(self, scaled_norm: Tensor) -> tuple[Tensor, Tensor]:
-        """The norm of the gradient without the scale, and 1.0 where the step is to be skipped; sets the next scale.
+        """The norm of the gradient without the scale, and 1.0 if the step is to be skipped. Sets the next scale.
 
-        `scaled_norm` is that over all ranks, so all decide alike. An overflow has no norm: that of the step before
-        stands in, and the guards see nothing unusual. At the smallest scale they get what it is, infinite or NaN.
+        `scaled_norm` is the norm over all ranks, so all ranks decide alike. An overflow has no norm: the norm of the
+        step before takes its place, so that the guards do not react. At the smallest scale they get the infinite or
+        NaN norm itself.
         """
         norm = scaled_norm / self.scale
         bad = norm.isfinite().logical_not()

@@ -1,4 +1,4 @@
-"""Who else trains this model, and how gradients become common: one process, DDP or FSDP2.
+"""The ranks that train a model, and how they share gradients: one process, DDP or FSDP2.
 
 Plain torch.distributed: the same under torchrun, under Ray Train and in one process.
 """
@@ -23,7 +23,7 @@ Item = TypeVar("Item")
 
 
 class World:
-    """This process among those that train together; a world of one where torch.distributed is not initialised."""
+    """This process among those that train together; a world of one if torch.distributed is not initialised."""
 
     def __init__(self) -> None:
         self.joined = dist.is_available() and dist.is_initialized()
@@ -35,8 +35,8 @@ class World:
             torch.cuda.set_device(self.device)
         else:
             self.device = torch.device("cpu")
-        # Host values travel by gloo whatever the device; checkpoints, written by a thread of their own, on another
-        # group, so that the two never mix.
+        # Host values use gloo on every device. Checkpoints are written by another thread and have a group of their
+        # own, so that the two never mix.
         self.group = dist.new_group(backend="gloo") if self.joined else None
         self.background = dist.new_group(backend="gloo") if self.joined else None
 
@@ -45,19 +45,19 @@ class World:
         return self.rank == 0
 
     def total(self, tensor: Tensor) -> Tensor:
-        """Summed over the ranks, in place; on the device, and the host does not wait."""
+        """Sums a tensor over the ranks, in place, on the device; the host does not wait."""
         if self.size > 1:
             dist.all_reduce(tensor)
         return tensor
 
     def host_total(self, tensor: Tensor) -> Tensor:
-        """The same for a tensor on the host."""
+        """Sums a tensor on the host over the ranks."""
         if self.size > 1:
             dist.all_reduce(tensor, group=self.group)
         return tensor
 
     def agreed(self, value: Any) -> Any:
-        """What rank 0 has, on every rank."""
+        """Gives every rank the value of rank 0."""
         if self.size == 1:
             return value
         box = [value]
@@ -65,20 +65,21 @@ class World:
         return box[0]
 
     def share(self, items: Sequence[Item]) -> list[tuple[int, Item, bool]]:
-        """This rank's (index, item, real) of a list: one for every round, as many rounds on every rank.
+        """This rank's share of a list: (index, item, real) for every round, with as many rounds on every rank.
 
-        A rank that has none left in the last round gets the first item with real = False: it must take part in the
-        collectives of the round, and its part must count for nothing.
+        A rank with no item left in the last round gets the first item with real = False. It must take part in the
+        collectives of the round, and its result must not count.
         """
         rounds = range(self.rank, -(-len(items) // self.size) * self.size, self.size)
         return [(i, items[i], True) if i < len(items) else (0, items[0], False) for i in rounds]
 
 
 class _OrNothing(nn.Module):
-    """The model; of no batch the loss is 0, and so are all gradients.
+    """The model. Without a batch its loss is 0, and so are all gradients.
 
-    After one such backward DDP's buckets are the gradients themselves, if they are set to 0 in place from then on.
-    Otherwise those that accumulate before the ranks first meet lie beside the buckets: 4 bytes for each parameter.
+    After one backward without a batch, DDP's buckets hold the gradients themselves, provided that these are set to 0
+    in place from then on. Otherwise gradients that accumulate before the first reduction are stored beside the buckets,
+    4 bytes for each parameter.
     """
 
     def __init__(self, model: nn.Module) -> None:
@@ -92,7 +93,7 @@ class _OrNothing(nn.Module):
 
 
 class Parallel:
-    """The model as training calls it, and when its gradients are reduced."""
+    """The model as training calls it, and the moment when its gradients are reduced."""
 
     def __init__(self, model: Model, world: World, strategy: str, precision: str) -> None:
         self.call: nn.Module = model
@@ -100,11 +101,11 @@ class Parallel:
         if world.size > 1 and strategy == "none":
             self.strategy = "ddp"
         if self.strategy == "fsdp" and not world.joined:
-            # One process has nothing to shard; a mesh of one needs a process group that a plain run does not have.
+            # One process has nothing to shard, and a mesh of one would need a process group, which it does not have.
             self.strategy = "none"
-        # Of a base in few bits FSDP2 gathers what is stored: as 16-bit numbers its codes and constants would be others.
+        # FSDP2 gathers a quantised base as it is stored: cast to 16 bits, its codes and constants would change.
         self.gathers_half = self.strategy == "fsdp" and precision != "fp32" and not blocks_of(model)
-        """Whether weights arrive in the precision; otherwise autocast makes them so."""
+        """Whether weights are gathered in the precision; otherwise autocast casts them."""
         if self.strategy == "ddp":
             devices = [world.device] if world.device.type == "cuda" else None
             self.call = DistributedDataParallel(_OrNothing(model), device_ids=devices, gradient_as_bucket_view=True)
@@ -119,9 +120,9 @@ class Parallel:
 
     @contextmanager
     def reducing(self, last: bool) -> Iterator[None]:
-        """Around forward and backward of a micro-batch: under DDP gradients stay on their rank until the last one.
+        """The context of a micro-batch's forward and backward. Under DDP gradients stay on their rank until the last.
 
-        FSDP2 reduces those of every micro-batch: to keep them would be to hold all gradients whole, on every rank.
+        FSDP2 reduces the gradients of every micro-batch. Otherwise every rank would have to hold all gradients whole.
         """
         if isinstance(self.call, DistributedDataParallel) and not last:
             with self.call.no_sync():
@@ -131,6 +132,6 @@ class Parallel:
 
 
 def full(tensor: Tensor) -> Tensor:
-    """The whole of a possibly sharded tensor, on the CPU; every rank must call it."""
+    """The whole of a tensor, which may be sharded, on the CPU. Every rank must call it."""
     whole = tensor.full_tensor() if hasattr(tensor, "full_tensor") else tensor
     return whole.detach().cpu()

@@ -1,4 +1,4 @@
-"""The FLOP/s that a device could do at most: the denominator of MFU. Known for GPUs, measured on a CPU."""
+"""The peak FLOP/s of a device, the denominator of MFU: known for GPUs, measured on a CPU."""
 
 import time
 from functools import cache
@@ -10,7 +10,7 @@ from reducible.models.quantise.number_formats import DTYPES
 
 
 def peak_flops(device: torch.device, precision: str) -> float | None:
-    """FLOP/s of one device, None where nobody knows."""
+    """FLOP/s of one device; None if it is not known."""
     if device.type == "cuda":
         known = named_by_driver(torch.cuda.get_device_name(device))
         return None if known is None else known.peaks.get(precision)
@@ -19,7 +19,7 @@ def peak_flops(device: torch.device, precision: str) -> float | None:
 
 @cache
 def _measured(precision: str, threads: int, size: int = 512) -> float:
-    """The best of several matrix products with the threads that training has."""
+    """The fastest of several matrix products, with as many threads as training has."""
     a, b = (torch.ones(size, size, dtype=DTYPES[precision]) for _ in range(2))
     out = torch.empty_like(a)
     best = float("inf")

@@ -1,4 +1,4 @@
-"""A checkpoint from elsewhere as an artifact of ours: its model, and its tokenizer."""
+"""Imports a pretrained checkpoint into the store: its model and its tokenizer."""
 
 import json
 from pathlib import Path
@@ -27,7 +27,7 @@ class Location(Frozen):
 
 
 def make_model(context: Context) -> None:
-    """model/ as a training leaves it, and result.json with its size."""
+    """Writes model/ as a training does, and result.json with its size."""
     from reducible.models.cost.ledger import Lengths
     from reducible.models.families.transformer import transformer_cost
     from reducible.models.weights.model_folder import save_weights
@@ -45,7 +45,7 @@ def make_model(context: Context) -> None:
     (context.staging / "result.json").write_text(json.dumps(size, indent=1) + "\n")
     record = Record(context.staging / "record", context.attempt)
     record.describe("checkpoint", context.label, {"path": str(path), **size, **vars(model.config)}, context.tags)
-    record.note(f"{path.name}: {cost.parameters:,} parameters, read as a transformer of ours.\n")
+    record.note(f"{path.name}: {cost.parameters:,} parameters, read as family transformer.\n")
 
 
 def make_tokenizer(context: Context) -> None:
@@ -57,7 +57,7 @@ def make_tokenizer(context: Context) -> None:
 
 
 def _unchanged(files: list[Path], spec: PretrainedSpec) -> None:
-    """What is read must be what was hashed: it is the identity."""
+    """Refuses files that differ from the hashes in the spec, which are the identity."""
     for file, known in zip(files, spec.files, strict=True):
         if sha256_of(file) != known.sha256:
             raise UserError(f"{file}: changed while the command ran; run it again")

@@ -1,4 +1,4 @@
-"""How far a training is, and what it came to."""
+"""How far a training is, and its result."""
 
 import math
 from dataclasses import dataclass, field
@@ -8,7 +8,7 @@ from reducible.models.cost.ledger import Cost
 
 @dataclass(frozen=True)
 class TrainResult:
-    """What a training came to. Losses in nats per target unit; units, flops and seconds since step 0 of the trunk."""
+    """The result of a training. Losses in nats per target unit; units, flops and seconds since step 0 of the trunk."""
 
     status: str
     """finished or diverged."""
@@ -30,17 +30,17 @@ class TrainResult:
 
 @dataclass
 class Progress:
-    """All that a resumed training needs besides tensors. Order and chance have no state (contracts 2 and 3)."""
+    """What a resumed training needs besides tensors. Order and randomness have no state (contracts 2 and 3)."""
 
     step: int = 0
     units: int = 0
     seconds: float = 0.0
     stepping: float = 0.0
-    """Seconds in steps alone, without validation, checkpoints and start-up."""
+    """Seconds spent in steps only, without validation, checkpoints and start-up."""
     first_loss: float | None = None
     """Loss of the untrained model."""
     validated: float | None = None
-    """Validation loss at this very step, if it was measured there."""
+    """Validation loss at exactly this step, if it was measured there."""
     base_loss: float | None = None
     """Validation loss of the base that is fine-tuned, before the first step."""
 

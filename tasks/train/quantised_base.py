@@ -1,4 +1,4 @@
-"""A base model quantised once: one file, its hash in the artifact's manifest, that every fine-tuning reads."""
+"""A base model, quantised once into one file, which every fine-tuning reads. The manifest has the file's hash."""
 
 from typing import Literal
 

@@ -1,4 +1,4 @@
-"""What a checkpoint holds of a training, and where a training goes on from."""
+"""What a checkpoint holds, and the checkpoint from which a training continues."""
 
 import logging
 from dataclasses import asdict, replace
@@ -20,13 +20,13 @@ log = logging.getLogger(__name__)
 
 
 def model_state(step: Step) -> dict[str, Tensor]:
-    """Of the model, every tensor that training changes, by name, in place."""
+    """Every tensor of the model that training changes, by name, not copied."""
     method = step.spec.method
     return step.model.state_dict() if method is None else finetuning.trained_state(step.model, method)
 
 
 def state(step: Step) -> dict[str, Tensor]:
-    """Every tensor that training changes, by name, in place."""
+    """Every tensor that training changes, by name, not copied."""
     model = {f"model.{name}": tensor for name, tensor in model_state(step).items()}
     return model | {f"optimizer.{name}": tensor for name, tensor in step.optimizer.state().items()}
 
@@ -50,9 +50,9 @@ def save(folder: Checkpoints, step: Step, standing: Standing, record: Record, se
 
 
 def restore(folder: Checkpoints, start: Path | None, step: Step, record: Record) -> Standing:
-    """From the newest complete checkpoint of this very training, else the state that an earlier one (`start`) left.
+    """Continues from the newest complete checkpoint of this training, else from the state of an earlier one (`start`).
 
-    Fills step's tensors, guards and interval; the record gets the rows up to the checkpoint.
+    Fills the step's tensors, guards and interval, and adds the rows up to the checkpoint to the record.
     """
     path = checkpoints.newest(folder.folder, step.world)
     own = path is not None
@@ -75,13 +75,13 @@ def restore(folder: Checkpoints, start: Path | None, step: Step, record: Record)
     elif progress.step != step.spec.start_step:
         raise UserError(
             f"{path}: stopped at step {progress.step}, but start_step is {step.spec.start_step}; "
-            "a training goes on where its start stopped"
+            "a training continues at the step where its start stopped"
         )
     return Standing(progress, content["validation"], content["losses"])
 
 
 def start_state(spec: TrainSpec, start: Path | None, world: World) -> Path | None:
-    """The verified checkpoint that an earlier training left; None where this one begins at step 0."""
+    """The verified last checkpoint of an earlier training; None if this one begins at step 0."""
     if spec.start_step == 0:
         return None
     if start is None:
@@ -100,7 +100,7 @@ def start_state(spec: TrainSpec, start: Path | None, world: World) -> Path | Non
 
 
 def replay_rows(path: Path, record: Record) -> None:
-    """Rows up to the checkpoint travelled with it: wherever it is resumed, the record has them."""
+    """Adds the rows up to the checkpoint, which it holds, so that the record has them wherever it is resumed."""
     known = {row["step"] for row in read_rows(record.folder)}
     for row in checkpoints.rows_of(path):
         if row["step"] not in known:

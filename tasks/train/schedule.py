@@ -1,4 +1,4 @@
-"""The learning rate at a step: a pure function, so that nothing about it needs saving."""
+"""The learning rate at a step. It is a pure function, so nothing about it is saved."""
 
 import math
 

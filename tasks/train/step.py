@@ -1,4 +1,4 @@
-"""The train step: fetch everything, count once, run backward divided once, reduce once, update once.
+"""The train step: fetch everything, count once, divide in backward, reduce once, update once.
 
 On steps without a log row, a checkpoint or a validation the host does not wait for the device, except in families
 that have to: seq2seq packs its sources by lengths that the host must know, and linear-gaussian reads which values are
@@ -25,7 +25,7 @@ from reducible.tasks.train.train_spec import TrainSpec
 
 
 class Micro(NamedTuple):
-    """One micro-batch on this rank. A real one counts; another only takes part in the collectives."""
+    """One micro-batch on this rank. If it is not real, it only takes part in the collectives and does not count."""
 
     number: int
     """Which of the step's global micro-batches."""
@@ -35,7 +35,7 @@ class Micro(NamedTuple):
 
 
 class Step:
-    """Called with its number it does that step of a training, on this rank. Every rank calls it."""
+    """Does one step of a training on this rank when called with the step's number. Every rank calls it."""
 
     def __init__(self, spec: TrainSpec, trainee: Trainee, batches: Any, world: World, learning_rate: float) -> None:
         self.spec, self.batches, self.world, self.learning_rate = spec, batches, world, learning_rate
@@ -84,15 +84,15 @@ class Step:
         return micros
 
     def weight(self, micros: list[Micro]) -> Tensor:
-        """World size / target units of the step over all ranks, on the device: reducing averages over the ranks."""
-        # torch.full and not torch.tensor: a number becomes an argument of a kernel, and no copy waits for the device.
+        """World size / target units of the step over all ranks, on the device. Reducing averages over the ranks."""
+        # torch.full, not torch.tensor: the number becomes an argument of a kernel, so no copy waits for the device.
         units = torch.full((), sum(micro.units for micro in micros), dtype=torch.int64, device=self.world.device)
         return self.world.size / self.world.total(units).clamp_(min=1)
 
     def backward(self, step: int, micros: list[Micro], weight: Tensor, record: bool = False) -> list[Tensor]:
-        """Adds up the gradients of sum of nats / units over micro-batches and ranks; returns this rank's nats.
+        """Adds up the gradients of (sum of nats) / units over micro-batches and ranks; returns this rank's nats.
 
-        With a loss scale the gradients are that many times as large, the nats are not.
+        A loss scale multiplies the gradients, not the nats.
         """
         nats = []
         if self.loss_scale is not None:
@@ -104,13 +104,13 @@ class Step:
             loss = self.piece_by_piece(micro, factor, last_round)
             nats.append(loss.nats if micro.real else torch.zeros_like(loss.nats))
             if record:
-                self.interval.parts = list(loss.parts)  # also on a rank whose micro-batch does not count
+                self.interval.parts = list(loss.parts)  # even if this rank's micro-batch does not count
             if record and micro.real:
                 self.interval.add(micro.number, micro.units, loss.nats, loss.parts)
         return nats
 
     def piece_by_piece(self, micro: Micro, factor: Tensor, last_round: bool) -> Loss:
-        """Forward and backward of one piece after another, mostly one: what it held is gone before the next begins."""
+        """Forward and backward of one piece after another (mostly one); frees a piece's memory before the next."""
         losses = []
         for piece, last in self.model.pieces(micro.batch):
             with self.parallel.reducing(last=last_round and last), self.autocast():
@@ -121,11 +121,11 @@ class Step:
         return total_of(losses)
 
     def seed_chance(self, step: int, micro_batch: int) -> None:
-        """Everything random in a micro-batch follows from seed, step and its global index (contract 3)."""
+        """Seeds everything random in a micro-batch by seed, step and its global index (contract 3)."""
         if not self.stochastic:
             return
         seed = chance(self.spec.seed, step, micro_batch)
-        # The generators by name: torch.manual_seed visits every kind of device and takes 0.3 ms.
+        # Each generator is seeded itself, because torch.manual_seed visits every kind of device and takes 0.3 ms.
         torch.default_generator.manual_seed(seed)
         if self.world.device.type == "cuda":
             torch.cuda.manual_seed(seed)
@@ -137,11 +137,11 @@ class Step:
         tensors = {name: torch.from_numpy(array) for name, array in arrays.items()}
         if self.world.device.type == "cpu":
             return tensors
-        # From pinned memory the copy runs beside the kernels; the host goes on at once.
+        # A copy from pinned memory runs beside the kernels, and the host does not wait.
         return {name: tensor.pin_memory().to(self.world.device, non_blocking=True) for name, tensor in tensors.items()}
 
 
 def chance(seed: int, step: int, micro_batch: int) -> int:
-    """63 bits that look random and are not."""
+    """A pseudo-random number of 63 bits, which its arguments determine."""
     digest = hashlib.blake2b(f"{seed}/{step}/{micro_batch}".encode(), digest_size=8).digest()
     return int.from_bytes(digest, "big") >> 1

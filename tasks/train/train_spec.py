@@ -8,7 +8,7 @@ from pydantic import BaseModel, ConfigDict, Field, model_validator
 from reducible.tasks.train.optimizers.settings import AnyOptimizer, default_settings
 from reducible.tasks.workflow.identity import canonical, equal
 
-VERSION = 3  # of the task; a change of what it computes raises it
+VERSION = 3  # of the task; raised when what it computes changes
 
 
 class Frozen(BaseModel):
@@ -16,10 +16,10 @@ class Frozen(BaseModel):
 
 
 class ScheduleSpec(Frozen):
-    """Learning rate over the run, as a share of its peak; schedule.py says how.
+    """The learning rate over the run, as a share of its peak (schedule.py).
 
-    wsd falls linearly to final_fraction over the last cooldown_steps before the stop, cosine from the
-    warm-up's end to the stop.
+    wsd falls linearly to final_fraction over the last cooldown_steps before the stop. cosine falls from the end of the
+    warm-up to the stop.
     """
 
     kind: Literal["constant", "wsd", "cosine"] = "wsd"
@@ -29,11 +29,11 @@ class ScheduleSpec(Frozen):
 
 
 class ValidationSpec(Frozen):
-    """Loss on fixed examples of the validation split: every so many steps, and always at the last."""
+    """The loss on fixed examples of the validation split, measured at intervals of `every` steps and at the last."""
 
     every: int | None = Field(default=None, ge=1)
     examples: int = Field(default=64, ge=1)
-    """Of full length; of ragged examples so many more that they have as many target units."""
+    """The number of examples of full length. Ragged examples are as many as have the same number of target units."""
 
 
 class MethodSpec(Frozen):
@@ -44,11 +44,11 @@ class MethodSpec(Frozen):
     """r of y = x W0 + (alpha / r) x L1 L2."""
     alpha: float = Field(default=16.0, gt=0)
     dropout: float = Field(default=0.0, ge=0, lt=1)
-    """On what goes into L1."""
+    """Dropout on the input of L1."""
     targets: tuple[str, ...] = ()
-    """Patterns of the names of adapted weights. Empty: the matrices of the hidden layers."""
+    """Patterns for the names of the adapted weights. Empty: the matrices of the hidden layers."""
     merge: Literal["fp32", "bf16"] = "fp32"
-    """How the merged model is stored."""
+    """The number format of the merged model."""
 
 
 class TrainSpec(Frozen):
@@ -59,7 +59,7 @@ class TrainSpec(Frozen):
 
     family: str = "transformer"
     family_code: str | None = None
-    """What the family's code is, if it is from outside this package (models/families/outside.py)."""
+    """The identity of the family's code, if it is outside this package (models/families/outside.py)."""
     model: dict[str, Any]
     """The family's configuration, vocabulary included."""
     sequence: int = Field(ge=1)
@@ -68,24 +68,24 @@ class TrainSpec(Frozen):
     start_step: int = Field(default=0, ge=0)
     stop_step: int = Field(ge=1)
     batch: int = Field(ge=1)
-    """Target units per optimiser step, whatever the world size."""
+    """Target units per optimizer step, for any world size."""
     micro_batch: int = Field(ge=1)
     """Sequences per forward pass."""
     optimizer: AnyOptimizer = default_settings()
     schedule: ScheduleSpec = ScheduleSpec()
     validation: ValidationSpec = ValidationSpec()
     precision: Literal["fp32", "bf16", "fp16"] = "fp32"
-    """Of matrix products and activations; weights, moments and sums of gradients are fp32. fp16 scales its loss."""
+    """Format of matrix products and activations. Weights, moments and gradient sums are fp32. fp16 scales the loss."""
     deterministic: bool = False
-    """Deterministic kernels, so that killed and resumed equals never killed on a GPU too."""
+    """Use deterministic kernels, so that killed and resumed equals never killed on a GPU too."""
     spike_guard: float | None = Field(default=None, gt=0)
-    """Skip a step whose loss or gradient norm lies this many deviations above the recent mean."""
+    """Skip a step if its loss or gradient norm is this many deviations above the recent mean."""
     method: MethodSpec | None = None
     """Fine-tuning of the input artifact `base`. None: training from nothing."""
 
     def entering(self) -> dict[str, Any]:
-        """Of the family's configuration what differs from its defaults, without what the data decide."""
-        # It imports torch, which a reader of specs can do without.
+        """The family's configuration without its defaults and without the keys that the data decide."""
+        # The import loads torch, which a reader of specs does not need.
         from reducible.models.families.registry import family
 
         kind = family(self.family)
@@ -106,7 +106,7 @@ class TrainSpec(Frozen):
         if self.schedule.kind == "wsd" and self.schedule.cooldown_steps > self.stop_step - self.start_step:
             raise ValueError(
                 f"schedule.cooldown_steps {self.schedule.cooldown_steps} must fit between start_step "
-                f"{self.start_step} and stop_step {self.stop_step}: what came before has not cooled down"
+                f"{self.start_step} and stop_step {self.stop_step}: the steps before start_step have no cooldown"
             )
         return self
 
@@ -118,10 +118,10 @@ class Execution(Frozen):
     cpus_per_worker: float = Field(default=1, gt=0)
     gpus_per_worker: float = Field(default=0, ge=0)
     strategy: Literal["none", "ddp", "fsdp"] = "none"
-    """What keeps several workers' parameters equal; with more than one worker, none means ddp."""
+    """How several workers keep their parameters equal. With more than one worker, none means ddp."""
     compile: bool = False
     checkpointing: Literal["none", "full", "selective", "sqrt-time"] = "none"
-    """Activation checkpointing (models/layers/activation_checkpointing.py): how much is computed again in backward."""
+    """Activation checkpointing: how much is computed again in backward (models/layers/activation_checkpointing.py)."""
     checkpoint_every: int | None = Field(default=None, ge=1)
     """Steps between checkpoints. None: one at the end."""
     keep_last: int = Field(default=2, ge=1)

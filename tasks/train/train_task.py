@@ -1,4 +1,4 @@
-"""The train task: where a training runs. One worker inside its Ray task; several under Ray Train's TorchTrainer."""
+"""The train task. One worker runs inside its Ray task; several run under Ray Train's TorchTrainer."""
 
 import json
 import logging
@@ -21,11 +21,11 @@ from reducible.tasks.workflow.record import Record, copy_record
 from reducible.tasks.workflow.task import Context
 
 RESTARTS = 3
-"""How often a training with several workers is begun again after one of them was lost."""
+"""How often a training with several workers is restarted after one of them was lost."""
 
 
 def run(context: Context) -> None:
-    """Inputs: data, and where the spec asks for them start (an earlier training), search (a learning rate) and base."""
+    """Inputs: data; and if the spec asks for them, start (an earlier training), search (a learning rate) and base."""
     spec: TrainSpec = context.spec
     execution: Execution = context.execution
     learning_rate = found_learning_rate(context)
@@ -48,7 +48,7 @@ def run(context: Context) -> None:
 
 
 def train_here(job: dict[str, Any]) -> dict[str, Any]:
-    """What one process does, alone or among several workers. Paths are absolute: workers have their own folders."""
+    """Trains in one process, alone or as one of several workers. Paths are absolute: workers have other folders."""
     logging.basicConfig(level=logging.INFO, format="%(message)s")
     work = Path(job["work"])
     result = train(
@@ -57,7 +57,7 @@ def train_here(job: dict[str, Any]) -> dict[str, Any]:
         data=Path(job["data"]),
         start=Path(job["start"]) if job["start"] else None,
         work=work,
-        # Begun again by Ray Train it is still the same attempt of the task; no two processes append to one file.
+        # A restart by Ray Train is the same attempt of the task, but two processes must not append to one file.
         record=Record(work / "record", f"{job['attempt']}-{os.getpid()}"),
         learning_rate=job["learning_rate"],
         base=Path(job["base"]) if job["base"] else None,
@@ -66,12 +66,12 @@ def train_here(job: dict[str, Any]) -> dict[str, Any]:
 
 
 def train_on_workers(job: dict[str, Any], execution: Execution) -> dict[str, Any]:
-    """Under Ray Train, which places the workers, connects them and begins again when one is lost.
+    """Trains under Ray Train, which places the workers, connects them and restarts them if one is lost.
 
-    Nothing of Ray Train's own state is used: the run has a fresh name, its workers find the newest complete checkpoint
-    themselves, and nothing is reported but the result.
+    Ray Train's own state is not used: the run has a fresh name, its workers find the newest complete checkpoint
+    themselves, and they report only the result.
     """
-    # Read by Ray Train's controller and workers: notice a dead worker in a fraction of a second, and hang for no one.
+    # Ray Train's controller and workers read these: notice a dead worker in a fraction of a second, and never hang.
     os.environ.setdefault("RAY_TRAIN_HEALTH_CHECK_INTERVAL_S", "0.2")
     os.environ.setdefault("RAY_TRAIN_COLLECTIVE_TIMEOUT_S", "600")
     os.environ.setdefault("RAY_TRAIN_ENABLE_PRINT_PATCH", "0")
@@ -109,7 +109,7 @@ def train_on_workers(job: dict[str, Any], execution: Execution) -> dict[str, Any
 
 
 def train_as_worker(job: dict[str, Any]) -> dict[str, Any]:
-    """A person's mistake is a value here: raised, Ray Train would begin again three times before it showed it."""
+    """Returns a user's mistake as a value. If it were raised, Ray Train would restart three times before showing it."""
     try:
         return train_here(job)
     except (UserError, DataError) as error:
@@ -117,7 +117,7 @@ def train_as_worker(job: dict[str, Any]) -> dict[str, Any]:
 
 
 def found_learning_rate(context: Context) -> float | None:
-    """What the search within this cell found, where the spec leaves it open."""
+    """The learning rate that the search in this cell found, if the spec has none."""
     if context.spec.optimizer.learning_rate is not None or "search" not in context.inputs:
         return None
     return float(json.loads((context.inputs["search"] / "result.json").read_text())["learning_rate"])
@@ -133,7 +133,7 @@ def describe(record: Record, context: Context, learning_rate: float | None) -> N
 
 
 def summary(result: TrainResult, unit: str = "token") -> str:
-    """The run's note: what a reader of MLflow wants to know first."""
+    """The run's note: what a reader in MLflow wants to know first."""
     head = f"**{result.status}** at step {result.step:,}"
     if result.reason:
         return f"{head}: {result.reason}\n"
@@ -151,14 +151,14 @@ def summary(result: TrainResult, unit: str = "token") -> str:
 
 
 def leave(result: TrainResult, work: Path, staging: Path) -> None:
-    """The artifact: result.json, record/ and, where training finished, model/ and state/."""
+    """Writes the artifact: result.json, record/ and, if the training finished, model/ and state/."""
     (staging / "result.json").write_text(json.dumps(asdict(result), indent=1) + "\n")
     copy_record(work / "record", staging / "record")
     if result.status == "finished":
         for left in (MODEL, ADAPTER):
             if (work / left).is_dir():
                 shutil.copytree(work / left, staging / left)
-        # Copied, not moved: should the commit fail, the next attempt still finds its last checkpoint.
+        # Copied, not moved: if the commit fails, the next attempt still finds its last checkpoint.
         shutil.copytree(complete(work / CHECKPOINTS)[-1], staging / STATE, copy_function=_link_or_copy)
 
 

@@ -1,4 +1,4 @@
-"""Loss on the fixed validation examples: sums over all of them, divided once, the same for any world size."""
+"""The loss on the fixed validation examples: summed over all, divided once, the same for any world size."""
 
 import math
 
@@ -8,14 +8,14 @@ from reducible.tasks.train.examples import TrainingData
 from reducible.tasks.train.step import Step
 
 VALIDATION = -1
-"""Stands for the step where chance of a validation is seeded."""
+"""Takes the place of the step in the seed of a validation."""
 
 
 @torch.no_grad()
 def validate(step: Step, examples: TrainingData) -> dict[str, float]:
-    """val/loss and the loss's parts in nats per target unit; val/bits_per_byte where the bytes of units are known."""
+    """val/loss and the loss's parts in nats per target unit; val/bits_per_byte if the bytes of units are known."""
     step.model.eval()
-    # By micro-batch, like the interval: one order of summation for any world size.
+    # Summed by micro-batch, as in the interval: one order for any world size.
     rows: dict[int, list[float]] = {}
     for micro in step.fetch(examples.held_out, examples.validation):
         step.seed_chance(VALIDATION, micro.number)  # the same draws at every validation

@@ -1,8 +1,8 @@
 """AdamW (Loshchilov and Hutter 2019) in one fused call per parameter group, with clipping and skipping inside it.
 
-torch.optim.AdamW(fused=True) runs the same kernel, but gathers and groups its tensors anew in every step: on models
-of ten thousand parameters that costs more than the update. Here the lists are made once. grad_scale and found_inf,
-the kernel's hooks for loss scaling, carry clipping and skipping, so that neither needs the host to look.
+torch.optim.AdamW(fused=True) runs the same kernel, but collects and groups its tensors again in every step. With ten
+thousand parameters that costs more than the update. Here the lists are made once. The kernel's arguments for loss
+scaling, grad_scale and found_inf, do the clipping and skipping, so that neither waits for the host.
 """
 
 from typing import Annotated, Literal

@@ -1,6 +1,6 @@
-"""What every optimizer shares: groups of the model's parameters, clipping and skipping without the host, state by name.
+"""What optimizers share: groups of parameters, clipping and skipping that do not wait for the host, state by name.
 
-An optimizer names the tensors that it holds for each parameter and says how one group is updated.
+A subclass names the tensors that it holds for each parameter, and updates one group.
 """
 
 from collections.abc import Sequence
@@ -18,7 +18,7 @@ from reducible.tasks.train.optimizers.settings import OptimizerSpec
 
 @dataclass(frozen=True)
 class Group:
-    """Parameters that share a factor for the learning rate, and their state. Lists go parameter by parameter."""
+    """Parameters that share a factor of the learning rate, and their state. Each list has one entry per parameter."""
 
     name: str
     rate: float
@@ -27,23 +27,23 @@ class Group:
     values: list[Tensor]
     """The parameters' storage; under FSDP the part that this rank holds."""
     held: dict[str, list[Tensor]]
-    """By name of Optimizer.holds: the part that this rank has."""
+    """The part of the state on this rank, by the names in Optimizer.holds."""
     updates: Tensor
-    """Updates done, skipped ones not counted."""
+    """The number of updates so far, without skipped ones."""
     steps: list[Tensor]
-    """updates, once for each parameter."""
+    """`updates`, repeated for each parameter."""
 
 
 class Optimizer:
-    """Steps groups of the model's parameters, those that are trained: learning rate x rate, weight decay x decay."""
+    """Updates the trained parameters group by group, with learning rate x rate and weight decay x decay."""
 
     holds: ClassVar[tuple[str, ...]] = ()
-    """Names of the tensors, each of the parameter's shape and 0 at first, that are held for each parameter."""
+    """The names of the tensors held for each parameter; each has the parameter's shape and starts at 0."""
 
     def __init__(
         self, model: nn.Module, groups: Sequence[ParameterGroup], spec: OptimizerSpec, zeroes: bool = False
     ) -> None:
-        """zeroes: gradients, which are all there, are not dropped after a step but set to 0 where they are."""
+        """zeroes: after a step, set the gradients to 0 in place instead of dropping them. All of them must exist."""
         self.spec, self.zeroes = spec, zeroes
         names: dict[Any, str] = {parameter: name for name, parameter in model.named_parameters()}
         device = next(model.parameters()).device
@@ -79,14 +79,14 @@ class Optimizer:
             raise ValueError(f"the groups leave out {', '.join(forgotten)}")
 
     def update(self, group: Group, gradients: list[Tensor], rate: float, divisor: Tensor, skip: Tensor) -> None:
-        """One update of a group's values and what is held for them, by gradients / divisor and the learning rate.
+        """Updates a group's values and their state, by gradients / divisor and the learning rate.
 
-        None where skip (0.0 or 1.0, on the device) is 1: then nothing changes, whatever the gradients are.
+        If skip (0.0 or 1.0, on the device) is 1, nothing changes, whatever the gradients are.
         """
         raise NotImplementedError
 
     def gradients(self) -> list[list[Tensor]]:
-        """By group; a parameter that no loss reached has a gradient of zero."""
+        """The gradients by group. A parameter that no loss reached has a gradient of zero."""
         return [
             [
                 torch.zeros_like(value) if parameter.grad is None else _local(parameter.grad)
@@ -113,11 +113,11 @@ class Optimizer:
         frozen: frozenset[str] = frozenset(),
         loss_scale: Tensor | None = None,
     ) -> None:
-        """One update; none where skip (0.0 or 1.0, on the device) is 1, and then nothing changes.
+        """Does one update. If skip (0.0 or 1.0, on the device) is 1, nothing changes.
 
-        Groups whose names are in `frozen` stay as they are, state included. Gradients of a norm above the clip are
-        divided by norm / clip. With a loss scale the gradients are that many times too large, and the norm is not:
-        they are divided by it as well.
+        Groups named in `frozen` stay as they are, with their state. If the norm is above the clip, gradients are
+        divided by norm / clip. They are also divided by the loss scale if there is one, which the norm does not
+        contain.
         """
         counted = self.one - skip
         divisor = self.one if self.spec.clip is None else (norm / self.spec.clip).clamp_(min=1.0)
@@ -137,7 +137,7 @@ class Optimizer:
             parameter.grad = None
 
     def state(self) -> dict[str, Tensor]:
-        """What a checkpoint holds, by parameter name, not copied: loading writes into it."""
+        """The state for a checkpoint, by parameter name, not copied: loading writes into it."""
         return {**{f"updates.{group.name}": group.updates for group in self.groups}, **self.held}
 
 

@@ -1,4 +1,4 @@
-"""What every optimizer is told, and which optimizers there are. Adding one is its own file and a line of OPTIMIZERS.
+"""The settings that all optimizers share, and the list of optimizers. A new one is a file and a line of OPTIMIZERS.
 
 An optimizer's file is imported when a spec names it.
 """
@@ -21,41 +21,41 @@ if TYPE_CHECKING:
 
 DEFAULT = "adamw"
 OPTIMIZERS: dict[str, str] = {"adamw": "reducible.tasks.train.optimizers.adamw:ADAMW"}
-"""By `optimizer.kind` of a recipe: where its OptimizerKind stands."""
+"""The place of each OptimizerKind, by the `optimizer.kind` of a recipe."""
 
 
 class OptimizerSpec(BaseModel):
-    """Settings that all have. Weight decay acts on matrices only; clip is the largest global gradient norm."""
+    """Settings of every optimizer. Weight decay acts on matrices only; clip is the largest global gradient norm."""
 
     model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
 
     kind: str
     learning_rate: Annotated[Number, Field(gt=0)] | None = 4e-3
-    """That of the base width; the width rule carries it to others. None: what the input artifact `search` found."""
+    """The rate at the base width; the width rule scales it to others. None: what the input artifact `search` found."""
     weight_decay: Annotated[Number, Field(ge=0)] = 0.1
     clip: Annotated[Number, Field(gt=0)] | None = 1.0
-    """None: any."""
+    """None: no clipping."""
 
 
 @dataclass(frozen=True)
 class OptimizerKind:
-    """An optimizer: what it is told, what it holds, and how it is made."""
+    """An optimizer: its settings, what it holds, and how it is made."""
 
     title: str
     settings: type[OptimizerSpec]
-    """`kind` in it is a Literal of the name alone, which is its default."""
+    """Its field `kind` is a Literal of the name only, which is its default."""
     state: str
-    """What the planner calls that which it holds."""
+    """The planner's name for its state."""
     state_bytes: Callable[[Any], int]
-    """(settings) -> bytes that it holds for each trained parameter."""
+    """(settings) -> bytes of state for each trained parameter."""
     width_rule: "Callable[[Sequence[ParameterGroup]], list[ParameterGroup]]"
-    """What carries its learning rate to other widths: one of models/layers/width_rule.py."""
+    """The rule of models/layers/width_rule.py that scales its learning rate to other widths."""
     build: "Callable[[nn.Module, Sequence[ParameterGroup], Any, bool], Optimizer]"
-    """(model, groups, settings, whether gradients are set to zero where they are)."""
+    """(model, groups, settings, whether gradients are set to 0 in place instead of dropped)."""
 
 
 def optimizer_kind(name: str) -> OptimizerKind:
-    """The optimizer of that name; ValueError names the nearest one there is."""
+    """The optimizer of that name. If there is none, the ValueError suggests the nearest name."""
     if name not in OPTIMIZERS:
         nearest = difflib.get_close_matches(str(name), OPTIMIZERS, n=1, cutoff=0)
         raise ValueError(f"there is no optimizer {name!r}; nearest is {nearest[0]!r}, all: {', '.join(OPTIMIZERS)}")
@@ -69,7 +69,7 @@ def default_settings() -> OptimizerSpec:
 
 
 def _settings(value: Any) -> Any:
-    """A section as the settings of the optimizer that it names; those of another are unknown keys there."""
+    """A section as the settings of the optimizer that it names. Settings of another optimizer are unknown keys."""
     if isinstance(value, Mapping):
         return optimizer_kind(value.get("kind", DEFAULT)).settings.model_validate(value)
     return value

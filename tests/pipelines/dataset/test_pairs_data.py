@@ -177,7 +177,7 @@ def test_what_changes_makes_again_what_depends_on_it_and_nothing_else(corpus: Pa
         ({"source": "pairs.tsv", "test": "empty.tsv"}, r"data\.test: .*empty\.tsv holds no pairs"),
         (
             {"source": "pairs.tsv", "validation": "pairs.tsv"},
-            r"leaves the train split empty \(.*; 400 are left out because a text of theirs validates or tests\)",
+            r"leaves the train split empty \(.*; 400 are left out because validation or test has one of their texts\)",
         ),
     ],
 )
