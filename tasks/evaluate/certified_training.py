@@ -1,4 +1,4 @@
-"""The certificate of a training on series whose linear-Gaussian model is known: how near it came, and could come."""
+"""The certificate of a training on series whose linear-Gaussian model is known: its distance from the exact loss."""
 
 from typing import Any
 
@@ -9,7 +9,7 @@ from reducible.models.kalman.filter import LinearGaussian, log_likelihood
 
 
 def true_model(dataset: Any) -> LinearGaussian | None:
-    """The model that the series were drawn from, in the units that models see; None where nobody knows it."""
+    """The model that the series were drawn from, in the units that models see; None if it is not known."""
     source = dataset.generated
     if source is None:
         return None
@@ -23,14 +23,14 @@ def true_model(dataset: Any) -> LinearGaussian | None:
 def certified(
     model: Any, truth: LinearGaussian, batches: list[dict[str, np.ndarray]], loss: float, error: float | None
 ) -> dict[str, Any]:
-    """All in nats per step of these windows, whose loss under the trained model is `loss`.
+    """The certificate's numbers, in nats per step of these windows. `loss` is the trained model's loss on them.
 
-    `exact_loss` is -log p of these very values by the true model, and `gap` what the trained model loses to it. The
-    floors are the gaps of the best q of each form with the true p, independent in the coordinates of a step as the
-    encoders are; that of causal q on these values (its average over all series is `floor_causal_expected`; those of
-    the others depend on no values). Where the trained model's p is the true one, its gap cannot stay below the floor
-    of its own form but by chance, and `above_floor` says by how much it lies above. `error` is the standard error of
-    `loss` as an average over draws of latents.
+    `exact_loss` is -log p of exactly these values by the true model. `gap` is `loss` minus it. A floor is the gap of
+    the best q of a form with the true p; like the encoders' q, it is independent in the coordinates of a step. The
+    floor of a causal q depends on the values and is that of these (its average over all series is
+    `floor_causal_expected`); the other floors do not depend on them. If the trained model's p is the true one, its gap
+    can be below the floor of its own form only by chance, and `above_floor` says how far it is above. `error` is the
+    standard error of `loss` as an average over draws of latents.
 
     Raises:
         ValueError: latents of the true model have no density.
@@ -67,7 +67,7 @@ def certified(
 
 
 def is_true(model: Any, truth: LinearGaussian) -> bool:
-    """Whether the p that the recipe fixed (`model.A` to `model.D`) is the one that the series were drawn from."""
+    """Whether the p that the recipe fixes (`model.A` to `model.D`) is the one that the series were drawn from."""
     fixed = model.fixed()
     if fixed is None or model.form not in FORMS or not np.allclose(truth.emission_offset, 0):
         return False
@@ -78,7 +78,7 @@ def is_true(model: Any, truth: LinearGaussian) -> bool:
 
 
 def certificate_note(numbers: dict[str, Any], model: Any) -> str:
-    """The ladder as a table, the trained model on the rung of its form."""
+    """The exact loss and the floors as a table, with the trained model below the floor of its form."""
     known = "above_floor" in numbers
     own = model.form
     error = 1.96 * numbers["exact_loss_standard_error"]
@@ -87,7 +87,7 @@ def certificate_note(numbers: dict[str, Any], model: Any) -> str:
         "The series were drawn from a linear-Gaussian model, so that the best loss is known.",
         "| nats per step | value | above exact |",
         "|---|---:|---:|",
-        f"| exact -log p(x) by the true model, of these values | {numbers['exact_loss']:.4f} | 0 |",
+        f"| exact -log p(x) by the true model, on these values | {numbers['exact_loss']:.4f} | 0 |",
         f"| the same, expected | {numbers['exact_loss_expected']:.4f} ± {error:.4f} | |",
     ]
     for form in FORMS:
@@ -100,17 +100,17 @@ def certificate_note(numbers: dict[str, Any], model: Any) -> str:
     text = "\n".join([lines[0], "", lines[1], "", *lines[2:]])
     if known:
         return text + (
-            f"\n\nIts p is the true one: it lies {numbers['above_floor']:.4f}{spread} nats per step above the best "
-            f"that a {own} q can do on these values."
+            f"\n\nIts p is the true one. Its loss is {numbers['above_floor']:.4f}{spread} nats per step above the best "
+            f"that a {own} q can reach on these values."
         )
     if model.exact:
-        return text + "\n\nIts likelihood is exact, so the gap is what its parameters lack; no floor of q concerns it."
+        return text + "\n\nIts likelihood is exact, so the gap comes from its parameters alone; no floor of q applies."
     if model.fixed() is not None:
         return text + (
             "\n\n`model.A` to `model.D` are not those that the series were drawn from, in the units that the model "
-            "sees (`data.standardise` changes them), so that no floor binds it."
+            "sees (`data.standardise` changes them), so no floor applies."
         )
     return text + (
-        "\n\nIts p was learnt too. The floors are those of the true p: a learnt one can come below the floor of its "
-        "form, by moving to where its own posterior is easier to approximate; below exact it cannot come, on average."
+        "\n\nIts p was learnt too. The floors are those of the true p. A learnt p can go below the floor of its form, "
+        "if its own posterior is easier to approximate. On average it cannot go below exact."
     )

@@ -1,10 +1,10 @@
-"""Evaluation of what writes a target for a source: likelihood of the references, and how good its own texts are.
+"""Evaluation of a model that writes a target for a source: the likelihood of the references, the quality of its texts.
 
-Two perplexities, which are different numbers and often confused:
+There are two perplexities, which differ and are often confused:
 - teacher forced: exp of the mean -log p(y_t | reference y_<t, source), the loss that is trained;
-- free running: exp of the mean -log p(y_t | own y_<t, source): what stands before a token is what the model itself
-  finds likeliest, token by token, and the reference's token at the same place is what it is asked for. One word
-  more or less at the beginning shifts all that follows, so it is far larger, and no measure of the text's quality.
+- free running: exp of the mean -log p(y_t | own y_<t, source). The tokens before position t are those that the model
+  itself finds likeliest, one after another; y_t is the reference's token. One word more or less at the beginning shifts
+  everything after it, so this number is far larger, and it does not measure the quality of the text.
 """
 
 import json
@@ -25,26 +25,26 @@ from reducible.tasks.workflow.record import Record
 HELD = 2**24
 """Logits held at once: 64 MiB."""
 LENGTH_PENALTY = 1.0
-"""Of samples."""
+"""The length penalty of samples."""
 
 
 class PairsSettings(EvaluateSpec):
-    """Of a model that writes a target for a source."""
+    """Settings for a model that writes a target for a source."""
 
     WHOLE = ("units", "decoded")
 
     decoded: Count | None = 1000
-    """Sentences translated by search for BLEU and its like. None: all."""
+    """Sentences translated by search for BLEU and the other scores of texts. None: all."""
     beam: int = Field(default=5, ge=1)
     """Hypotheses kept in search; 1 is greedy."""
     length_penalty: float = Field(default=1.0, ge=0)
-    """Exponent of the length that scores are divided by (models/generate/beam_search.py)."""
+    """The exponent of the length by which scores are divided (models/generate/beam_search.py)."""
     bleu_tokenize: Literal["13a", "none", "char", "intl", "zh"] = "13a"
-    """sacreBLEU's tokenisation, of those that need no other package; none for text that is tokenised already."""
+    """sacreBLEU's tokenisation: one that needs no other package, or none for text that is tokenised already."""
 
 
 def evaluate(model: Any, dataset: Any, trained: dict[str, Any], spec: PairsSettings, record: Record) -> Evaluation:
-    """Losses on up to `spec.units` target units, texts for up to `spec.decoded` sources and their scores, a picture."""
+    """Measures losses on up to `spec.units` target units, and scores texts for up to `spec.decoded` sources."""
     from reducible.models.generate.translate import translate
 
     examples = dataset.examples("pairs", spec.split, trained["sequence"])
@@ -128,7 +128,7 @@ def teacher_forced(model: Any, examples: Any, unit_bytes: Any, units: int | None
     loss = float(nats_N.sum() / tokens_N.sum())
     return {
         "loss": loss,
-        # Total over total: sentences are the independent draws, tokens inside one are not.
+        # A ratio of totals: sentences are independent draws, the tokens inside one are not.
         "loss_standard_error": float(((nats_N - loss * tokens_N) ** 2).sum().sqrt() / tokens_N.sum()),
         "teacher_forced_perplexity": math.exp(min(loss, 700.0)),
         "bits_per_byte": float(nats_N.sum()) / math.log(2) / total_bytes if total_bytes else None,
@@ -138,7 +138,7 @@ def teacher_forced(model: Any, examples: Any, unit_bytes: Any, units: int | None
 
 
 def free_running_perplexity(model: Any, examples: Any, chosen: np.ndarray) -> float:
-    """Perplexity of the references' tokens after what the model wrote itself (see the head of this file)."""
+    """The perplexity of the references' tokens after the model's own tokens (see the top of this file)."""
     import torch
 
     from reducible.models.loss import IGNORE
@@ -161,21 +161,21 @@ def free_running_perplexity(model: Any, examples: Any, chosen: np.ndarray) -> fl
 
 
 def spread(examples: Any, count: int) -> np.ndarray:
-    """So many examples evenly over the split, all if it has fewer."""
+    """The numbers of `count` examples, evenly over the split; all if it has fewer."""
     from reducible.data.batches import fixed
 
     return np.concatenate(fixed(examples, count, count))
 
 
 def by_size(examples: Any, chosen: np.ndarray, vocabulary: int) -> list[np.ndarray]:
-    """The chosen examples, like sizes together, in batches whose logits may be held at once."""
+    """Batches of the chosen examples, similar lengths together, small enough to hold their logits at once."""
     ordered = chosen[np.argsort(examples.sizes[chosen], kind="stable")]
     rows = max(1, HELD // (vocabulary * examples.sequence))
     return [ordered[at : at + rows] for at in range(0, len(ordered), rows)]
 
 
 def source_ids(examples: Any, chosen: np.ndarray) -> list[list[int]]:
-    """Tokens of the sources as the model reads them, without the end."""
+    """The tokens of the sources as the model reads them, without the end."""
     found = []
     for at in range(0, len(chosen), 1024):
         batch = examples.batch(chosen[at : at + 1024])
@@ -185,7 +185,7 @@ def source_ids(examples: Any, chosen: np.ndarray) -> list[list[int]]:
 
 
 def pictures(model: Any, dataset: Any, examples: Any, shown: list[tuple[int, list[int]]], record: Record) -> None:
-    """Attention of examples (number, tokens written) to their sources, if the model has any to show."""
+    """Draws the attention of examples (number, tokens written) to their sources, if the model has attention."""
     import torch
 
     from reducible.models.generate.translate import source_batch
@@ -236,17 +236,17 @@ def note(numbers: dict[str, Any], examples: list[tuple[str, str, str]]) -> str:
         f"| BLEU | {interval('bleu', 2)} |",
         f"| chrF2 | {interval('chrf', 2)} |",
         f"| exact matches, % | {interval('exact_match', 1)} |",
-        f"| outputs with any error, % | {numbers['any_error_rate']:.1f} |",
+        f"| outputs with an error, % | {numbers['any_error_rate']:.1f} |",
         f"| edits per 100 words of the references | {interval('edit_rate', 1)} |",
         "",
         f"Loss of {numbers['sentences']:,} references, {numbers['units']:,} tokens; texts of {numbers['decoded']:,} "
-        f"sources ({search}, length penalty {numbers['length_penalty']:g}); {numbers['without_end']:,} of them came "
-        f"to no end. BLEU `{numbers['bleu_signature']}`, chrF `{numbers['chrf_signature']}`.",
+        f"sources ({search}, length penalty {numbers['length_penalty']:g}); {numbers['without_end']:,} of them have "
+        f"no end. BLEU `{numbers['bleu_signature']}`, chrF `{numbers['chrf_signature']}`.",
     ]
     if "loss_of_the_source" in numbers:
         lines += [
             "",
-            f"The source that made these pairs scores {numbers['loss_of_the_source']:.4f} nats per token itself.",
+            f"The loss of the source that made these pairs is {numbers['loss_of_the_source']:.4f} nats per token.",
         ]
     if examples:
         lines += ["", "| source | reference | output |", "|---|---|---|"]
@@ -255,7 +255,7 @@ def note(numbers: dict[str, Any], examples: list[tuple[str, str, str]]) -> str:
 
 
 def cell(text: str) -> str:
-    """Text that may hold anything, inside a Markdown table."""
+    """Any text, escaped for a cell of a Markdown table."""
     text = " ".join(text.split()).replace("\\", "\\\\")
     for mark in "|`*_<[$":
         text = text.replace(mark, "\\" + mark)

@@ -1,4 +1,4 @@
-"""Evaluation of a latent variable model of sentences: how likely they are, whether z is used, and what it holds."""
+"""Evaluation of a latent variable model of sentences: their likelihood, whether z is used, and what it holds."""
 
 import json
 import math
@@ -10,15 +10,15 @@ from reducible.tasks.evaluate.evaluate_spec import EvaluateSpec, Evaluation, Sam
 from reducible.tasks.workflow.record import Record
 
 UNITS_AT_ONCE = 1024
-"""Target units of a batch; importance samples come on top, as many at a time as HELD allows."""
+"""Target units of a batch, not counting importance samples, of which HELD allows so many at a time."""
 HELD = 2**24
 """Logits held at once: 64 MiB."""
 STEPS = 7
-"""Sentences on the way from one to another, both included."""
+"""The number of sentences in an interpolation, with both ends."""
 
 
 class SentencesSettings(EvaluateSpec):
-    """Of a latent variable model of sentences."""
+    """Settings for a latent variable model of sentences."""
 
     sample_tokens: int = Field(default=200, ge=1)
     importance_samples: int = Field(default=100, ge=1)
@@ -26,8 +26,8 @@ class SentencesSettings(EvaluateSpec):
 
 
 def evaluate(model: Any, dataset: Any, trained: dict[str, Any], spec: SentencesSettings, record: Record) -> Evaluation:
-    """ELBO, importance-weighted likelihood, KL, mutual information, active units; samples, reconstructions and
-    interpolations."""
+    """Measures ELBO, importance-weighted likelihood, KL, mutual information and active units; shows samples,
+    reconstructions and interpolations."""
     import torch
 
     examples = dataset.examples("sentences", spec.split, trained["sequence"])
@@ -42,7 +42,7 @@ def evaluate(model: Any, dataset: Any, trained: dict[str, Any], spec: SentencesS
 
 
 def sample(model: Any, dataset: Any, trained: dict[str, Any], prompt: str, options: SampleOptions) -> str:
-    """Without a prompt sentences from the prior; with one its reconstruction, and sentences from q(z|x) around it."""
+    """Sentences from the prior; with a prompt, its reconstruction and sentences from q(z|x) around it."""
     import torch
 
     from reducible.models.generate.sentences import write
@@ -67,12 +67,12 @@ def sample(model: Any, dataset: Any, trained: dict[str, Any], prompt: str, optio
 def measure(
     model: Any, examples: Any, unit_bytes: Any, units: int | None, samples: int
 ) -> tuple[dict[str, Any], dict[str, list[float]]]:
-    """Everything in nats: `loss` (-ELBO) and `importance_weighted` per token, the rest per sentence; and of every
-    sentence tokens, loss, importance_weighted and kl.
+    """(numbers in nats: `loss`, which is -ELBO, and `importance_weighted` per token, the rest per sentence;
+    tokens, loss, importance_weighted and kl of every sentence).
 
-    Standard errors are over sentences, and mostly say that lengths differ: two models measured on the same sentences
-    compare far more sharply sentence by sentence. The ELBO takes one latent a sentence; perplexity and bits per byte
-    are those of the importance-weighted estimate, which for any K is a bound too, and the nearer the larger K.
+    Standard errors are over sentences, and come mostly from their different lengths: two models measured on the same
+    sentences compare far more precisely sentence by sentence. The ELBO draws one latent for each sentence. Perplexity
+    and bits per byte are those of the importance-weighted estimate, which is a bound too; a larger K tightens it.
     """
     import torch
 
@@ -143,7 +143,7 @@ def measure(
 
 
 def _per_token(nats_N: Any, tokens_N: Any) -> tuple[float, float]:
-    """Total over total, and its standard error: sentences are the independent draws, tokens inside one are not."""
+    """A ratio of totals and its standard error. Sentences are independent draws, the tokens inside one are not."""
     ratio = float(nats_N.sum() / tokens_N.sum())
     return ratio, float(((nats_N - ratio * tokens_N) ** 2).sum().sqrt() / tokens_N.sum())
 
@@ -155,7 +155,7 @@ def _per_sentence(name: str, nats_N: Any) -> dict[str, float | None]:
 
 
 def write_sentences(model: Any, tokenizer: Any, examples: Any, spec: SentencesSettings) -> dict[str, list[list[str]]]:
-    """Rows of text: from the prior, reconstructions of sentences of the split, interpolations between pairs of them."""
+    """Rows of text: samples from the prior, reconstructions of sentences of the split, interpolations between two."""
     import torch
 
     from reducible.models.generate.sentences import write
@@ -187,7 +187,7 @@ def write_sentences(model: Any, tokenizer: Any, examples: Any, spec: SentencesSe
 
 
 def one_batch(rows: list[Any], separator: int, device: Any) -> dict[str, Any]:
-    """Rows of ids as a batch of sentences; all of each row counts."""
+    """Rows of ids as a batch of sentences, in which every token counts."""
     import torch
 
     from reducible.data.sentences import target_rows
@@ -229,8 +229,9 @@ def note(measured: dict[str, Any], shown: dict[str, list[list[str]]]) -> str:
         f"| bits per byte | | {'-' if per_byte is None else f'{per_byte:.4f}'} |",
         "",
         f"{measured['active_units']} of {measured['latent']} units active; {measured['sentences']:,} sentences, "
-        f"{measured['units']:,} tokens; ± is 95 %. Of {samples} importance samples {measured['effective_samples']:.1f} "
-        f"count on average. The lower estimate of mutual information cannot pass log {measured['sentences']:,} = "
+        f"{measured['units']:,} tokens; ± is 95 %. The effective number of importance samples is "
+        f"{measured['effective_samples']:.1f} of {samples} on average. "
+        f"The lower estimate of mutual information cannot exceed log {measured['sentences']:,} = "
         f"{math.log(measured['sentences']):.2f}.",
     ]
     if shown["prior"]:
@@ -251,7 +252,7 @@ def note(measured: dict[str, Any], shown: dict[str, list[list[str]]]) -> str:
 
 
 def _row(cells: list[str]) -> str:
-    """A row of a Markdown table with text that may hold anything."""
+    """A row of a Markdown table, with any text escaped."""
     plain = [" ".join(cell.split()).replace("\\", "\\\\") for cell in cells]
     for mark in "|`*_<[$":
         plain = [cell.replace(mark, "\\" + mark) for cell in plain]
@@ -259,7 +260,7 @@ def _row(cells: list[str]) -> str:
 
 
 def draw_dimensions(kl: list[float], variance: list[float], record: Record) -> None:
-    """KL of each dimension, largest first, active ones apart."""
+    """Draws the KL of each dimension, largest first, with the active ones in another colour."""
     import matplotlib
 
     matplotlib.use("Agg")
@@ -274,7 +275,7 @@ def draw_dimensions(kl: list[float], variance: list[float], record: Record) -> N
         range(1, len(kl) + 1), [kl[d] for d in order], color=["tab:blue" if is_ else "lightgrey" for is_ in active]
     )
     axes.set(xlabel="dimension of z, by KL", ylabel="KL (nats per sentence)", xlim=(0.4, len(kl) + 0.6))
-    axes.set_title(f"Which dimensions hold something? {sum(active)} of {len(kl)} active (blue)")
+    axes.set_title(f"Which dimensions are used? {sum(active)} of {len(kl)} active (blue)")
     axes.grid(alpha=0.3, axis="y")
     figure.savefig(record.figures / "latent_dimensions.png", dpi=120)
     pyplot.close(figure)

@@ -1,4 +1,4 @@
-"""Evaluation of a model of series: loss, likelihood, forecasts, and its certificate where the truth is known."""
+"""Evaluation of a model of series: loss, likelihood, forecasts, and a certificate if the true model is known."""
 
 import json
 from typing import Any
@@ -15,9 +15,9 @@ from reducible.tasks.workflow.record import Record
 
 STEPS_AT_ONCE = 8192
 BOUND_DRAWS = 10
-"""Of the latents: what one draw makes of the -ELBO is chance."""
+"""Draws of the latents: the -ELBO of a single draw varies by chance."""
 LOWEST_KEY = 21
-"""MIDI note of a piano's first key (data/series_files.py)."""
+"""The MIDI note of a piano's first key (data/series_files.py)."""
 PIANO = 88
 PITCHES = ("C", "C#", "D", "D#", "E", "F", "F#", "G", "G#", "A", "A#", "B")
 LONGEST_SAMPLE = 200
@@ -25,16 +25,16 @@ SHARES = (0.1, 0.5, 0.9)
 
 
 class SeriesSettings(EvaluateSpec):
-    """Of a model of series."""
+    """Settings for a model of series."""
 
     importance_samples: int = Field(default=100, ge=1)
     """K of the importance-weighted estimate of the likelihood."""
     horizon: int = Field(default=24, ge=1)
-    """Steps forecast."""
+    """The number of steps to forecast."""
 
 
 def evaluate(model: Any, dataset: Any, trained: dict[str, Any], spec: SeriesSettings, record: Record) -> Evaluation:
-    """Everything about up to `spec.units` steps of the split; pictures go to the record."""
+    """Measures everything on up to `spec.units` steps of the split. Pictures go to the record."""
     sequence = trained["sequence"]
     batches = batches_of(dataset.examples("series", spec.split, sequence), spec.units)
     numbers = measure(model, dataset, batches, spec.importance_samples, spec.seed)
@@ -55,7 +55,7 @@ def evaluate(model: Any, dataset: Any, trained: dict[str, Any], spec: SeriesSett
         notes.append(forecast_note(numbers, dataset))
     elif spec.samples:
         continuations(model, dataset, given, spec, record)
-        notes.append("Rolls: what came, and how the model goes on behind the red line.")
+        notes.append("Rolls: what followed, and the model's continuation after the red line.")
     (record.files / "evaluation.json").write_text(json.dumps(numbers, indent=1) + "\n")
     return Evaluation(numbers, headline(numbers), "\n\n".join([note(numbers), *notes]))
 
@@ -66,7 +66,7 @@ def numeric(model: Any) -> bool:
 
 
 def batches_of(examples: Any, units: int | None) -> list[dict[str, np.ndarray]]:
-    """Windows spread over the split, about `units` steps of them, as data hands them over."""
+    """Windows spread over the split, about `units` steps in all, in the form that data gives them."""
     from reducible.data.batches import fixed
 
     mean_length = float(np.mean(examples.lengths))
@@ -78,10 +78,10 @@ def batches_of(examples: Any, units: int | None) -> list[dict[str, np.ndarray]]:
 def measure(
     model: Any, dataset: Any, batches: list[dict[str, np.ndarray]], particles: int, seed: int
 ) -> dict[str, Any]:
-    """Nats per step: `loss` (-ELBO, or -log p where that is exact) with its parts, and estimates of -log p.
+    """Nats per step: `loss` (-ELBO, or -log p if that is exact) with its parts, and estimates of -log p.
 
-    The estimates are as good as their number of particles and lie above -log p on average; standard errors are over
-    windows, but that of the bound, which is over draws of latents.
+    The estimates improve with the number of particles and are above -log p on average. Standard errors are over
+    windows, except that of the bound, which is over draws of latents.
     """
     import torch
 
@@ -114,7 +114,7 @@ def measure(
     for name, values in by_window.items():
         nats_N = np.concatenate(values)
         mean = float(nats_N.sum() / steps)
-        # Ratio estimator: windows are the draws, steps inside one are not; one window alone says nothing of spread.
+        # Ratio estimator: windows are the draws, steps inside one are not. A single window has no spread.
         error = float(np.sqrt(((nats_N - mean * lengths_N) ** 2).sum()) / steps) if len(nats_N) > 1 else None
         if name != "likelihood":
             numbers[name] = mean
@@ -193,7 +193,7 @@ def forecast_note(numbers: dict[str, Any], dataset: Any) -> str:
 
 
 def continuations(model: Any, dataset: Any, given: Windows, spec: SeriesSettings, record: Record) -> None:
-    """A window and what came after it, and below it the same with what the model puts in its place."""
+    """Draws a window with what followed it, and below it the same window with the model's continuation."""
     import torch
 
     torch.manual_seed(spec.seed)
@@ -208,9 +208,9 @@ def continuations(model: Any, dataset: Any, given: Windows, spec: SeriesSettings
 
 
 def sample(model: Any, dataset: Any, trained: dict[str, Any], prompt: str, options: SampleOptions) -> str:
-    """How a series goes on behind its end: quantiles of every channel, or the notes of one draw.
+    """The continuation of a series: quantiles of every channel, or the notes of one draw.
 
-    The prompt names the series; without one it is the first.
+    The prompt names the series. Without a prompt it is the first one.
     """
     import torch
 
@@ -234,7 +234,7 @@ def sample(model: Any, dataset: Any, trained: dict[str, Any], prompt: str, optio
 
 
 def whole_series(dataset: Any, name: str, sequence: int) -> tuple[str, np.ndarray, np.ndarray]:
-    """The last `sequence` steps of a series, over all splits that it was cut into: name, values, observed."""
+    """(name, values, observed) of a series: its last `sequence` steps over all splits that it was cut into."""
     parts: dict[str, list[tuple[np.ndarray, np.ndarray]]] = {}
     for split in ("train", "validation", "test"):
         names = dataset.content["series"][split]
@@ -253,7 +253,7 @@ def whole_series(dataset: Any, name: str, sequence: int) -> tuple[str, np.ndarra
 
 
 def _notes(key_C: np.ndarray) -> str:
-    """The keys of one step by name, such as C4 E4 G4; channels by number where they are no piano's keys."""
+    """The notes of one step, such as C4 E4 G4; the numbers of the channels if they are not a piano's keys."""
     sounding = np.flatnonzero(key_C)
     if len(key_C) != PIANO:
         return " ".join(f"{number}:{key_C[number]:g}" for number in sounding) or "-"

@@ -40,20 +40,20 @@ def run(context: Context) -> None:
 
 
 def sample(trained: Path, data: Path, prompt: str, options: SampleOptions) -> str:
-    """What the model of a training makes of a prompt, as text for a person."""
+    """What the model of a training writes for a prompt, as text for a person."""
     spec = read_spec(trained, TrainSpec).model_dump()
     return kind_of(spec).sample(opened(trained), open_dataset(data), spec, prompt, options)
 
 
 def kind_of(trained: Mapping[str, Any]) -> Kind:
-    """What the family of a training reads."""
+    """The kind of data that the family of a training reads."""
     from reducible.models.families.registry import family
 
     return kind_named(family(trained["family"]).reads)
 
 
 def opened(trained: Path) -> Any:
-    """The model of a training's artifact, ready to evaluate, on the GPU where there is one."""
+    """The model of a training's artifact, ready to evaluate, on the GPU if there is one."""
     import torch
 
     from reducible.models.weights.model_folder import load_model

@@ -13,7 +13,7 @@ from reducible.tasks.workflow.record import Record
 
 
 class TextSettings(EvaluateSpec):
-    """Of a language model."""
+    """Settings for a language model."""
 
     sample_tokens: int = Field(default=200, ge=1)
     gradient_flow: bool = False
@@ -25,7 +25,7 @@ class TextSettings(EvaluateSpec):
 
 
 def evaluate(model: Any, dataset: Any, trained: dict[str, Any], spec: TextSettings, record: Record) -> Evaluation:
-    """Loss, perplexity, bits per byte and loss by position in the context; samples from nothing."""
+    """Measures loss, perplexity, bits per byte and loss by position in the context; draws samples without a prompt."""
     from reducible.models.generate.sample import generate
 
     examples = dataset.examples("text", spec.split, trained["sequence"], trained["mask_documents"])
@@ -65,8 +65,8 @@ def headline(measured: dict[str, Any]) -> str:
 def measure(model: Any, examples: Any, unit_bytes: Any, units: int | None) -> dict[str, Any]:
     """Loss in nats per target unit with its standard error over sequences, perplexity, bits per byte, loss by position.
 
-    Bits per byte divide by the bytes that the targets stand for, so that tokenizers compare; the token that separates
-    documents stands for none, but its nats count.
+    Bits per byte divide by the bytes that the targets stand for, so that tokenizers can be compared. The token that
+    separates documents has no bytes, but its nats count.
     """
     import torch
     import torch.nn.functional as F
@@ -116,7 +116,7 @@ def measure(model: Any, examples: Any, unit_bytes: Any, units: int | None) -> di
 
 
 def _with_error(measured: dict[str, Any]) -> str:
-    """A single sequence says nothing of how sequences differ."""
+    """The loss with its 95 % interval, which a single sequence does not give."""
     error = measured["loss_standard_error"]
     return f"{measured['loss']:.4f}" + (f" ± {1.96 * error:.4f}" if error is not None else " ± unknown (one sequence)")
 

@@ -12,18 +12,18 @@ import numpy as np
 from numpy.typing import NDArray
 
 LEVELS = (0.5, 0.8, 0.95)
-"""Of the central intervals."""
+"""The probabilities of the central intervals."""
 
 
 class Forecast(Protocol):
-    """What a forecast says about every single value (N, H, C)."""
+    """A forecast's distribution of every single value (N, H, C)."""
 
     def crps(self, y_NHC: np.ndarray) -> np.ndarray:
         """(N, H, C)."""
         ...
 
     def quantile(self, share: float) -> np.ndarray:
-        """(N, H, C) below which the value lies with that probability."""
+        """(N, H, C) the quantiles of that probability."""
         ...
 
 
@@ -55,20 +55,20 @@ class SampledForecast:
     draws_SNHC: np.ndarray
 
     def crps(self, y_NHC: np.ndarray) -> np.ndarray:
-        """The fair estimate: unbiased for the distribution that the draws come from (Ferro 2014), by sorting."""
+        """The fair estimate, unbiased for the distribution of the draws (Ferro 2014), by sorting."""
         S = len(self.draws_SNHC)
         ordered = np.sort(self.draws_SNHC, axis=0)
         weight_S = (2 * np.arange(1, S + 1) - S - 1) / (S * (S - 1))  # half the mean distance of two different draws
         return np.abs(ordered - y_NHC).mean(0) - np.tensordot(weight_S, ordered, axes=1)
 
     def quantile(self, share: float) -> np.ndarray:
-        """By Weibull's positions: a further draw of the same distribution lies below it with that very probability,
-        where NumPy's default would be too near the middle."""
+        """By Weibull's positions: another draw of the same distribution is below the quantile with exactly that
+        probability. NumPy's default would be too near the middle."""
         return np.quantile(self.draws_SNHC, share, axis=0, method="weibull")
 
 
 def coverage(forecast: Forecast, y_NHC: np.ndarray, counted_NHC: NDArray[np.bool_]) -> dict[float, float]:
-    """Level of the central interval -> share of the values that lie in it."""
+    """{level of a central interval: share of the values in it}."""
     shares = {}
     for level in LEVELS:
         low, high = forecast.quantile((1 - level) / 2), forecast.quantile((1 + level) / 2)

@@ -1,4 +1,4 @@
-"""Forecasts of held-out series: where they begin, what they are given, what they are compared with.
+"""Forecasts of held-out series: where they begin, what they are given, and the baselines.
 
 A forecast begins inside a series of the split and is given up to `sequence` steps before it, of an earlier split too:
 where series were cut in time, the train part's end stands before the validation part. Axes: N forecasts, T steps
@@ -20,43 +20,43 @@ from reducible.tasks.evaluate.forecast_scores import (
 )
 
 FORECASTS = 256
-"""At most so many, spread over the split."""
+"""The most forecasts, spread over the split."""
 DRAWS = 200
-"""Of a model whose forecasts have no closed form."""
+"""Draws from a model whose forecasts have no closed form."""
 PARTICLES_A_DRAW = 5
-"""How many stand for the present in the filter for each draw of the future: too few, and a poor encoder's forecasts
-score worse than the model's own are."""
+"""Particles of the present for each draw of the future. With too few, a poor encoder makes the forecasts score worse
+than the model's own."""
 HELD = 2**22
-"""Numbers of a step that a model's draws take at once."""
+"""The most numbers that a step of a model's draws takes at once."""
 EARLIER = {"validation": ("train",), "test": ("train", "validation")}
 
 
 @dataclass(frozen=True)
 class Windows:
-    """What forecasts are given, and what came."""
+    """What forecasts are given, and the values that followed."""
 
     batch: dict[str, np.ndarray]
-    """As data hands it over (docs/models.md); T is that of the longest."""
+    """A batch as in docs/models.md; T is the length of the longest window."""
     future_NHC: np.ndarray
     counted_NHC: NDArray[np.bool_]
     """Whether the value was observed."""
     names: list[str]
-    """Of the series."""
+    """The names of the series."""
 
 
 def windows(dataset: Any, split: str, sequence: int, horizon: int) -> Windows | None:
-    """Up to FORECASTS of them; None where every series is too short, or nothing is known of what came.
+    """Up to FORECASTS windows; None if every series is too short, or no value after a window is known.
 
-    Forecasts of a series follow each other without overlap. They reach `horizon` steps, or a quarter of the longest
-    series where that is less. One is given at least as many steps as it spans, or half a window: before that there is
-    little to tell series apart by.
+    Forecasts of a series follow each other without overlap. They span `horizon` steps, or a quarter of the longest
+    series if that is less. Each is given at least as many steps as it spans, or half a window, because fewer steps
+    say too little about a series.
     """
     own = dataset.examples("series", split, sequence)
     before = [dataset.examples("series", earlier, sequence) for earlier in EARLIER[split]]
     earlier_names = [dataset.content["series"][earlier] for earlier in EARLIER[split]]
     joined = []
     for number, name in enumerate(dataset.content["series"][split]):
-        # A series of one name in two splits was cut in time.
+        # If two splits have a series of the same name, it was cut in time.
         parts = [
             examples.series(names.index(name))
             for examples, names in zip(before, earlier_names, strict=True)
@@ -96,7 +96,7 @@ def windows(dataset: Any, split: str, sequence: int, horizon: int) -> Windows | 
 
 
 def forecast(model: Any, given: Windows, seed: int) -> Forecast:
-    """What the model says of the steps after each window."""
+    """The model's forecast of the steps after each window."""
     import torch
 
     torch.manual_seed(seed)
@@ -114,10 +114,10 @@ def forecast(model: Any, given: Windows, seed: int) -> Forecast:
 
 
 def log_scores(model: Any, given: Windows, particles: int, seed: int) -> np.ndarray:
-    """(N,) -log p(all that came | what was given), nats: log p of both together less log p of what was given.
+    """(N,) -log p(all steps that followed | the given steps) in nats: log p of all steps minus log p of the given ones.
 
-    Where the model only estimates likelihoods, both estimates take the same random numbers, so that for a causal
-    encoder what was given cancels exactly; the error that is left makes the score worse on average, not better.
+    If the model only estimates likelihoods, both estimates use the same random numbers, so that for a causal encoder
+    the given steps cancel exactly. The remaining error makes the score worse on average, not better.
     """
     import torch
 
@@ -150,7 +150,7 @@ def log_scores(model: Any, given: Windows, particles: int, seed: int) -> np.ndar
 
 
 class Baselines:
-    """What needs no model: a random walk from the last value seen, and the train part's mean; both normal.
+    """Baselines without a model: a random walk from the last value seen, and the train part's mean; both normal.
 
     The walk's steps have the variance of the train part's one-step changes, so that its intervals widen with the root
     of the steps ahead.
@@ -163,7 +163,7 @@ class Baselines:
         self.deviation_C = np.maximum(np.nanstd(values, axis=0), 1e-9)
         changes = np.diff(values, axis=0)
         changes[train.starts[1:-1] - 1] = np.nan  # from the end of a series to the start of the next
-        # A channel of which no two neighbours are known: its own spread says more than nothing.
+        # If no two neighbours of a channel are known, its spread takes the place of the changes.
         known_C = np.isfinite(changes).any(axis=0)
         step_C = np.sqrt(np.nanmean(np.where(known_C, changes, 1.0) ** 2, axis=0))
         self.step_C = np.maximum(np.where(known_C, step_C, self.deviation_C), 1e-9)
@@ -180,7 +180,7 @@ class Baselines:
         return NormalForecast(np.broadcast_to(self.mean_C, shape), np.broadcast_to(self.deviation_C, shape))
 
     def last_value_log_scores(self, given: Windows) -> np.ndarray:
-        """(N,) of all that came together: a walk is scored step by step, each from the last value known."""
+        """(N,) log score of all steps together. A walk is scored step by step, each from the last known value."""
         at_NC, age_NC = self._last(given)
         total_N = np.zeros(len(at_NC))
         for step in range(given.future_NHC.shape[1]):
@@ -202,12 +202,12 @@ class Baselines:
         last_NC = T - 1 - np.argmax(observed_NTC[:, ::-1], axis=1)
         seen_NC = observed_NTC.any(axis=1)
         value_NC = np.take_along_axis(given.batch["values"], last_NC[:, None], axis=1)[:, 0].astype(np.float64)
-        # Never seen: the mean, as uncertain as if a whole window had passed.
+        # A channel never seen starts at its mean, as uncertain as after a whole window.
         return np.where(seen_NC, value_NC, self.mean_C), np.where(seen_NC, lengths_N[:, None] - 1 - last_NC, T)
 
 
 def scored(model: Any, dataset: Any, given: Windows, sequence: int, particles: int, seed: int) -> dict[str, Any]:
-    """Numbers of the model and of both baselines, in the units that the model sees (standardised, if data is)."""
+    """Numbers of the model and of both baselines, in the units that the model sees (standardised if the data are)."""
     baselines = Baselines(dataset, sequence)
     y, counted = given.future_NHC, given.counted_NHC
     values_N = counted.sum((1, 2))

@@ -1,4 +1,4 @@
-"""The gradient through time of a recurrent model, for people: a picture, a curve over lag, a factor per step."""
+"""The gradient through time of a recurrent model, shown as a picture, a curve over lag, and a factor per step."""
 
 from typing import Any
 
@@ -6,13 +6,13 @@ from reducible.tasks.errors import UserError
 from reducible.tasks.workflow.record import Record
 
 EXAMPLES = 64
-"""Sequences that the norms are means over."""
+"""The number of sequences over which the norms are averaged."""
 
 
 def show_gradient_flow(model: Any, examples: Any, trained: dict[str, Any], record: Record) -> dict[str, float]:
-    """Draws |dL/dh_t| against lag, as it is and as it was before training, and returns the factors per step.
+    """Draws |dL/dh_t| against lag, now and before training, and returns the factors per step.
 
-    The record gets the curves as metrics `gradient_flow/<part>` whose step is the lag.
+    The curves go to the record as metrics `gradient_flow/<part>` whose step is the lag.
 
     Raises:
         UserError: the model is not recurrent, or sequences are too short.
@@ -55,7 +55,7 @@ def _draw(before: Any, after: Any, record: Record) -> None:
         axes.plot(before.lags, before.norms[part], ":", color=f"C{number}")
     axes.plot([], [], ":", color="grey", label="before training")
     axes.set(yscale="log", xlabel="lag: steps between the state and the target", ylabel="|dL/ds|, mean over sequences")
-    axes.set_title("What reaches the states of the past")
+    axes.set_title("The gradient that reaches earlier states")
     axes.legend(fontsize=8)
     axes.grid(alpha=0.3)
     figure.savefig(record.figures / "gradient_flow.png", dpi=120)

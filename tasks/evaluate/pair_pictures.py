@@ -1,28 +1,28 @@
-"""What the decoder looked at while it wrote: attention of a few sentences as a picture."""
+"""Pictures of the decoder's attention to the source, for a few sentences."""
 
 from pathlib import Path
 from typing import Any
 
 END = "(end)"
 LONGEST = 40
-"""Tokens a side: more cannot be read."""
+"""The most tokens on a side; more would not be readable."""
 CELL, LEFT, ABOVE = 0.34, 1.6, 1.5
-"""Inches: a cell, room for what stands left of the cells and above them."""
+"""Inches: a cell, the space left of the cells, the space above them."""
 
 
 def draw_attention(
     maps_TS: list[Any], columns: list[list[str]], rows: list[list[str]], path: Path, names: tuple[str, str]
 ) -> None:
-    """One panel a sentence: share of attention (T, S), a row for each token written, a column for each source token.
+    """One panel per sentence with its attention (T, S): a row for each token written, a column for each source token.
 
-    `names`: what stands at the axes, such as ("source", "output").
+    `names`: the labels of the axes, such as ("source", "output").
     """
     import matplotlib
 
     matplotlib.use("Agg")
     from matplotlib import pyplot
 
-    # In inches, so that a cell is as large in every panel and nothing is empty, however long the sentences.
+    # In inches, so that cells have the same size in every panel and no space is empty, for sentences of any length.
     wide = LEFT + CELL * max(map(len, columns)) + 1.3
     high = sum(ABOVE + CELL * len(labels) for labels in rows) + 0.2
     figure = pyplot.figure(figsize=(max(4.0, wide), high))
@@ -46,7 +46,7 @@ def draw_attention(
 
 
 def labels(tokenizer: Any, ids: list[int]) -> list[str]:
-    """What each token stands for, spaces and line ends made visible; the end for the separator."""
+    """A label for each token, with spaces and line ends made visible, and END for the separator."""
     texts = [END if token == tokenizer.separator else tokenizer.decode([token]) for token in ids]
-    # A dollar begins a formula in matplotlib.
+    # In matplotlib a dollar sign begins a formula.
     return [text.replace(" ", "␣").replace("\n", "⏎").replace("\t", "⇥").replace("$", r"\$") or "·" for text in texts]

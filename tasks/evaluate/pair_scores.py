@@ -1,15 +1,15 @@
-"""How near the texts that a model wrote come to their references: BLEU, chrF, exact matches, edits, with intervals.
+"""How close a model's texts are to their references: BLEU, chrF, exact matches and edits, with intervals.
 
-Everything is in percent. An interval is that of the bootstrap over sentences: 1,000 draws of as many sentences as there
-are, with replacement (Koehn 2004). BLEU and chrF are sacreBLEU's; its signature names version and settings.
+Everything is in percent. Intervals are from the bootstrap over sentences: 1,000 draws of as many sentences as there
+are, with replacement (Koehn 2004). BLEU and chrF are sacreBLEU's, whose signatures name version and settings.
 
     bleu            corpus BLEU (Papineni et al. 2002; Post 2018)
     chrf            corpus chrF2 (Popovic 2015)
-    exact_match     outputs equal to their reference, white space apart
-    any_error_rate  the others: what grapheme-to-phoneme tasks call word error rate
-    edit_rate       edits that turn the outputs' words into the references', over the words of the references: the word
-                    error rate of speech recognition. Words stand between white space; where they are phonemes, it is
-                    the phoneme error rate. It can pass 100.
+    exact_match     outputs equal to their reference, ignoring white space
+    any_error_rate  the other outputs: in grapheme-to-phoneme tasks the word error rate
+    edit_rate       edits that turn the outputs' words into the references', divided by the number of words in the
+                    references: the word error rate of speech recognition. Words are separated by white space. If they
+                    are phonemes, it is the phoneme error rate. It can exceed 100.
 """
 
 from collections.abc import Sequence
@@ -21,9 +21,9 @@ DRAWS = 1000
 
 
 def score_texts(outputs: Sequence[str], references: Sequence[str], tokenize: str, seed: int) -> dict[str, Any]:
-    """The scores above, each with <name>_low and <name>_high where it has an interval, and sacreBLEU's signatures.
+    """The scores above, with <name>_low and <name>_high for those with an interval, and sacreBLEU's signatures.
 
-    `tokenize`: sacreBLEU's name of a tokenisation. At least one output.
+    `tokenize`: sacreBLEU's name of a tokenisation. There must be at least one output.
     """
     from sacrebleu.metrics import BLEU, CHRF
 
@@ -31,7 +31,7 @@ def score_texts(outputs: Sequence[str], references: Sequence[str], tokenize: str
     draws_DN = resamples(len(outputs), seed)
     for name, metric in (("bleu", BLEU(tokenize=tokenize)), ("chrf", CHRF())):
         scores[name] = float(metric.corpus_score(list(outputs), [list(references)]).score)
-        # What sacreBLEU counts of each sentence. Its own bootstrap of these fails where a draw scores 0 (2.6.0:
+        # sacreBLEU's counts for each sentence. Its own bootstrap of these fails if a draw scores 0 (2.6.0:
         # statistics.mean does not know how to add float and float32).
         counts_NS = np.array(metric._extract_corpus_statistics(list(outputs), [list(references)]), float)
         drawn = [metric._compute_score_from_stats(counts_S.tolist()).score for counts_S in draws_DN @ counts_NS]
@@ -51,7 +51,7 @@ def score_texts(outputs: Sequence[str], references: Sequence[str], tokenize: str
 
 
 def resamples(count: int, seed: int) -> np.ndarray:
-    """(DRAWS, count): how often each sentence is in each draw."""
+    """(DRAWS, count) how often each sentence occurs in each draw."""
     return np.random.default_rng(seed).multinomial(count, np.full(count, 1 / count), size=DRAWS)
 
 

@@ -9,12 +9,12 @@ from reducible.tasks.evaluate.forecasts import Windows
 from reducible.tasks.workflow.record import Record
 
 CHANNELS = 4
-"""Drawn of each forecast at most."""
+"""The most channels drawn of a forecast."""
 NAMES = {"forecast": "model", "last_value": "last value", "train_mean": "mean of the train part"}
 
 
 def draw_forecasts(dataset: Any, given: Windows, forecast: Forecast, count: int, record: Record) -> None:
-    """What was given, what the model says of the steps after it and what came, in the data's own units."""
+    """Draws the given steps, the model's forecast and the values that followed, in the data's own units."""
     pyplot = _pyplot()
     N, horizon, channels = given.future_NHC.shape
     rows, columns = min(count, N), min(channels, CHANNELS)
@@ -50,21 +50,21 @@ def draw_forecasts(dataset: Any, given: Windows, forecast: Forecast, count: int,
 
 
 def draw_scores(numbers: dict[str, Any], record: Record) -> None:
-    """CRPS against steps ahead, with the baselines."""
+    """Draws CRPS against steps ahead, with the baselines."""
     pyplot = _pyplot()
     figure, axes = pyplot.subplots(figsize=(7, 4), layout="constrained")
     for name, label in NAMES.items():
         scores = numbers[f"{name}_crps_by_step"]
         axes.plot(range(1, len(scores) + 1), scores, label=label, marker=".")
     axes.set(xlabel="steps ahead", ylabel="CRPS (lower is better)", ylim=(0, None))
-    axes.set_title("How far ahead does the model know more?")
+    axes.set_title("How far ahead is the model better than the baselines?")
     axes.legend()
     axes.grid(alpha=0.3)
     _save(pyplot, figure, record, "crps_by_step.png")
 
 
 def draw_rolls(titles: list[str], rolls: list[np.ndarray], lowest: int, border: int, record: Record) -> None:
-    """Each roll (steps, keys) one above the other; what follows `border` was drawn by the model, where it was."""
+    """Draws rolls (steps, keys) one above the other, with a line at `border`, where a continuation begins."""
     pyplot = _pyplot()
     figure, axes = pyplot.subplots(len(rolls), 1, figsize=(9, 2.2 * len(rolls)), layout="constrained", squeeze=False)
     sounding = np.flatnonzero(np.max([roll.max(axis=0) for roll in rolls], axis=0) > 0)
