@@ -1,4 +1,4 @@
-"""What fine-tuning starts from: a training of ours, or a checkpoint from elsewhere."""
+"""The base of a fine-tuning: the model of an earlier training, or a pretrained checkpoint."""
 
 import json
 from collections.abc import Mapping
@@ -30,11 +30,11 @@ class Base:
     model: Task
     """Its artifact holds model/."""
     tokenizers: Mapping[str, Task]
-    """By the names under which a dataset takes them; none for series."""
+    """By the names that a dataset gives to these inputs; none for series."""
     dataset: Mapping[str, Any]
-    """dataset.json of what it was trained on, as far as anybody knows."""
+    """The dataset.json of its training data; empty if it is not known."""
     sequence: int | None = None
-    """Length of the examples that it was trained on."""
+    """The length of the examples that it was trained on."""
 
 
 def base_of(wanted: str, store: Store) -> Base:
@@ -47,28 +47,28 @@ def base_of(wanted: str, store: Store) -> Base:
 
     path = expanded(wanted)
     if path.name == "model" and (path.parent / MANIFEST).is_file():
-        return _of_ours(path.parent, store)  # as `reducible run` prints it
+        return _trained_base(path.parent, store)  # as `reducible run` prints it
     if is_checkpoint(path):
-        return _from_elsewhere(path.absolute(), store)
+        return _imported_base(path.absolute(), store)
     if path.suffix not in (".bin", ".gguf", ".safetensors") or scheme_like(wanted):
         try:
-            return _of_ours(find(store, "train", wanted), store)
+            return _trained_base(find(store, "train", wanted), store)
         except NotFound:
             if not path.exists():
                 raise
-    what = "is no checkpoint" if path.exists() else "no such file"
+    what = "is not a checkpoint" if path.exists() else "no such file"
     raise UserError(f"finetune.base: {path}: {what}; give the name of a run, {ACCEPTED}")
 
 
 def data_kind(wanted: str, root: str) -> str:
-    """Which data.kind a base reads."""
+    """The data.kind that a base reads."""
     return kind_named(base_of(wanted, Store(root)).family.reads).data
 
 
-def _of_ours(folder: Path, store: Store) -> Base:
+def _trained_base(folder: Path, store: Store) -> Base:
     manifest = read_manifest(folder)
     if manifest["task"] != "train":
-        raise UserError(f"finetune.base: {folder} is a {manifest['task']}, no training; give the name of a run")
+        raise UserError(f"finetune.base: {folder} is a {manifest['task']}, not a training; give the name of a run")
     if not store.committed("train", manifest["identity"]):
         raise UserError(f"finetune.base: {folder} lies outside {store.root}; give its own root with --root")
     if not (folder / MODEL).is_dir():
@@ -101,7 +101,7 @@ def _content(dataset: Path) -> Mapping[str, Any]:
     return content
 
 
-def _from_elsewhere(path: Path, store: Store) -> Base:
+def _imported_base(path: Path, store: Store) -> Base:
     from reducible.data.pretrained_tokenizer import tokenizer_files
     from reducible.models.weights.pretrained import checkpoint_config, checkpoint_files
 

@@ -1,4 +1,4 @@
-"""The command line. Nothing heavy is imported before a command needs it: `reducible --help` answers at once."""
+"""The command line. Each command imports what it needs, so that `reducible --help` answers at once."""
 
 import errno
 import sys
@@ -12,25 +12,25 @@ ROOT = click.option(
     default=".reducible",
     show_default=True,
     envvar="REDUCIBLE_ROOT",
-    help="Folder for everything that is written: artifacts, checkpoints, the MLflow database. "
+    help="Folder for all output: artifacts, checkpoints, the MLflow database. "
     "On a cluster: storage that every node sees.",
 )
 ADDRESS = click.option(
     "--address",
     envvar="RAY_API_SERVER_ADDRESS",
-    help="The cluster's dashboard, such as http://127.0.0.1:8265 (through `ray dashboard cluster.yaml`).",
+    help="Address of the cluster's dashboard, such as http://127.0.0.1:8265 (see `ray dashboard cluster.yaml`).",
 )
 RECIPE = click.argument("recipe", type=click.Path(path_type=Path, dir_okay=False))
 OVERRIDES = click.argument("overrides", nargs=-1, metavar="[KEY=VALUE]...")
 FRESH = click.option(
-    "--fresh", multiple=True, metavar="TASK", help="Make this task again (a name from `plan`); repeatable."
+    "--fresh", multiple=True, metavar="TASK", help="Run this task again (a name from `plan`). May be repeated."
 )
 
-DISK = (errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOSPC, errno.EDQUOT)  # a person's to put right, not a bug
+DISK = (errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOSPC, errno.EDQUOT)  # mistakes of a user, not bugs
 
 
 class Commands(click.Group):
-    """Errors for the person who made the mistake: one line, exit code 2, no traceback (contract 8)."""
+    """Reports a mistake of the user in one line, with exit code 2 and no traceback (contract 8)."""
 
     def invoke(self, context: click.Context) -> Any:
         from reducible.data.errors import DataError
@@ -47,11 +47,11 @@ class Commands(click.Group):
             click.secho(f"reducible: {error.filename or 'the disk'}: {error.strerror}", fg="red", err=True)
             sys.exit(2)
         except KeyboardInterrupt:
-            click.echo("\nStopped. What was finished is kept; the same command goes on from here.", err=True)
+            click.echo("\nStopped. Finished work is kept; run the same command again to continue.", err=True)
             sys.exit(130)
 
     def list_commands(self, context: click.Context) -> list[str]:
-        return list(self.commands)  # in the order of a first day's work
+        return list(self.commands)  # in the order in which a newcomer needs them
 
 
 @click.group(cls=Commands, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 110})
@@ -61,14 +61,14 @@ def main() -> None:
 
     \b
     First steps:
-      reducible plan recipes/transformer.yaml           what would run and why; runs nothing
+      reducible plan recipes/transformer.yaml           shows what would run and why
       reducible run recipes/transformer.yaml            tokenise -> train -> evaluate
       reducible sweep recipes/demo.yaml                 many runs -> law -> report
       reducible predict demo --compute 1e15             what to train with a budget, and the loss to expect
       reducible finetune RUN --data notes/              adapt a trained model to new data with LoRA
-      reducible ui                                      MLflow, ready to browse
+      reducible ui                                      opens MLflow in the browser
 
-    Every task is done once: run a command again and it goes on where it stopped. Any field of a recipe can be
+    Every task runs once. A command that is run again continues where it stopped. Any field of a recipe can be
     overridden: reducible run recipes/transformer.yaml model.width=256 train.tokens=50M
     """
 
@@ -117,12 +117,12 @@ def sweep(recipe: Path, overrides: tuple[str, ...], root: str, fresh: tuple[str,
 @ROOT
 @FRESH
 @click.option("--settings", is_flag=True, help="Also print the recipe with every default filled in.")
-@click.option("--gpus", type=click.IntRange(min=1), help="On so many GPUs, instead of the recipe's workers.")
-@click.option("--gpu", help="Which: h200, h100 (default), a100-80, a100-40, l40s, l4, a10, v100, v100-pcie, t4.")
-@click.option("--sequence", type=click.IntRange(min=1), help="Target units an example, instead of the recipe's.")
-@click.option("--memory", help="That one rank may take, such as 80GB; default the GPU's. What would fit is listed.")
-@click.option("--mfu", type=click.FloatRange(0, 1, min_open=True), help="Share of matrix speed reached; default 0.4.")
-@click.option("--memory-report", is_flag=True, help="FLOPs, time, what is sent and inference, without asking for more.")
+@click.option("--gpus", type=click.IntRange(min=1), help="Number of GPUs, instead of the recipe's workers.")
+@click.option("--gpu", help="Model: h200, h100 (default), a100-80, a100-40, l40s, l4, a10, v100, v100-pcie, t4.")
+@click.option("--sequence", type=click.IntRange(min=1), help="Target units per example, instead of the recipe's.")
+@click.option("--memory", help="Limit per rank, such as 80GB; default: the GPU's memory. Lists settings that fit.")
+@click.option("--mfu", type=click.FloatRange(0, 1, min_open=True), help="Share of peak FLOP/s reached; default 0.4.")
+@click.option("--memory-report", is_flag=True, help="Also show FLOPs, time, communication and inference memory.")
 def plan(
     recipe: Path,
     overrides: tuple[str, ...],
@@ -136,7 +136,7 @@ def plan(
     mfu: float | None,
     memory_report: bool,
 ) -> None:
-    """Say what would run, and why, with FLOPs, bytes and time. Runs nothing.
+    """Show what would run and why, with FLOPs, bytes and time. Runs nothing.
 
     \b
     reducible plan recipes/transformer.yaml
@@ -155,16 +155,18 @@ def plan(
 @click.option(
     "--out",
     type=click.Path(path_type=Path, file_okay=False),
-    help="Folder for fit.json and the report; default beside the table.",
+    help="Folder for fit.json and the report; default: beside the table.",
 )
-@click.option("--draws", type=click.IntRange(min=100), default=1000, show_default=True, help="Bootstrap draws.")
+@click.option(
+    "--draws", type=click.IntRange(min=100), default=1000, show_default=True, help="Number of bootstrap draws."
+)
 @click.option(
     "--form",
     is_flag=False,
     flag_value="",
     default="chinchilla",
     show_default=True,
-    help="The form of the law. Without a name, lists the known forms.",
+    help="Form of the law. Without a name, lists the known forms.",
 )
 def fit(table: Path, out: Path | None, draws: int, form: str) -> None:
     """Fit scaling laws to any table of runs: a CSV with the columns N, D, C and loss.
@@ -183,10 +185,10 @@ def fit(table: Path, out: Path | None, draws: int, form: str) -> None:
 
 @main.command()
 @click.argument("sweep")
-@click.option("--compute", metavar="FLOPS", help="A training budget: what to train, and the loss to expect.")
-@click.option("--loss", type=float, help="A target in nats per unit: the compute that reaches it.")
-@click.option("--family", help="Which law, in a sweep of several families.")
-@click.option("--json", "as_json", is_flag=True, help="For programs.")
+@click.option("--compute", metavar="FLOPS", help="Training budget. Shows what to train, and the loss to expect.")
+@click.option("--loss", type=float, help="Target loss in nats per unit. Shows the compute that reaches it.")
+@click.option("--family", help="Family whose law to read, in a sweep of several.")
+@click.option("--json", "as_json", is_flag=True, help="Print JSON.")
 @ROOT
 def predict(sweep: str, compute: str | None, loss: float | None, family: str | None, as_json: bool, root: str) -> None:
     """Read a fitted law: SWEEP is the sweep's name, an artifact's identity, or the path of a fit.json.
@@ -204,16 +206,14 @@ def predict(sweep: str, compute: str | None, loss: float | None, family: str | N
 @main.command()
 @click.argument("base")
 @click.argument("overrides", nargs=-1, metavar="[KEY=VALUE]...")
-@click.option("--data", help="The new data: text (a file, folder or glob), pairs (.tsv) or series, as the base reads.")
+@click.option("--data", help="New data of the kind the base reads: text (file, folder or glob), pairs (.tsv), series.")
 @click.option(
     "--method",
     type=click.Choice(["full", "lora", "qlora"]),
-    help="All weights, a low-rank update of frozen ones (default), or that on a 4-bit base.",
+    help="full: all weights; lora (default): low-rank updates of frozen weights; qlora: the same on a 4-bit base.",
 )
-@click.option(
-    "--recipe", type=click.Path(path_type=Path, dir_okay=False), help="The rest of the settings; default: defaults."
-)
-@click.option("--name", help="What to call it; default BASE-METHOD.")
+@click.option("--recipe", type=click.Path(path_type=Path, dir_okay=False), help="Recipe with further settings, if any.")
+@click.option("--name", help="Name of the run; default: BASE-METHOD.")
 @ROOT
 @FRESH
 def finetune(
@@ -228,7 +228,7 @@ def finetune(
 ) -> None:
     """Adapt a model to new data.
 
-    BASE is a run's name, or a checkpoint from elsewhere: a llama2.c .bin, a .gguf, a folder of safetensors.
+    BASE is the name of a run or a pretrained checkpoint: a llama2.c .bin, a .gguf, a folder of safetensors.
 
     \b
     reducible finetune demo-run --data notes/
@@ -245,20 +245,20 @@ def finetune(
 
 @main.command()
 @click.argument("run")
-@click.option("--prompt", default="", help="The text to go on from.")
-@click.option("--tokens", type=click.IntRange(min=1), default=200, show_default=True, help="How many to add.")
+@click.option("--prompt", default="", help="Text to continue, source to translate, or name of a series.")
+@click.option("--tokens", type=click.IntRange(min=1), default=200, show_default=True, help="Tokens to write.")
 @click.option(
     "--temperature",
     type=click.FloatRange(min=0),
     default=0.8,
     show_default=True,
-    help="0 takes the likeliest token every time.",
+    help="0 always takes the likeliest token.",
 )
 @click.option("--top-k", type=click.IntRange(min=1), help="Draw from the k likeliest tokens only.")
 @click.option("--seed", default=0, show_default=True)
 @ROOT
 def sample(run: str, prompt: str, tokens: int, temperature: float, top_k: int | None, seed: int, root: str) -> None:
-    """Let a trained model write. RUN is a recipe's name, a cell's label or the beginning of an identity."""
+    """Sample from a trained model. RUN is a recipe's name, a cell's label or the beginning of an identity."""
     from reducible.pipelines.inference import print_sample
 
     print_sample(run, prompt, tokens, temperature, top_k, seed, root)
@@ -269,7 +269,10 @@ def sample(run: str, prompt: str, tokens: int, temperature: float, top_k: int | 
 @click.argument("overrides", nargs=-1, metavar="[KEY=VALUE]...")
 @ROOT
 def evaluate(run: str, overrides: tuple[str, ...], root: str) -> None:
-    """Evaluate a trained model on the whole of a split, with its recipe's settings but for those given here.
+    """Evaluate a trained model on a whole split.
+
+    RUN is a recipe's name, a cell's label or the beginning of an identity. Settings that are not given here are
+    those of the model's recipe.
 
     \b
     reducible evaluate seq2seq evaluate.split=test evaluate.beam=10
@@ -281,10 +284,10 @@ def evaluate(run: str, overrides: tuple[str, ...], root: str) -> None:
 
 @main.command()
 @ROOT
-@click.option("--port", default=5000, show_default=True, help="On 127.0.0.1; the next free one if it is taken.")
+@click.option("--port", default=5000, show_default=True, help="Port on 127.0.0.1; the next free one if taken.")
 @click.option("--no-browser", is_flag=True, help="Only print the address.")
 def ui(root: str, port: int, no_browser: bool) -> None:
-    """Open MLflow on everything that ran under --root."""
+    """Open MLflow with everything that ran under --root."""
     from reducible.pipelines.ui import serve
 
     serve(root, port=port, browser=not no_browser)
@@ -294,7 +297,7 @@ def ui(root: str, port: int, no_browser: bool) -> None:
 @ADDRESS
 @click.argument("command", nargs=-1, required=True, type=click.UNPROCESSED)
 def submit(command: tuple[str, ...], address: str | None) -> None:
-    """Run the same command as a job on a cluster.
+    """Run a command as a job on a cluster.
 
     \b
     reducible submit --address http://127.0.0.1:8265 sweep recipes/demo.yaml --root /mnt/shared/reducible
@@ -302,7 +305,7 @@ def submit(command: tuple[str, ...], address: str | None) -> None:
     from reducible.pipelines.cluster.jobs import submit as submit_job
 
     arguments = [part for word in command for part in (word.split("=", 1) if word.startswith("--address=") else [word])]
-    if "--address" in arguments:  # also where people write it: after the command
+    if "--address" in arguments:  # it may also stand after the command
         index = arguments.index("--address")
         if index + 1 == len(arguments):
             raise click.UsageError("--address: give the address after it")
@@ -324,7 +327,7 @@ def jobs(address: str | None) -> None:
 
 @main.command()
 @click.argument("identity", metavar="ID")
-@click.option("--follow", is_flag=True, help="Go on printing until the job ends.")
+@click.option("--follow", is_flag=True, help="Keep printing until the job ends.")
 @ADDRESS
 def logs(identity: str, follow: bool, address: str | None) -> None:
     """Print what a job has written."""
@@ -337,7 +340,7 @@ def logs(identity: str, follow: bool, address: str | None) -> None:
 @click.argument("identity", metavar="ID")
 @ADDRESS
 def stop(identity: str, address: str | None) -> None:
-    """Stop a job. What its tasks finished is kept; submitting it again goes on from there."""
+    """Stop a job. Finished tasks are kept; submit it again to continue."""
     from reducible.pipelines.cluster.jobs import stop_job
 
     stop_job(identity, address)
@@ -346,7 +349,7 @@ def stop(identity: str, address: str | None) -> None:
 @main.command()
 @click.argument("shell", type=click.Choice(["bash", "zsh", "fish"]))
 def completion(shell: str) -> None:
-    """Print the completion script of a shell.
+    """Print the completion script for a shell.
 
     \b
     reducible completion bash >> ~/.bashrc

@@ -1,4 +1,4 @@
-"""What every pipeline needs to run: the store, Ray when something has to run, MLflow's recorder, a progress bar."""
+"""What every pipeline needs: the store, Ray if something has to run, MLflow's recorder, a progress bar."""
 
 import os
 from collections.abc import Container, Iterator, Sequence
@@ -18,7 +18,7 @@ from reducible.tasks.workflow.task import Task, in_order
 
 @dataclass
 class Engine:
-    """Makes tasks. Ray starts with the first one that has to run and stays for those that follow."""
+    """Makes tasks. Ray starts with the first task that has to run and stays open for the rest."""
 
     store: Store
     recorder: Recorder
@@ -27,7 +27,7 @@ class Engine:
     cluster: Cluster | None = None
 
     def make(self, targets: list[Task]) -> dict[str, Outcome]:
-        """Makes the targets and says what happens, each finished task once however often it is asked for."""
+        """Makes the targets and reports progress. A finished task is reported once, even if several need it."""
         try:
             return execute(targets, self.store, self._session, [self.recorder, self.progress])
         finally:
@@ -44,7 +44,7 @@ class Engine:
 
 @contextmanager
 def engine(store: Store, tracking_uri: str | None = None) -> Iterator[Engine]:
-    """tracking_uri: of MLflow; default a database under the root."""
+    """Opens the engine. tracking_uri: MLflow's; default a database under the root."""
     stop_politely()
     recorder = Recorder(store.root, tracking_uri, say=lambda line: click.echo(line, err=True))
     with ExitStack() as stack:
@@ -54,12 +54,12 @@ def engine(store: Store, tracking_uri: str | None = None) -> Iterator[Engine]:
 
 
 def to_make_again(names: Sequence[str], targets: Sequence[Task], made: Container[str] = ()) -> dict[str, str]:
-    """--fresh: identity -> why, for the tasks it means by name or label, and for all that is made from them.
+    """{identity: reason} of the tasks that --fresh makes again: those with the name or label, and all made from them.
 
-    made: identities that were made again already; only what is made from them still has to be.
+    made: identities that were made again already. Only what is made from them is still to do.
 
     Raises:
-        UserError: a name that no task of this pipeline has, with those there are.
+        UserError: no task of this pipeline has the name. The line lists the names.
     """
     tasks = [task for task in in_order(list(targets)) if task.run]  # a base that is there cannot be made here
     for name in names:
@@ -81,7 +81,7 @@ def to_make_again(names: Sequence[str], targets: Sequence[Task], made: Container
 def make_again(
     names: Sequence[str], targets: Sequence[Task], store: Store, made: Container[str] = ()
 ) -> dict[str, str]:
-    """Takes the artifacts of these tasks out, so that they are made again; says which and why."""
+    """Removes the artifacts of these tasks, so that they are made again; prints which and why."""
     chosen = to_make_again(names, targets, made)
     for task in in_order(list(targets)):
         if task.identity in chosen:

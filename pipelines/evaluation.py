@@ -1,4 +1,4 @@
-"""The evaluation of a recipe as a task, its settings checked by the kind of data that the family reads."""
+"""The evaluation of a recipe as a task. The kind of data that the family reads checks its settings."""
 
 from collections.abc import Mapping
 
@@ -16,7 +16,7 @@ def evaluation_of(recipe: Recipe, family: Family) -> EvaluateSpec:
     """The recipe's section `evaluate` for a family.
 
     Raises:
-        UserError: a setting that evaluations of this kind do not have, or a split that the data cannot have.
+        UserError: evaluations of this kind do not have the setting, or the data cannot have the split.
     """
     kind = kind_named(family.reads)
     spec = load_evaluation(kind.settings, recipe.evaluate)

@@ -11,27 +11,27 @@ from reducible.tasks.workflow.store import MANIFEST, Store
 
 
 class NotFound(UserError):
-    """No artifact has that name."""
+    """There is no artifact of that name."""
 
 
 def find(store: Store, kind: str, wanted: str) -> Path:
-    """The newest artifact of a task name ("train", "fit") that `wanted` names.
+    """The newest artifact that `wanted` names, of a kind of task ("train", "fit").
 
     Raises:
-        UserError: nothing fits, with the nearest names there are, or an identity that fits several.
+        UserError: nothing matches (the line suggests the nearest names), or several identities begin with it.
     """
     if (Path(wanted) / MANIFEST).is_file():
         return Path(wanted).absolute()
     manifests = list(store.manifests(kind))
     by_identity = [manifest for manifest in manifests if len(wanted) >= 6 and manifest["identity"].startswith(wanted)]
     if len(by_identity) > 1:
-        raise UserError(f"{wanted}: begins {len(by_identity)} identities; give more of it")
+        raise UserError(f"{wanted}: {len(by_identity)} identities begin with it; give more of it")
     named = by_identity or [manifest for manifest in manifests if wanted in _names(kind, manifest)]
     if not named:
         scheme = scheme_like(wanted)
         if scheme is not None and not os.path.exists(wanted):
             raise UserError(
-                f"{wanted!r} is not found: {scheme} is no scheme that is known here; give the name of a run or sweep, "
+                f"{wanted!r} is not found: {scheme} is not a known scheme; give the name of a run or sweep, "
                 "the beginning of an identity, or a path"
             )
         known = list(dict.fromkeys(name for manifest in manifests for name in _names(kind, manifest)))

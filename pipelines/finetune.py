@@ -1,4 +1,4 @@
-"""Fine-tuning as a pipeline: tokenise as the base does, quantise it for QLoRA, train the method, evaluate."""
+"""Fine-tuning as a pipeline: tokenise with the base's tokenizer, quantise the base for QLoRA, train, evaluate."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -18,28 +18,28 @@ from reducible.tasks.train.quantised_base import QuantiseSpec
 from reducible.tasks.workflow.store import Store
 from reducible.tasks.workflow.task import Task
 
-SEQUENCES = 8  # of a step, where the recipe says nothing: the new data are few, and the base already knows most
-UNITS_UNKNOWN = 1_000_000  # stands for the training units until the dataset is there
+SEQUENCES = 8  # the default of sequences per step: small, because there are few new data
+UNITS_UNKNOWN = 1_000_000  # the guess of the training units until the dataset is made
 
 
 @dataclass(frozen=True)
 class Start:
-    """What a fine-tuning goes on from."""
+    """What a fine-tuning starts from."""
 
     recipe: Recipe
-    """With what the base decides filled in."""
+    """The recipe, with the fields that the base decides filled in."""
     model: Model
     dataset: Task
     inputs: Mapping[str, Task]
-    """Of the training, beside the data."""
+    """The training's inputs besides the data."""
     tokens: int
     provisional: bool
-    """Whether `tokens` is a guess, because the dataset is not there yet."""
+    """Whether `tokens` is a guess, because the dataset is not made yet."""
     evaluation: EvaluateSpec
 
 
 def start_of(recipe: Recipe, store: Store) -> Start:
-    """Raises UserError where the base cannot be read, or the recipe asks for what the base decides."""
+    """Finds the base. Raises UserError if it cannot be read, or if the recipe sets a field that the base decides."""
     section = recipe.finetune
     assert section is not None
     base = base_of(section.base, store)
@@ -70,7 +70,7 @@ def _as_the_base_reads(recipe: Recipe, base: Base, store: Store) -> Recipe:
 
 
 def _weights(section: Finetune, base: Base) -> Task:
-    """What training starts from: the base, or its quantised form, made once for all fine-tunings of it."""
+    """The weights that training starts from: the base, or its quantised form, which all its fine-tunings share."""
     if section.method != "qlora":
         return base.model
     return Task(

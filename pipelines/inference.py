@@ -20,7 +20,7 @@ from reducible.tasks.workflow.task import finished
 def print_sample(
     run: str, prompt: str, tokens: int, temperature: float, top_k: int | None, seed: int, root: str
 ) -> None:
-    """Prints what the model makes of the prompt: a text's continuation, a pair's other side, a forecast."""
+    """Prints what the model writes for the prompt: the continuation of a text, the target of a pair, a forecast."""
     from reducible.tasks.evaluate.evaluate_spec import SampleOptions
     from reducible.tasks.evaluate.evaluate_task import sample
 
@@ -34,7 +34,7 @@ def print_sample(
 
 
 def evaluate_run(run: str, overrides: Sequence[str], root: str) -> int:
-    """Evaluates a trained model as its pipeline did, but on the whole split, as a task like any other."""
+    """Evaluates a trained model with its pipeline's settings, on the whole split, as a task."""
     store = Store(root)
     folder = find(store, "train", run)
     manifest = read_manifest(folder)
@@ -43,7 +43,7 @@ def evaluate_run(run: str, overrides: Sequence[str], root: str) -> int:
     name = manifest["label"].removeprefix("train ")
     settings = kind_of(manifest["spec"]).settings
     earlier = [found["spec"] for found in store.manifests("evaluate") if found["inputs"]["model"] == model.identity]
-    # An earlier version took the settings of every kind.
+    # An earlier version accepted the settings of every kind.
     given = {key: value for key, value in (earlier[-1] if earlier else {}).items() if key in settings.model_fields}
     spec = load_evaluation(settings, {**given, **dict.fromkeys(settings.WHOLE)}, overrides)
     spec.check(manifest["spec"]["family"])

@@ -1,4 +1,4 @@
-"""What a person sees while tasks run: a line for each that ends, and one bar of training FLOPs."""
+"""The output while tasks run: a line for each task that ends, and one bar of training FLOPs."""
 
 import json
 import sys
@@ -18,7 +18,7 @@ QUIET_SECONDS = 15.0  # between lines where no terminal redraws a bar
 
 
 class Progress:
-    """An observer of the executor. Training tasks carry their FLOPs as weight; the others count as nothing."""
+    """An observer of the executor. A training's weight is its FLOPs; other tasks count 0."""
 
     def __init__(self, store: Store) -> None:
         self.store = store
@@ -90,7 +90,7 @@ class Progress:
             click.echo(text)
 
     def _part(self, task: Task) -> float:
-        """The share of a running training that is behind it, from the last line of its live record."""
+        """The finished share of a running training, from the last line of its live record."""
         record = self.store.work(task.name, task.identity) / "record"
         newest = max(record.glob("metrics-*.jsonl"), key=lambda path: path.stat().st_mtime, default=None)
         step = _last_step(newest) if newest else None
@@ -110,7 +110,7 @@ def _last_step(path: Path) -> int | None:
 
 
 def _result(artifact: Path | None) -> str:
-    """The loss of a training, where there is one."""
+    """The loss of a training, if there is one."""
     path = artifact / "result.json" if artifact else None
     if path is None or not path.is_file():
         return ""

@@ -1,4 +1,4 @@
-"""The pipeline `run`: tokenise -> train -> evaluate, with a summary that speaks for it."""
+"""The pipeline `run`: tokenise -> train -> evaluate -> summary."""
 
 import json
 import shlex
@@ -20,7 +20,7 @@ from reducible.tasks.workflow.pipeline_summary import SummarySpec
 from reducible.tasks.workflow.store import Store
 from reducible.tasks.workflow.task import Task
 
-TOKENS_PER_PARAMETER = 20  # Hoffmann et al. 2022: about compute-optimal, where the recipe names no number of tokens
+TOKENS_PER_PARAMETER = 20  # Hoffmann et al. 2022: about compute-optimal. Used if the recipe has no train.tokens
 
 
 @dataclass(frozen=True)
@@ -31,7 +31,7 @@ class RunTasks:
     evaluate: Task
     summary: Task
     provisional: bool
-    """Whether how long to train is a guess, because the dataset is not there yet."""
+    """Whether the length of the training is a guess, because the dataset is not made yet."""
 
 
 def run_tasks(recipe: Recipe, store: Store) -> RunTasks:
@@ -63,7 +63,7 @@ def from_nothing(recipe: Recipe, store: Store) -> Start:
 
 
 def run_recipe(recipe: Recipe, root: str, fresh: Sequence[str] = ()) -> int:
-    """Runs the pipeline and says what came out; the exit code."""
+    """Runs the pipeline and prints the result; returns the exit code."""
     store = Store(root)
     tasks = run_tasks(recipe, store)
     make_again(fresh, [tasks.summary], store)
@@ -101,7 +101,7 @@ def run_recipe(recipe: Recipe, root: str, fresh: Sequence[str] = ()) -> int:
 
 
 def _compared(result: dict[str, Any], unit: str) -> str:
-    """Fine-tuning: what it changed, on the same examples."""
+    """The change of the loss by fine-tuning, on the same examples."""
     if result.get("base_loss") is None:
         return ""
     before, after = result["base_loss"], result["validation_loss"]
@@ -109,5 +109,5 @@ def _compared(result: dict[str, Any], unit: str) -> str:
 
 
 def _left(folder: Path) -> str:
-    """The folders that a person may want to use elsewhere."""
+    """The folders that a user may want to use outside this project."""
     return "".join(f"  {name:7} {folder / name}\n" for name in (MODEL, ADAPTER) if (folder / name).is_dir())

@@ -1,4 +1,4 @@
-"""From a recipe's shares and defaults to one training in exact steps, with its cost from the ledger."""
+"""Turns a recipe's shares and defaults into one training in exact steps, with its cost from the ledger."""
 
 import difflib
 import math
@@ -20,7 +20,7 @@ from reducible.tasks.workflow.task import Resources, Task
 
 LARGEST_MICRO_BATCH = 16_384  # target units per forward pass, unless the recipe says otherwise
 SHARE_OF_PEAK = 0.4
-"""Of a device's matrix speed: what small models reach on a CPU, larger ones on a GPU."""
+"""The share of a device's matrix speed that small models reach on a CPU, and larger ones on a GPU."""
 
 
 def cost_at(spec: TrainSpec, sequence: int) -> Cost:
@@ -32,7 +32,7 @@ def cost_at(spec: TrainSpec, sequence: int) -> Cost:
 
 @dataclass(frozen=True)
 class Model:
-    """A family with one configuration of it and what that costs."""
+    """A family with one of its configurations and the cost of that."""
 
     family: Family
     config: Any
@@ -45,7 +45,7 @@ class Model:
 
 
 def family_of(recipe: Recipe, section: Mapping[str, Any] | None = None) -> Family:
-    """The family that the recipe's model section, or another `section`, names, if it can read the recipe's data.
+    """The family that the recipe's model section (or another `section`) names.
 
     Raises:
         UserError: there is no such family, it reads another kind of data, or cannot mask documents.
@@ -101,7 +101,7 @@ def model_of(
 
 
 def scaled(model: Model, width: int) -> Model:
-    """The same family on another rung of its ladder."""
+    """The same family at another width."""
     try:
         config = model.config.scaled(width)
     except ValueError as error:
@@ -110,10 +110,10 @@ def scaled(model: Model, width: int) -> Model:
 
 
 def batch_units(recipe: Recipe, model: Model, tokens: int, batch: int | None = None) -> int:
-    """Target units per step. By default about a quarter of the root of all tokens, as a power of two of sequences:
+    """Target units per step. The default is a quarter of the square root of all tokens, as a power of two of sequences.
 
-    the batch that training can use grows with the loss still to be removed, empirically near the root of the tokens
-    (Bergsma et al. 2025, "Power Lines"); a quarter of it is what small models on text did best with.
+    The batch that training can use grows with the loss still to be removed, empirically near the root of the tokens
+    (Bergsma et al. 2025, "Power Lines"). Small models on text did best with a quarter of it.
     """
     sequence = recipe.data.sequence
     batch = batch or recipe.train.batch
@@ -123,7 +123,7 @@ def batch_units(recipe: Recipe, model: Model, tokens: int, batch: int | None = N
     if batch % sequence and model.family.batch.packed:  # ragged examples fill a step as far as they go
         right = max(1, round(batch / sequence)) * sequence
         raise UserError(
-            f"train.batch: {batch} target units are no whole number of sequences of {sequence} (data.sequence); "
+            f"train.batch: {batch} target units are not a whole number of sequences of {sequence} (data.sequence); "
             f"{right} would be"
         )
     if batch < sequence:
@@ -152,7 +152,7 @@ def train_spec(
 ) -> TrainSpec:
     """One stretch of training up to `tokens` target units.
 
-    searched leaves the learning rate to the input artifact `search`. A branch or segment of a trunk gives start_step,
+    searched: the learning rate comes from the input artifact `search`. A branch or segment of a trunk has a start_step,
     and the trunk's warmup_steps, which do not depend on where a branch ends.
     """
     train = recipe.train
@@ -205,9 +205,9 @@ def execution_of(recipe: Recipe, spec: TrainSpec) -> Execution:
 
 
 def idle_workers(examples: int, micro_batch: int, workers: int) -> str:
-    """What to say where workers have nothing to do: micro-batches of a step are dealt out whole.
+    """A note if some workers have nothing to do, because micro-batches are not divided among workers.
 
-    examples: of a step; those of different lengths may make more micro-batches.
+    examples: their number in a step. Examples of different lengths may form more micro-batches.
     """
     count = -(-examples // micro_batch)
     passes = -(-count // workers)
@@ -222,14 +222,14 @@ def idle_workers(examples: int, micro_batch: int, workers: int) -> str:
 
 
 def training_flops(spec: TrainSpec, cost: Cost) -> float:
-    """FLOPs of this stretch alone, from the ledger."""
+    """The FLOPs of this stretch only, from the ledger."""
     return (spec.stop_step - spec.start_step) * spec.batch * cost.training_flops_per_unit
 
 
 def training_task(
     recipe: Recipe, model: Model, spec: TrainSpec, inputs: Mapping[str, Task], label: str, tags: Mapping[str, str]
 ) -> Task:
-    """The spec as a task with the recipe's workers; its weight is what it costs."""
+    """The spec as a task with the recipe's workers. Its weight is its cost."""
     compute = recipe.compute
     return Task(
         name="train",

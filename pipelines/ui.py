@@ -1,4 +1,4 @@
-"""`reducible ui`: brings MLflow up to the store, serves it on loopback and opens it on the published view."""
+"""`reducible ui`: brings MLflow up to date with the store, serves it on loopback and opens the published view."""
 
 import json
 import os
@@ -19,7 +19,7 @@ STARTS_IN = 120  # seconds; 9-15 on a quiet machine
 
 
 def serve(root: str | Path, port: int = 5000, browser: bool = True, tracking_uri: str | None = None) -> None:
-    """Serves until Ctrl-C. A tracking server that already runs somewhere is only opened."""
+    """Serves MLflow until Ctrl-C. If a tracking server runs already, only opens it."""
     import click
 
     from reducible.tasks.mlflow.recorder import Recorder, last_tracking_uri
@@ -28,9 +28,7 @@ def serve(root: str | Path, port: int = 5000, browser: bool = True, tracking_uri
     folder = Path(root).expanduser().absolute()
     uri = tracking_uri or last_tracking_uri(folder)
     if not (folder / "artifacts").is_dir():
-        raise UserError(
-            f"--root {root}: nothing has run there yet; run something first, or give the root that has runs"
-        )
+        raise UserError(f"--root {root}: nothing has run there yet; run something first, or give a root that has runs")
     stop_politely()
     recorder = Recorder(folder, uri, poll_seconds=0.05)
     recorder.catch_up()
@@ -57,10 +55,10 @@ def serve(root: str | Path, port: int = 5000, browser: bool = True, tracking_uri
 
 
 def free_port(wanted: int) -> int:
-    """The wanted port, or the next that is free.
+    """The wanted port, or the next free one.
 
     Raises:
-        UserError: none of the next fifty is.
+        UserError: none of the next fifty is free.
     """
     for port in range(wanted, min(wanted + 50, 65536)):
         with socket.socket() as candidate:
@@ -72,7 +70,7 @@ def free_port(wanted: int) -> int:
 
 
 def start_server(uri: str, root: Path, port: int, log: IO[str]) -> "subprocess.Popen[bytes]":
-    """MLflow's server as a group of processes of its own, small and quiet: two processes instead of nine."""
+    """Starts MLflow's server quietly in its own process group, with two processes instead of nine."""
     environment = os.environ | {
         "MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false",
         "MLFLOW_DISABLE_TELEMETRY": "true",
@@ -102,7 +100,7 @@ def _wait_until_up(server: "subprocess.Popen[bytes]", address: str, log: Path) -
     deadline = time.monotonic() + STARTS_IN
     while time.monotonic() < deadline:
         if server.poll() is not None:
-            raise UserError(f"MLflow's server ended while it started; its last words: {_last_line(log)} (all in {log})")
+            raise UserError(f"MLflow's server ended while it started; its last line: {_last_line(log)} (all in {log})")
         with suppress(OSError), urllib.request.urlopen(f"{address}/health", timeout=5) as answer:
             if answer.status == 200:
                 return

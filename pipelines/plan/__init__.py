@@ -1,1 +1,1 @@
-"""What would run and why, what it costs, and the memory of a step."""
+"""The plan: what would run and why, what it costs, and the memory of a step."""

@@ -1,4 +1,4 @@
-"""What `reducible plan` says about memory: bytes by kind and rank, FLOPs and time, what is sent, and what would fit."""
+"""Memory in `reducible plan`: bytes by kind and rank, FLOPs and time, communication, and settings that would fit."""
 
 import re
 from collections.abc import Iterator, Sequence
@@ -26,14 +26,14 @@ if TYPE_CHECKING:
 
 UNITS = {"kB": 1e3, "MB": 1e6, "GB": 1e9, "TB": 1e12, "KiB": 2**10, "MiB": 2**20, "GiB": 2**30, "TiB": 2**40}
 MOST_UNITS = 1 << 22
-"""Target units of the largest micro-batch that is rehearsed."""
+"""The most target units of a micro-batch that can be rehearsed."""
 ADVICE = 8
-"""Remedies that are printed."""
+"""The most remedies that are printed."""
 
 
 @dataclass(frozen=True)
 class Asked:
-    """The options of `plan` that ask for more than the recipe's own machine; all None: nothing was asked."""
+    """The options of `plan` about other machines and memory. All None: nothing was asked."""
 
     gpus: int | None = None
     gpu: str | None = None
@@ -43,7 +43,7 @@ class Asked:
     report: bool = False
 
     def __post_init__(self) -> None:
-        """Raises UserError: said before anything is printed."""
+        """Raises UserError for wrong options, before anything is printed."""
         _ = self.device, self.bytes
 
     @property
@@ -59,7 +59,7 @@ class Asked:
 
     @property
     def bytes(self) -> float | None:
-        """That one rank may take: --memory, else the device's."""
+        """The memory that one rank may use: --memory, else the device's."""
         if self.memory is None:
             return None if self.device is None else self.device.memory
         match = re.fullmatch(rf"\s*(\d+\.?\d*|\.\d+)\s*({'|'.join(UNITS)})\s*", self.memory)
@@ -69,7 +69,7 @@ class Asked:
 
 
 def print_memory(recipe: Recipe, training: Sequence[Task], asked: Asked) -> None:
-    """Of the largest of the trainings, by the ledger's formulas."""
+    """Prints the memory of the largest training, by the ledger's formulas."""
     spec: Any
     largest = max(training, key=_about_bytes)
     spec = largest.spec
@@ -90,8 +90,8 @@ def print_memory(recipe: Recipe, training: Sequence[Task], asked: Asked) -> None
 def setting_of(recipe: Recipe, spec: Any, asked: Asked) -> tuple[Setting, int]:
     """The recipe's step on the devices that were asked for, and the examples of a step over all ranks.
 
-    Micro-batches are dealt to the ranks whole, as training does it. Where other devices or lengths are asked for than
-    the recipe's, the micro-batch may become smaller, so that every rank has one.
+    Micro-batches are given to the ranks undivided, as in training. If other devices or lengths than the recipe's were
+    asked for, the micro-batch may become smaller, so that every rank has one.
     """
     kind, device = family(spec.family), asked.device
     world, sequence = asked.gpus or recipe.compute.workers, asked.sequence or spec.sequence
@@ -126,7 +126,7 @@ def setting_of(recipe: Recipe, spec: Any, asked: Asked) -> tuple[Setting, int]:
 
 
 def method_of(spec: Any, section: Finetune | None) -> Method:
-    """Of the training's spec; how its base is quantised stands in the recipe alone."""
+    """The method of the training's spec, with the base's quantisation, which only the recipe has."""
     found = getattr(spec, "method", None)
     if found is None or found.kind == "full":
         return Method()
@@ -141,7 +141,7 @@ def method_of(spec: Any, section: Finetune | None) -> Method:
 
 
 def table(plan: StepPlan, state: str) -> Iterator[str]:
-    """`state`: what the optimizer holds, in words."""
+    """The lines about memory. `state`: what the optimizer holds, in words."""
     setting = plan.setting
     passes = f", {setting.micro_batches} a step" if setting.micro_batches > 1 else ""
     ranks = f", {setting.strategy} on {setting.world} ranks" if setting.world > 1 else ""
@@ -179,11 +179,11 @@ def _work(recipe: Recipe, spec: Any, plan: StepPlan, examples: int, asked: Asked
     if abs(really / step - 1) > 0.005:
         twice = ["attention's scores"] if setting.config.attention_shape else []
         twice += ["what is checkpointed"] if setting.checkpointing != "none" else []
-        why = f"{' and '.join(twice)} come twice" if really > step and twice else "backward is not twice forward"
-        yield f"really computed   {really / step:.3g} times that: {why}"
+        why = f"{' and '.join(twice)}, computed twice" if really > step and twice else "backward is not twice forward"
+        yield f"computed          {really / step:.3g} times that: {why}"
     peak, mfu = _peak(recipe, setting, device), asked.mfu or SHARE_OF_PEAK
     if peak is not None:
-        # All wait for the rank that has most to do.
+        # All ranks wait for the one with the most to do.
         most = min(examples, setting.micro_batches * setting.micro_batch)
         seconds = step * most / examples / (mfu * peak)
         again = planned(replace(setting, checkpointing="none"))
@@ -215,11 +215,11 @@ def _fits(recipe: Recipe, spec: Any, plan: StepPlan, examples: int, asked: Asked
         return
     from reducible.models.memory.remedies import remedies
 
-    yield f"{byte_count(plan.peak)} do not fit into {byte_count(memory)}. What would, fastest first:"
+    yield f"{byte_count(plan.peak)} do not fit into {byte_count(memory)}. These settings would, fastest first:"
     rows = -(-examples // setting.world)
     found = remedies(setting, memory, rows, partial(tqdm, desc="  rehearsing", leave=False, disable=None))
     if not found:
-        yield "  nothing that is known here, on up to 1024 devices"
+        yield "  none was found on up to 1024 devices"
         return
     yield f"  {'time x':>6} {'peak':>9} {'sent':>9}  change"
     adapting = [remedy for remedy in found if remedy.plan.setting.method != setting.method and recipe.finetune is None]

@@ -55,7 +55,7 @@ def print_plan(recipe: Recipe, root: str, fresh: Sequence[str], settings: bool, 
         several = "a fit for each family, what overtakes what" if recipe.sweep.families else "fit"
         click.echo(f"  then      {several} and report, over the cells that finish")
     if provisional:
-        click.echo("  the cells are a guess: what a unit costs is known when the dataset is there")
+        click.echo("  the cells are a guess: the cost of a unit is known once the dataset is made")
     training = [task for task in in_order(targets) if task.name == "train" and task.run]
     _print_cost(recipe, training, waiting, here=asked is None or asked.device is None)
     if training:
@@ -73,10 +73,10 @@ def state_of(store: Store, task: Task, waits: bool, again: str = "") -> tuple[st
         other = f"made by other code ({made_by[:12]})" if made_by != code_version() else ""
         return "done", other
     if not waits:
-        return "not needed", "what needed it is done"
+        return "not needed", "the tasks that need it are done"
     checkpoints = complete(store.work(task.name, task.identity) / CHECKPOINTS)
     if checkpoints:
-        return "will run", f"goes on from {checkpoints[-1].name}"
+        return "will run", f"continues from {checkpoints[-1].name}"
     return "will run", why_new(store, task)
 
 
@@ -91,14 +91,14 @@ def why_new(store: Store, task: Task) -> str:
     if best is None:
         return "never made"
     if not best:
-        return "a finished one says the same, and was made when identities were counted in another way"
+        return "a finished one has the same spec, and was made when identities were computed in another way"
     return f"differs from a finished one in {', '.join(best[:3])}" + (
         f" and {len(best) - 3} more" if len(best) > 3 else ""
     )
 
 
 def _changes(before: dict[str, Any], now: dict[str, Any], kind: type[BaseModel]) -> list[str]:
-    """What tells two descriptions of tasks apart, in words."""
+    """The differences of two descriptions of tasks, in words."""
     one, other = _fields(before, kind), _fields(now, kind)
     changed = []
     for key in sorted(one.keys() | other.keys()):
@@ -111,11 +111,11 @@ def _changes(before: dict[str, Any], now: dict[str, Any], kind: type[BaseModel])
 
 
 def _fields(described: dict[str, Any], kind: type[BaseModel]) -> dict[str, Any]:
-    """By name. A field of the spec that the description does not have was added later: it is at its default."""
+    """The description's fields by name. A field that was added later has its default."""
     try:
         read = kind.model_validate(described["spec"])
         spec = canonical(read) | (canonical(read.entering()) if isinstance(read, KnowsMore) else {})
-    except ValueError:  # of other code, which had other fields
+    except ValueError:  # made by other code, which had other fields
         spec = described["spec"]
     return {
         "version": described["version"],
@@ -168,7 +168,7 @@ def _model_lines(recipe: Recipe, training: list[Task]) -> Iterator[str]:
         whose = f"{task.tags['family']} " if several else ""
         optimizer = optimizer_kind(spec.optimizer.kind)
         state = state_bytes(cost.parameters, optimizer=optimizer.state_bytes(spec.optimizer))
-        adapter = spec.method is not None and spec.method.kind != "full"  # then the table of memory says what is held
+        adapter = spec.method is not None and spec.method.kind != "full"  # then the table of memory shows it
         held = "" if adapter else f", {byte_count(state.total)} for weights, gradients and {optimizer.title}"
         yield (
             f"{whose}width {spec.model.get('width', '-'):>5}: N {cost.parameters:>13,} "

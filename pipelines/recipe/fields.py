@@ -1,4 +1,4 @@
-"""What the fields of a recipe are made of: numbers as YAML writes them, locations, strict sections."""
+"""The types of a recipe's fields: numbers as YAML writes them, locations, strict sections."""
 
 from typing import Annotated
 
@@ -11,7 +11,7 @@ from reducible.tasks.count import parse_number as parse_number
 
 
 def location(value: str) -> str:
-    """The value, if it can be one. Raises ValueError saying what it must be."""
+    """The value as a number. Raises ValueError if it is not one, saying what it must be."""
     wrong = schemes.refusal(value)
     if wrong is not None:
         raise ValueError(wrong)
@@ -25,7 +25,7 @@ def _path(value: str) -> str:
 
 
 Location = Annotated[str, AfterValidator(location)]
-"""Where data comes from: a path, a glob, or what begins with a scheme (data/schemes.py)."""
+"""Where data comes from: a path, a glob, or an address with a scheme (data/schemes.py)."""
 
 TokenizerPath = Annotated[str, AfterValidator(_path)]
 

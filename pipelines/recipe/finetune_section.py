@@ -8,7 +8,7 @@ from reducible.pipelines.recipe.fields import Number, Section, Share
 from reducible.tasks.train.train_spec import MethodSpec
 
 LEARNING_RATE = {"full": 2e-4, "lora": 2e-3, "qlora": 2e-3}
-"""Where the recipe says nothing: L2 begins at 0, so that the updates of an adapter need larger steps."""
+"""The default learning rate. It is large because L2 begins at 0, so the updates of an adapter need larger steps."""
 
 
 class Finetune(Section):
@@ -20,7 +20,7 @@ class Finetune(Section):
     targets: tuple[str, ...] = Field(default=(), description="patterns of weights; default those of hidden layers")
     quantisation: Literal["nf4", "fp4", "int8"] = Field(default="nf4", description="qlora: how the base is stored")
     double: bool = Field(default=True, description="qlora: the blocks' constants are quantised too")
-    epochs: Annotated[Number, Field(gt=0)] = Field(default=3.0, description="where train.tokens says nothing")
+    epochs: Annotated[Number, Field(gt=0)] = Field(default=3.0, description="used if train.tokens is not given")
     merge: Literal["fp32", "bf16"] = Field(default="fp32", description="how the merged model is stored")
 
     @field_validator("targets", mode="before")
@@ -43,7 +43,7 @@ class Finetune(Section):
 
     @property
     def spec(self) -> MethodSpec:
-        """As the training has it."""
+        """The method as the training's spec has it."""
         if self.method == "full":
             return MethodSpec(kind="full")
         return MethodSpec(
@@ -57,7 +57,7 @@ class Finetune(Section):
 
 
 def with_defaults(content: Any) -> Any:
-    """A recipe's content with what fine-tuning does otherwise than training from nothing, where it says nothing."""
+    """A recipe's content with the defaults of fine-tuning, which differ from those of training from nothing."""
     section = content.get("finetune") if isinstance(content, dict) else None
     train = content.get("train", {}) if isinstance(content, dict) else None
     if not isinstance(section, dict) or not isinstance(train, dict):

@@ -1,4 +1,4 @@
-"""Reads a recipe: YAML, its base, overrides from the command line; mistakes become one line that says what is right."""
+"""Reads a recipe: YAML, its base, overrides from the command line. A mistake becomes one line with the remedy."""
 
 import difflib
 import os
@@ -19,16 +19,16 @@ from reducible.tasks.evaluate.evaluate_spec import EvaluateSpec
 from reducible.tasks.train.optimizers.settings import DEFAULT, optimizer_kind
 
 HOLDS_MODEL = ("config.json", "manifest.json")
-"""Of these files a folder that can be a base has one: a checkpoint from elsewhere, an artifact of ours."""
+"""A folder that can be a base holds one of these files: a pretrained checkpoint, or an artifact of a training."""
 
 
 def load_recipe(path: Path, overrides: Sequence[str] = ()) -> Recipe:
-    """The checked recipe; its name defaults to the file's.
+    """The checked recipe. Its name defaults to the file's.
 
-    Paths inside it are relative to the recipe's own folder, so that it means the same from everywhere.
+    Paths inside it are relative to the recipe's own folder, so that the current folder does not matter.
 
     Raises:
-        UserError: file, field, what is wrong, what would be right.
+        UserError: naming the file and field, what is wrong and what would be right.
     """
     return _checked(_read(path), path.stem, overrides, f"{path}: ")
 
@@ -42,7 +42,7 @@ def finetuning_recipe(
     name: str | None,
     overrides: Sequence[str],
 ) -> Recipe:
-    """The recipe of `reducible finetune`: a file, if there is one, under what the command line says.
+    """The recipe of `reducible finetune`: a file, if there is one, overridden by the command line.
 
     `reads`: the kind of data that the base takes.
 
@@ -87,7 +87,7 @@ def load_evaluation(
     """The section `evaluate` as these settings, with overrides as for a recipe, such as evaluate.split=test.
 
     Raises:
-        UserError: field, what is wrong, what would be right.
+        UserError: naming the field, what is wrong and what would be right.
     """
     content: dict[str, Any] = {"evaluate": dict(section)}
     for override in overrides:
@@ -133,7 +133,7 @@ def _read(path: Path, seen: tuple[Path, ...] = ()) -> dict[str, Any]:
 
 
 def _absolute_paths(content: dict[str, Any], folder: Path) -> None:
-    """Sources, tokenizers and a base named relative to the recipe's folder."""
+    """Makes sources, tokenizers and a base absolute, which the recipe names relative to its folder."""
     finetune = content.get("finetune")
     if isinstance(finetune, dict) and "base" in finetune:
         finetune["base"] = _base(finetune["base"], folder)
@@ -150,16 +150,16 @@ def _absolute_paths(content: dict[str, Any], folder: Path) -> None:
 
 
 def _absolute(value: Any, folder: Path) -> Any:
-    """A location, or each of a list, seen from the folder; what is none stays as it is."""
+    """A location, or a list of them, relative to the folder. Anything else stays as it is."""
     if isinstance(value, list):
         return [_absolute(item, folder) for item in value]
     return schemes.seen_from(folder, value) if isinstance(value, str) else value
 
 
 def _base(value: Any, folder: Path) -> Any:
-    """The base of a fine-tuning: a path where there is one, else the name of a run.
+    """The base of a fine-tuning: a path if it exists, else the name of a run.
 
-    A folder of data often has the name of the run on it: without a slash it is a path only if it holds a model.
+    A folder of data often has the same name as a run. So a name without a slash is a path only if it holds a model.
     """
     if not isinstance(value, str):
         return value
@@ -177,7 +177,7 @@ def _merged(base: dict[str, Any], over: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _apply(content: dict[str, Any], override: str) -> None:
-    """train.tokens=100M; the value is read as YAML. Paths given here are relative to where the command runs."""
+    """Sets one field, such as train.tokens=100M. The value is YAML; paths are relative to the current folder."""
     dotted, equals, text = override.partition("=")
     keys = dotted.split(".")
     if not equals or not all(keys):
@@ -192,7 +192,7 @@ def _apply(content: dict[str, Any], override: str) -> None:
             section[key] = {}
         inner = section[key]
         if not isinstance(inner, dict):
-            raise UserError(f"{override}: {key} holds a value, no section with a {keys[-1]} in it")
+            raise UserError(f"{override}: {key} is a value, not a section with a key {keys[-1]}")
         section = inner
     if dotted == "finetune.base":
         value = _base(value, Path())
@@ -200,7 +200,7 @@ def _apply(content: dict[str, Any], override: str) -> None:
 
 
 def explain(error: ValidationError, model: type[BaseModel], content: Any) -> str:
-    """The first mistake in one line: dotted field, what is wrong, what would be right."""
+    """The first mistake in one line: the dotted field, what is wrong, what would be right."""
     first = min(error.errors(), key=_order)
     location = [str(part) for part in first["loc"] if not _is_tag(part)]
     field = ".".join(location)
@@ -221,14 +221,14 @@ def explain(error: ValidationError, model: type[BaseModel], content: Any) -> str
 
 
 def _order(problem: Any) -> int:
-    """An unknown key says more than the missing one it was meant to be, and both more than another form of a union."""
+    """Sorts mistakes: an unknown key first, then a missing one (which it was meant to be), then other union members."""
     if problem["type"] == "extra_forbidden":
         return 0
     return 2 if problem["type"] == "literal_error" and isinstance(problem["input"], dict) else 1
 
 
 def _is_tag(part: Any) -> bool:
-    """Members of a union appear in pydantic's locations; a person did not write them."""
+    """Whether a part of pydantic's location names a member of a union, which the user did not write."""
     return isinstance(part, str) and (part.startswith(("tuple[", "literal[", "function-")) or part in ("Search", "int"))
 
 

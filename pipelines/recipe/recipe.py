@@ -1,4 +1,4 @@
-"""The recipe: what a person writes in YAML, checked field by field. Everything but the data has a default."""
+"""The recipe: what a user writes in YAML, checked field by field. Everything except the data has a default."""
 
 from typing import Annotated, Any, Literal
 
@@ -12,7 +12,7 @@ from reducible.tasks.train.optimizers.settings import AnyOptimizer, default_sett
 
 
 class Schedule(Section):
-    """Shares of the run: linear warm-up, and for wsd the linear cooldown at its end."""
+    """Shares of the run: the linear warm-up, and for wsd the linear cooldown at the end."""
 
     kind: Literal["constant", "wsd", "cosine"] = "wsd"
     warmup: Annotated[Number, Field(ge=0, lt=1)] = 0.02
@@ -28,9 +28,9 @@ class Validation(Section):
 
 
 class Train(Section):
-    tokens: Count | None = Field(default=None, description="target units in all; default 20 for each parameter")
+    tokens: Count | None = Field(default=None, description="target units in total; default 20 for each parameter")
     batch: Count | None = Field(
-        default=None, description="target units per step; default grows with the root of tokens"
+        default=None, description="target units per step; the default grows with the square root of tokens"
     )
     micro_batch: int | None = Field(
         default=None, ge=1, description="sequences per forward pass; default up to 16k units"
@@ -52,7 +52,7 @@ class Train(Section):
 
 
 class Compute(Section):
-    """Where and how it runs; no part of any identity."""
+    """Where and how it runs. This is no part of any identity."""
 
     workers: int = Field(default=1, ge=1)
     cpus_per_worker: Annotated[Number, Field(gt=0)] = 1
@@ -65,7 +65,7 @@ class Compute(Section):
 
 
 class Search(Section):
-    """A small search of the learning rate inside each cell, on a first share of its run."""
+    """A small search for the learning rate inside each cell, on the first part of its run."""
 
     samples: int = Field(default=6, ge=2)
     low: Annotated[Number, Field(gt=0)] = 1e-3
@@ -85,17 +85,17 @@ class Cell(Section):
 
 
 Widths = tuple[int, ...] | tuple[tuple[int, ...], ...]
-"""For all budgets, or a list each."""
+"""One list for all budgets, or one for each."""
 
 
 class SweepFamily(Section):
-    """One of several families in a sweep. Every key that is not listed here is one of its model's."""
+    """One of several families in a sweep. Keys that are not listed here belong to its model."""
 
     model_config = ConfigDict(frozen=True, extra="allow", allow_inf_nan=False)
 
     family: str
     name: str | None = Field(default=None, pattern=r"^\w[\w.-]*$", description="default the family's")
-    widths: Widths = Field(default=(), description="its own ladder, instead of the sweep's")
+    widths: Widths = Field(default=(), description="its own widths, instead of the sweep's")
     sizes: tuple[Count, ...] = ()
     optimizer: AnyOptimizer | None = Field(default=None, description="what differs from train.optimizer")
 
@@ -109,21 +109,21 @@ class SweepFamily(Section):
 
 
 class Sweep(Section):
-    """Which cells: budgets x sizes (isoFLOP), an explicit grid, or trunks of several token counts per size."""
+    """The cells: budgets x sizes (isoFLOP), an explicit grid, or trunks with several token counts per size."""
 
     budgets: tuple[Annotated[Number, Field(gt=0)], ...] = Field(default=(), description="training FLOPs per cell")
     families: tuple[SweepFamily, ...] = Field(
         default=(), description="several on the same data and ledger, instead of model"
     )
-    widths: Widths = Field(default=(), description="for all budgets, or a list each")
-    sizes: tuple[Count, ...] = Field(default=(), description="about so many parameters, instead of widths")
+    widths: Widths = Field(default=(), description="one list for all budgets, or one for each")
+    sizes: tuple[Count, ...] = Field(default=(), description="approximate numbers of parameters, instead of widths")
     tokens: tuple[Count, ...] = Field(default=(), description="target units, instead of budgets")
     cells: tuple[Cell, ...] = Field(default=(), description="the grid itself, instead of budgets and widths")
     trunk: bool = Field(
         default=False, description="one constant-rate trunk per size; each count of tokens cools off it"
     )
     batches: tuple[Count, ...] = Field(default=(), description="target units per step, one for each budget")
-    tokens_per_parameter: tuple[Number, Number] | None = Field(default=None, description="cells outside are left out")
+    tokens_per_parameter: tuple[Number, Number] | None = Field(default=None, description="range; others are left out")
     seeds: int = Field(default=1, ge=1)
     learning_rate: Literal["rule"] | Search = "rule"
 
@@ -141,7 +141,7 @@ class Sweep(Section):
         if self.trunk and not self.tokens:
             raise ValueError("trunk needs tokens: the counts at which branches cool down")
         if self.batches and len(self.batches) != len(self.budgets or self.tokens):
-            raise ValueError("batches needs one entry for each budget")
+            raise ValueError("batches must have one entry for each budget")
         if self.trunk and self.learning_rate != "rule":
             raise ValueError("a trunk takes its learning rate from the width rule; leave out learning_rate or trunk")
         if self.trunk and len(set(self.batches)) > 1:
@@ -159,7 +159,7 @@ class Sweep(Section):
         for entry in self.families:
             if self.cells and (entry.widths or entry.sizes):
                 raise ValueError(f"families: cells is the whole grid; leave out widths and sizes of {entry.title}")
-            # What an entry does not say is the sweep's.
+            # An entry takes what it lacks from the sweep.
             ladders = [bool(entry.widths), bool(entry.sizes)]
             ladders = ladders if any(ladders) else [bool(self.widths), bool(self.sizes)]
             if not self.cells and sum(ladders) != 1:
@@ -173,7 +173,7 @@ class Recipe(Section):
     train: Train = Train()
     compute: Compute = Compute()
     evaluate: dict[str, Any] = Field(
-        default_factory=dict, description="checked once the family is known, by the kind of data that it reads"
+        default_factory=dict, description="checked by the kind of data that the family reads, once the family is known"
     )
     sweep: Sweep | None = None
     finetune: Finetune | None = None

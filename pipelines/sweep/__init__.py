@@ -1,1 +1,1 @@
-"""Sweeps: which cells, the tasks they become, and the law fitted to them."""
+"""Sweeps: their cells, the tasks of the cells, and the law fitted to them."""

@@ -1,4 +1,4 @@
-"""The cells of a sweep as tasks: trainings of their own, each with its search of a learning rate, or trunk branches."""
+"""The cells of a sweep as tasks: separate trainings, each with a search for its learning rate, or trunk branches."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -36,13 +36,13 @@ class SweepCell:
 
 @dataclass(frozen=True)
 class FamilyCells:
-    """The cells of one family; its name is empty where the sweep has no other."""
+    """The cells of one family. Its name is empty if the sweep has only one."""
 
     name: str
     recipe: Recipe
     cells: list[SweepCell]
     tags: Mapping[str, str]
-    """Of all its runs in MLflow."""
+    """The tags of all its runs in MLflow."""
 
 
 @dataclass(frozen=True)
@@ -50,7 +50,7 @@ class SweepTasks:
     dataset: Task
     families: list[FamilyCells]
     provisional: bool
-    """The dataset is not there yet, and how long its examples are decides what a cell of a budget is."""
+    """Whether the dataset is not made yet, and the lengths of its examples decide the cells of a budget."""
 
     @property
     def cells(self) -> list[SweepCell]:
@@ -58,10 +58,10 @@ class SweepTasks:
 
 
 def sweep_tasks(recipe: Recipe, store: Store) -> SweepTasks:
-    """The cells as tasks; what the fit and the report are made of is known when they have ended.
+    """The cells as tasks. The inputs of the fit and the report are known when these have ended.
 
     Raises:
-        UserError: a family that cannot read the data, a section that makes no model, cells that make no sweep.
+        UserError: a family cannot read the data, a section gives no model, or the cells give no sweep.
     """
     recipes = recipes_of(recipe)
     reads = _reads(recipes)
@@ -86,7 +86,7 @@ def fit_name(recipe: Recipe, family: str) -> str:
 
 
 def after_the_cells(recipe: Recipe) -> set[str]:
-    """Names and labels of the tasks that are known only when the cells have ended."""
+    """The names and labels of the tasks that are known only when the cells have ended."""
     families = [entry.title for entry in recipe.sweep.families] if recipe.sweep else []
     fits = {f"fit {fit_name(recipe, family)}" for family in families or [""]}
     comparison_too = {"compare", f"compare {recipe.name}"} if families else set()
@@ -94,7 +94,7 @@ def after_the_cells(recipe: Recipe) -> set[str]:
 
 
 def _reads(recipes: Mapping[str, Recipe]) -> str:
-    """What the families read: all the same, or their losses are of different units."""
+    """The kind of data that all families read. If they differed, their losses would have different units."""
     kinds = {}
     for name, own in recipes.items():
         with blamed(name):
@@ -103,8 +103,8 @@ def _reads(recipes: Mapping[str, Recipe]) -> str:
     for name, other in others:
         if other != reads:
             raise UserError(
-                f"sweep.families: {first} reads {reads} and {name} reads {other}, so that their losses do not compare; "
-                "put them into sweeps of their own"
+                f"sweep.families: {first} reads {reads} and {name} reads {other}, so their losses cannot be compared; "
+                "put them into separate sweeps"
             )
     return reads
 
@@ -117,7 +117,7 @@ def _cells(recipe: Recipe, plans: list[CellPlan], dataset: Task, tags: Mapping[s
 
 
 def _cell(recipe: Recipe, plan: CellPlan, dataset: Task, tags: Mapping[str, str]) -> Task:
-    """One training of its own, its learning rate by the width rule or from a search within the cell."""
+    """A cell as a training of its own. Its learning rate is by the width rule, or from a search in the cell."""
     assert recipe.sweep is not None
     search = recipe.sweep.learning_rate
     inputs = {"data": dataset}
@@ -145,7 +145,7 @@ def _search(recipe: Recipe, plan: CellPlan, search: SearchSection, dataset: Task
         spec=SearchSpec(train=short, samples=search.samples, low=search.low, high=search.high),
         inputs={"data": dataset},
         label=f"search {plan.label}",
-        # It only waits for its trials, which hold the cores; its memory keeps too many from waiting at once.
+        # It only waits for its trials, which hold the cores. Its memory limits how many wait at once.
         resources=Resources(cpus=0, memory=LAUNCHER_BYTES),
         execution=execution_of(recipe, short),
         weight=search.samples * training_flops(short, plan.model.cost),
@@ -154,10 +154,10 @@ def _search(recipe: Recipe, plan: CellPlan, search: SearchSection, dataset: Task
 
 
 def _trunks(recipe: Recipe, plans: list[CellPlan], dataset: Task, tags: Mapping[str, str]) -> list[SweepCell]:
-    """For each size one chain of constant-rate segments, and a cooldown branch off it for each count of tokens.
+    """For each size, a trunk of constant-rate segments, and a cooldown branch from it for each count of tokens.
 
-    A branch leaves the trunk where its cooldown starts; the next segment goes on from there, so that a larger count
-    later adds one segment and one branch and repeats nothing (Hägele et al. 2024).
+    A branch leaves the trunk where its cooldown starts, and the next segment continues from there. So a larger count
+    that is added later needs one more segment and one branch, and repeats nothing (Hägele et al. 2024).
     """
 
     def trunk(plan: CellPlan) -> tuple[int, int]:
@@ -166,7 +166,7 @@ def _trunks(recipe: Recipe, plans: list[CellPlan], dataset: Task, tags: Mapping[
     cells = []
     for _, group in groupby(sorted(plans, key=trunk), key=trunk):
         branches = sorted(group, key=lambda plan: plan.tokens)
-        # The warm-up is that of the shortest branch: it must not depend on what is added later.
+        # The warm-up is that of the shortest branch, because it must not depend on what is added later.
         warmup = round(recipe.train.schedule.warmup * steps_of(branches[0].tokens, branches[0].batch))
         segment: Task | None = None
         reached = 0

@@ -1,4 +1,4 @@
-"""The cells of a sweep: which sizes get how many tokens, as plain data, before anything runs."""
+"""The cells of a sweep as plain data, before anything runs: their sizes and their numbers of tokens."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -12,7 +12,7 @@ from reducible.tasks.errors import UserError
 
 @dataclass(frozen=True)
 class CellPlan:
-    """One cell before it is a task. budget is None in a design by tokens."""
+    """One cell before it becomes a task. budget is None in a design by tokens."""
 
     model: Model
     width: int
@@ -21,7 +21,7 @@ class CellPlan:
     seed: int
     budget: float | None = None
     family: str = ""
-    """Its name in a sweep of several."""
+    """The family's name, in a sweep of several."""
 
     @property
     def label(self) -> str:
@@ -40,9 +40,9 @@ class CellPlan:
 
 
 def recipes_of(recipe: Recipe) -> dict[str, Recipe]:
-    """Each family of the sweep as a recipe of its own, by name; one family alone has the name "".
+    """A recipe for each family of the sweep, by name. A single family has the name "".
 
-    They share everything but model, optimizer and ladder.
+    The recipes share everything except model, optimizer and widths.
     """
     sweep = recipe.sweep
     assert sweep is not None
@@ -66,7 +66,7 @@ def recipes_of(recipe: Recipe) -> dict[str, Recipe]:
 
 @contextmanager
 def blamed(family: str) -> Iterator[None]:
-    """A mistake in the section of one family among several is said to be there."""
+    """Adds the family's name to a mistake in its section, if there are several families."""
     try:
         yield
     except UserError as error:
@@ -78,10 +78,10 @@ def blamed(family: str) -> Iterator[None]:
 def cells_of(recipe: Recipe, base: Model, family: str = "", provisional: bool = False) -> list[CellPlan]:
     """The grid as the recipe describes it, smallest budget first.
 
-    family: its name in a sweep of several. provisional: what a unit costs is a guess, so that no cell is refused.
+    family: its name in a sweep of several. provisional: the cost of a unit is a guess, so no cell is refused.
 
     Raises:
-        UserError: where no cell is left, or one is too short for a single step.
+        UserError: no cell is left, or one is too short for a single step.
     """
     sweep = recipe.sweep
     assert sweep is not None
@@ -117,7 +117,7 @@ def _grid(recipe: Recipe, sweep: Sweep, base: Model, seed: int, family: str) -> 
             model = scaled(base, width)
             budget = float(amount) if sweep.budgets else None
             tokens = round(amount / model.cost.training_flops_per_unit) if sweep.budgets else round(amount)
-            # The branches of a trunk share the batch of the shortest, so that a longer one later changes nothing.
+            # The branches of a trunk share the batch of the shortest, so that adding a longer one changes nothing.
             units = batch_units(recipe, model, min(sweep.tokens) if sweep.trunk else tokens, batch)
             yield CellPlan(model, width, tokens, units, seed, budget, family)
 

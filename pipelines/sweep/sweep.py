@@ -1,6 +1,6 @@
-"""The pipeline `sweep`: tokenise -> cells -> fit -> report. Cells are durable: a larger sweep trains only new ones.
+"""The pipeline `sweep`: tokenise -> cells -> fit -> report. A larger sweep trains only new cells.
 
-With several families (sweep.families): cells of all -> a fit for each -> compare -> one report.
+With several families (sweep.families): the cells of all -> a fit for each -> compare -> one report.
 """
 
 import json
@@ -25,7 +25,7 @@ from reducible.tasks.workflow.task import Task
 
 
 def fit_task(recipe: Recipe, family: FamilyCells, outcomes: Mapping[str, Outcome]) -> Task:
-    """The fit over the cells that ended well; the others are excluded by name, each with its reason."""
+    """The fit of the cells that succeeded. The others are excluded by name, each with its reason."""
     inputs: dict[str, Task] = {}
     listed, excluded = [], []
     for index, cell in enumerate(family.cells):
@@ -49,7 +49,7 @@ def fit_task(recipe: Recipe, family: FamilyCells, outcomes: Mapping[str, Outcome
 
 
 def compare_task(recipe: Recipe, fits: Mapping[str, Task]) -> Task:
-    """What overtakes what, from the fits of several families."""
+    """The comparison of several families' fits: which overtakes which, and where."""
     return Task(
         name="compare",
         version=comparison.VERSION,
@@ -62,7 +62,7 @@ def compare_task(recipe: Recipe, fits: Mapping[str, Task]) -> Task:
 
 
 def report_task(recipe: Recipe, fits: Mapping[str, Task], dataset: Task, store: Store) -> Task:
-    """One page for the sweep: of its one fit, or of several families' fits and how they compare."""
+    """One page for the sweep: about its fit, or about several families' fits and their comparison."""
     content, units = _data_content(store, dataset), f"{recipe.data.unit}s"
     counted = {units: f"{content['splits']['train'][units]:,}"}
     shown: dict[str, Any] = {
@@ -96,7 +96,7 @@ def report_task(recipe: Recipe, fits: Mapping[str, Task], dataset: Task, store: 
 def _recipe_text(recipe: Recipe) -> str:
     content = recipe.model_dump(mode="json", exclude_defaults=True)
     if recipe.sweep is not None and recipe.sweep.families:
-        # An optimizer that says the default on purpose, against the recipe's own, must be seen.
+        # An optimizer that sets a default on purpose, against the recipe's own, must be shown.
         content["sweep"]["families"] = [
             entry.model_dump(mode="json", exclude_unset=True) for entry in recipe.sweep.families
         ]
@@ -104,7 +104,7 @@ def _recipe_text(recipe: Recipe) -> str:
 
 
 def sweep_recipe(recipe: Recipe, root: str, fresh: Sequence[str] = ()) -> int:
-    """Runs the sweep and says what came out; the exit code (1 where a cell failed, though the rest was fitted)."""
+    """Runs the sweep and prints the result; returns the exit code (1 if a cell failed, even if the rest was fitted)."""
     if recipe.sweep is None:
         raise UserError("sweep: is missing; for example sweep: {budgets: [1e12, 4e12], widths: [16, 32, 64]}")
     store = Store(root)
@@ -143,7 +143,7 @@ def sweep_recipe(recipe: Recipe, root: str, fresh: Sequence[str] = ()) -> int:
 def _fits(
     recipe: Recipe, tasks: SweepTasks, outcomes: Mapping[str, Outcome], failed: Sequence[Outcome]
 ) -> dict[str, Task]:
-    """A fit for each family of which a cell was trained."""
+    """A fit for each family with at least one trained cell."""
     trained = [family for family in tasks.families if any(outcomes[cell.train.identity].ok for cell in family.cells)]
     if not trained:
         raise UserError(f"{recipe.name}: no cell was trained; {failed[0].task.title}: {failed[0].error}")

@@ -285,7 +285,8 @@ def test_a_folder_of_data_does_not_hide_the_run_of_its_name(folder, monkeypatch)
     from_command = finetuning_recipe("base-transformer", "text", "new.txt", None, None, None, []).finetune
     for section in (from_recipe, from_override, from_command):
         assert section is not None and base_of(section.base, Store("root")).name == "base-transformer"
-    with pytest.raises(UserError, match=r"finetune.base: .*base-transformer: is no checkpoint; give the name of a run"):
+    refused = r"finetune.base: .*base-transformer: is not a checkpoint; give the name of a run"
+    with pytest.raises(UserError, match=refused):
         base_of(str(folder / "base-transformer"), Store("root"))
 
 
@@ -324,7 +325,7 @@ def test_the_folders_that_a_run_prints_are_bases(folder):
 def test_an_artifact_that_is_no_training_of_this_root_is_one_line(folder, tmp_path):
     store = Store(folder / "root")
     training = store.artifact("train", base_of("base-transformer", store).model.identity)
-    with pytest.raises(UserError, match=r"finetune.base: .* is a dataset, no training"):
+    with pytest.raises(UserError, match=r"finetune.base: .* is a dataset, not a training"):
         base_of(str(store.artifact("dataset", read_manifest(training)["inputs"]["data"])), store)
     with pytest.raises(UserError, match=r"finetune.base: .* lies outside .*; give its own root with --root"):
         base_of(str(training), Store(tmp_path))
