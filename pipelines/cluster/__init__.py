@@ -1,1 +1,1 @@
-"""Ray: a session on this machine or a cluster, and commands as jobs there."""
+"""Ray: a session on this machine or on a cluster, and commands as jobs of a cluster."""

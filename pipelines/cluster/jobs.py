@@ -1,4 +1,4 @@
-"""The same commands as jobs on a cluster: submit, list, follow, stop. Ray's job server does the work, over HTTP."""
+"""Commands as jobs on a cluster: submit, list, follow, stop. Ray's job server does the work, over HTTP."""
 
 import asyncio
 import difflib
@@ -45,9 +45,9 @@ class Job:
 
 
 def submit(command: Sequence[str], address: str | None, commands: Mapping[str, click.Command]) -> str:
-    """Starts `reducible COMMAND`, one of `commands`, on the cluster. Its id: run-my-notes-20261123-142501-3f2a.
+    """Starts `reducible COMMAND`, one of `commands`, on the cluster. Returns its id: run-my-notes-20261123-142501-3f2a.
 
-    The current code and what the command names travel with it (pipelines/cluster/upload.py states the rule).
+    The current code and the files that the command names are uploaded (pipelines/cluster/upload.py states the rule).
 
     Raises:
         UserError: the command cannot run there, or the cluster does not take it.
@@ -61,7 +61,7 @@ def submit(command: Sequence[str], address: str | None, commands: Mapping[str, c
         files = [*code_files(), *family_files(words[1:], here), *named_files(words[1:], root, here)]
         pack(archive, dict(files).items())
         client.submit_job(
-            # -P: a folder of the user's that is called data must not hide our package of that name.
+            # -P: a folder of the user must not hide a package of the same name.
             entrypoint=f"mkdir -p files && cd files && exec python -P -m reducible.pipelines.cli {shlex.join(words)}",
             submission_id=identity,
             runtime_env={"working_dir": str(archive), "env_vars": _environment_of_job()},
@@ -71,7 +71,7 @@ def submit(command: Sequence[str], address: str | None, commands: Mapping[str, c
 
 
 def _understood(words: list[str], commands: Mapping[str, click.Command]) -> tuple[Path, str]:
-    """The command's root and what it works on. Its mistakes are said here, not a minute later in a job's log."""
+    """The command's root and what it works on. Mistakes are reported here, not a minute later in a job's log."""
     from reducible.pipelines.recipe.load import load_recipe
 
     able = [name for name, known in commands.items() if name != "ui" and "root" in [p.name for p in known.params]]
@@ -89,24 +89,24 @@ def _understood(words: list[str], commands: Mapping[str, click.Command]) -> tupl
             f"--root {root}: a job needs an absolute folder on storage that all nodes see, such as /shared/reducible"
         )
     if context.get_parameter_source("root") is ParameterSource.ENVIRONMENT:
-        words += ["--root", root]  # the job does not see the environment of this machine
+        words += ["--root", root]  # the job does not have this machine's environment
     return Path(os.path.normpath(root)), name
 
 
 def _readable(command: str, name: str) -> str:
-    """command-name-time-random: what it is, when, and no clash with another of the same second."""
+    """command-name-time-random: what the job is and when it began; the random part makes it unique."""
     slug = re.sub(r"[^a-z0-9]+", "-", name.lower()).strip("-")[:40]
     parts = [command, slug, time.strftime("%Y%m%d-%H%M%S"), secrets.token_hex(2)]
     return "-".join(part for part in parts if part)
 
 
 def _environment_of_job() -> dict[str, str]:
-    """No secrets here: the dashboard and Ray's logs show it."""
+    """The job's environment. It must hold no secrets, because the dashboard and Ray's logs show it."""
     return {
         **worker_settings(),
         "RAY_SCHEDULER_EVENTS": SETTINGS["RAY_SCHEDULER_EVENTS"],
         "REDUCIBLE_CODE": code_version(),  # the upload has no .git
-        "RAY_JOB_STOP_WAIT_TIME_S": "15",  # time to write down what was going on; Ray's own 3 s are short
+        "RAY_JOB_STOP_WAIT_TIME_S": "15",  # time for the last records; Ray's default of 3 s is short
     }
 
 
@@ -136,10 +136,10 @@ def job(identity: str, address: str | None) -> Job:
 
 
 def logs(identity: str, address: str | None, follow: bool = False) -> Iterator[str]:
-    """What the job's command has printed, in pieces; with `follow` until it ends.
+    """The output of the job's command, in pieces; with `follow` until it ends.
 
     Raises:
-        UserError: no such job, or the connection broke (the job itself goes on).
+        UserError: there is no such job, or the connection broke (the job itself continues).
     """
     with _client(address) as client:
         _detail(client, identity)
@@ -157,10 +157,10 @@ async def _next(pieces: Any) -> str | None:
 
 
 def stop(identity: str, address: str | None, patience: float = 60) -> Job:
-    """Stops the job and waits until it has ended; one that ended before is left as it is.
+    """Stops the job and waits until it has ended. A job that has ended already stays as it is.
 
     Raises:
-        UserError: no such job, or it still runs after `patience` seconds.
+        UserError: there is no such job, or it still runs after `patience` seconds.
     """
     with _client(address) as client:
         _detail(client, identity)
@@ -187,12 +187,12 @@ def print_jobs(address: str | None) -> None:
 
 
 def print_logs(identity: str, follow: bool, address: str | None) -> int:
-    """Exit code: that of the job if it was followed to its end and failed, otherwise 0."""
+    """Prints the job's output. Returns the job's exit code if it was followed to its end and failed, otherwise 0."""
     try:
         for piece in logs(identity, address, follow):
             click.echo(piece, nl=False)
     except KeyboardInterrupt:
-        click.echo(f"\nNo longer following; the job goes on. End it with:  reducible stop {identity}", err=True)
+        click.echo(f"\nNo longer following; the job continues. Stop it with:  reducible stop {identity}", err=True)
         return 0
     if not follow:
         return 0
@@ -203,9 +203,7 @@ def print_logs(identity: str, follow: bool, address: str | None) -> int:
 
 def stop_job(identity: str, address: str | None) -> None:
     ended = stop(identity, address)
-    click.echo(
-        f"{identity}: {ended.status}. What its tasks finished is kept; submitted again, the command goes on from there."
-    )
+    click.echo(f"{identity}: {ended.status}. Finished tasks are kept; submit the command again to continue.")
 
 
 def _duration(seconds: float) -> str:
@@ -214,7 +212,7 @@ def _duration(seconds: float) -> str:
 
 
 def _detail(client: Any, identity: str) -> Any:
-    """One job's details, or the nearest id that there is."""
+    """The details of a job. If there is no such job, the error suggests the nearest id."""
     try:
         return client.get_job_info(identity)
     except RuntimeError as error:
@@ -229,10 +227,10 @@ def _detail(client: Any, identity: str) -> Any:
 
 @contextmanager
 def _client(address: str | None) -> Iterator[Any]:
-    """A client of the cluster's job server; everything that goes wrong with it becomes one line.
+    """A client of the cluster's job server. Every error of it becomes one line.
 
     Raises:
-        UserError: no server there, not our token, not a Ray that speaks jobs.
+        UserError: no server answers, it refuses the token, or its Ray has no jobs.
     """
     url = address or os.environ.get("RAY_API_SERVER_ADDRESS") or DASHBOARD
     if not url.startswith(("http://", "https://")):
@@ -264,7 +262,7 @@ def _first_line(error: Exception) -> str:
 
 @contextmanager
 def _own_address() -> Iterator[None]:
-    """RAY_ADDRESS would override the address that was given; a token is sent only in token mode."""
+    """The environment for the client: RAY_ADDRESS would override the address, and a token needs token mode."""
     names = ("RAY_ADDRESS", "RAY_API_SERVER_ADDRESS", "RAY_AUTH_MODE")
     kept = {name: os.environ[name] for name in names if name in os.environ}
     mode = auth_mode()

@@ -1,4 +1,4 @@
-"""Opens Ray for a command: joins the cluster that was named, or starts a quiet one on this machine alone."""
+"""Opens Ray for a command: joins the cluster that was named, or starts a quiet one on this machine only."""
 
 import os
 import secrets
@@ -19,26 +19,26 @@ import yaml
 from reducible.pipelines.cluster.upload import PACKAGE, code_files, pack
 from reducible.tasks.errors import UserError
 
-# Ray reads these from the environment, some of them while it is imported. A value of the user's own wins.
+# Ray reads these from the environment, some of them while it is imported. A value that the user has set wins.
 SETTINGS = {
     "RAY_AUTH_MODE": "token",
     "RAY_USAGE_STATS_ENABLED": "0",
     "RAY_SCHEDULER_EVENTS": "0",
     "RAY_TRAIN_ENABLE_PRINT_PATCH": "0",
-    # A task that asked for no GPU sees none; otherwise torch would take one that Ray gave to another task.
+    # A task that asked for no GPU sees none. Otherwise torch would use one that Ray gave to another task.
     "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "1",
-    # Threads that spin on a busy core make torch far slower; who wants more threads asks torch for them.
+    # Threads that spin on a busy core make torch far slower. A task that needs more threads asks torch for them.
     "OMP_NUM_THREADS": "1",
 }
 LOOPBACK = {"RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER": "0"}  # without it Ray turns 127.0.0.1 into the interface's address
 OBJECT_STORE_BYTES = 256 * 2**20  # small: paths travel between tasks, not objects
 TOKEN_HELP = "copy the cluster's to ~/.ray/auth_token, or name its file in RAY_AUTH_TOKEN_PATH"
-AUTOSCALER = Path("~/ray_bootstrap_config.yaml")  # what `ray up` leaves on the head, where the drivers of jobs run
+AUTOSCALER = Path("~/ray_bootstrap_config.yaml")  # written by `ray up` on the head, where the drivers of jobs run
 
 
 @dataclass(frozen=True)
 class Machine:
-    """A kind of node: what one of them gives, and how many there are or, where it scales, can be."""
+    """A kind of node: what one node gives, and how many there are (or can be, if it scales)."""
 
     name: str
     cpus: float
@@ -47,7 +47,7 @@ class Machine:
     scales: bool = False
 
     def holds(self, cpus: float, gpus: float) -> int:
-        """How many workers of this size one such node takes."""
+        """How many workers of this size one such node can hold."""
         shares = [have / ask for have, ask in ((self.cpus, cpus), (self.gpus, gpus)) if ask > 0]
         return int(min(shares) + 1e-6) if shares else sys.maxsize
 
@@ -58,17 +58,17 @@ class Machine:
 
 @dataclass(frozen=True)
 class Cluster:
-    """Where the tasks run. `machines` is None where an autoscaler decides whose limits cannot be seen from here."""
+    """Where the tasks run. `machines` is None if an autoscaler decides and its limits are not known here."""
 
     local: bool
     machines: tuple[Machine, ...] | None
     scales_to: int = 0
 
     def require(self, what: str, cpus: float = 1, gpus: float = 0, workers: int = 1) -> None:
-        """Ray waits for ever, and silently, for what no node can give: say so before anything starts.
+        """Refuses a task that no node can hold, before anything starts. Ray would wait for ever without a word.
 
         Raises:
-            UserError: what was asked for and what there is.
+            UserError: saying what was asked for and what there is.
         """
         if self.machines is None:
             return
@@ -94,14 +94,14 @@ def capacity(machines: tuple[Machine, ...], scales_to: int, cpus: float, gpus: f
 
 @contextmanager
 def session(address: str | None = None, cpus: int | None = None, gpus: int | None = None) -> Iterator[Cluster]:
-    """Ray for the length of a `with`; it ends with it, also after an error or Ctrl-C.
+    """Opens Ray for the length of a `with`, and closes it at the end, also after an error or Ctrl-C.
 
     Joins `address` (host:port of a head), else RAY_ADDRESS, which Ray sets inside a job. Without either it
-    starts Ray on this machine, on loopback only, with `cpus` and `gpus` (default: all there are). Where Ray is open
-    already, it is used and left open.
+    starts Ray on this machine, on loopback only, with `cpus` and `gpus` (default: all). If Ray is open already, it is
+    used and left open.
 
     Raises:
-        UserError: nothing answers at the address, or not to this token or this version of Ray.
+        UserError: nothing answers at the address, or it refuses this token or this version of Ray.
     """
     address = address or os.environ.get("RAY_ADDRESS")
     settings = SETTINGS | (LOOPBACK if not address or _host(address) in ("127.0.0.1", "localhost") else {})
@@ -109,9 +109,9 @@ def session(address: str | None = None, cpus: int | None = None, gpus: int | Non
     if address:
         settings["RAY_AUTH_MODE"] = auth_mode()
     else:
-        # A secret of this session's own: none is written under HOME, and none of a cluster is used here.
+        # This session's own secret: nothing is written under HOME, and no cluster's secret is used.
         settings["RAY_AUTH_TOKEN"] = secrets.token_hex(32)
-        # Ours before anything of the user's, also before a folder of that name where the command is given.
+        # This package comes first, even if the current folder has one of the same name.
         places = (str(PACKAGE.parent), os.environ.get("PYTHONPATH"), os.getcwd())
         settings["PYTHONPATH"] = os.pathsep.join(filter(None, places))
     with _environment(settings):
@@ -140,7 +140,7 @@ def session(address: str | None = None, cpus: int | None = None, gpus: int | Non
 
 
 def auth_mode() -> str:
-    """How to speak to a cluster: with a token if there is one here. Without one the cluster says whether it wants one.
+    """The settings for a cluster: with a token if this machine has one. Without one the cluster says if it wants one.
 
     Raises:
         UserError: RAY_AUTH_TOKEN_PATH names a file that cannot be read or is empty.
@@ -149,7 +149,7 @@ def auth_mode() -> str:
 
 
 def has_token() -> bool:
-    """Whether this machine has a token for a cluster, wherever Ray looks for one."""
+    """Whether this machine has a token for a cluster, in any place where Ray looks for one."""
     from ray._raylet import AuthenticationTokenLoader  # type: ignore[attr-defined]
     from ray.exceptions import AuthenticationError
 
@@ -172,20 +172,20 @@ def refused_token() -> str:
 
 
 def reread_environment() -> None:
-    """What Ray reads from the environment once per process, read again: whoever changes it says so here."""
+    """Makes Ray read the environment again, which it reads once per process. Call it after each change."""
     from ray import _raylet
     from ray._private import ray_constants
 
     _raylet.Config.initialize("")  # type: ignore[attr-defined]
     _raylet.AuthenticationTokenLoader.instance().reset_cache()  # type: ignore[attr-defined]
-    # Otherwise a session that opens after something else imported Ray would listen on every interface.
+    # Otherwise a session would listen on every interface if other code had imported Ray before.
     ray_constants.ENABLE_RAY_CLUSTER = ray_constants.env_bool(ray_constants.ENABLE_RAY_CLUSTERS_ENV_VAR, True)
 
 
 def _start(cpus: int | None, gpus: int | None, scratch: Path) -> None:
     import ray
 
-    with chdir(scratch):  # Ray puts the current folder before all others on the path of workers
+    with chdir(scratch):  # Ray puts the current folder first on the path of workers
         ray.init(
             "local",  # without it Ray would join any head that runs on this machine
             num_cpus=cpus,
@@ -199,13 +199,13 @@ def _start(cpus: int | None, gpus: int | None, scratch: Path) -> None:
 
 
 def _join(address: str, scratch: Path) -> None:
-    """Raises UserError where Ray cannot be joined at the address."""
+    """Raises UserError if Ray cannot be joined at the address."""
     import ray
 
     if address.startswith(("http://", "https://")):
         raise UserError(
-            f"RAY_ADDRESS={address}: is where jobs are submitted (`reducible submit ... --address {address}`); "
-            "a command of this machine joins a cluster by host:port, such as 10.0.0.5:6379"
+            f"RAY_ADDRESS={address}: is the address for submitting jobs (`reducible submit ... --address {address}`); "
+            "a command on this machine joins a cluster by host:port, such as 10.0.0.5:6379"
         )
     host, _, port = address.rpartition(":")
     if "://" in address or not host or not port.isdigit():
@@ -223,7 +223,7 @@ def _join(address: str, scratch: Path) -> None:
 
 
 def _check_token(address: str) -> None:
-    """ray.init tries a wrong token for 20 s and then does not say that it was the token."""
+    """Checks the token first: ray.init tries a wrong one for 20 s and then does not say that it was wrong."""
     import grpc  # type: ignore[import-untyped]
     from ray._private.grpc_utils import init_grpc_channel
     from ray.core.generated.gcs_service_pb2 import GetClusterIdRequest
@@ -236,12 +236,12 @@ def _check_token(address: str) -> None:
             if error.code() == grpc.StatusCode.UNAUTHENTICATED:
                 raise UserError(f"RAY_ADDRESS={address}: {refused_token()}") from None
             raise UserError(
-                f"RAY_ADDRESS={address}: is no Ray head, or not of this version ({error.code().name})"
+                f"RAY_ADDRESS={address}: is not a Ray head, or not of this version ({error.code().name})"
             ) from None
 
 
 def _runtime_env(scratch: Path) -> dict[str, Any]:
-    """What workers elsewhere need of us. Inside a job Ray has brought it along with the job itself."""
+    """What the workers of a cluster need from this machine. Inside a job Ray has brought it with the job."""
     if "RAY_JOB_CONFIG_JSON_ENV_VAR" in os.environ:
         return {}
     archive = scratch / "code.zip"
@@ -250,7 +250,7 @@ def _runtime_env(scratch: Path) -> dict[str, Any]:
 
 
 def worker_settings() -> dict[str, str]:
-    """The part of our settings that a cluster's workers need, whoever started them."""
+    """The settings that a cluster's workers need, no matter who started them."""
     names = ("RAY_TRAIN_ENABLE_PRINT_PATCH", "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "OMP_NUM_THREADS")
     return {name: os.environ.get(name, SETTINGS[name]) for name in names}
 
@@ -264,13 +264,13 @@ def _cluster(local: bool) -> Cluster:
     try:
         declared = yaml.safe_load(AUTOSCALER.expanduser().read_text())
     except OSError:
-        # On Kubernetes the autoscaler is KubeRay's, and what it may start is written where we cannot look.
+        # On Kubernetes the autoscaler is KubeRay's, and its limits are written where this process cannot read them.
         return Cluster(False, None if "KUBERAY_GEN_RAY_START_CMD" in os.environ else _grouped(nodes))
     return autoscaled(nodes, declared)
 
 
 def autoscaled(nodes: list[dict[str, float]], declared: Mapping[str, Any]) -> Cluster:
-    """The head as it stands, and the workers that the configuration of `ray up` lets the autoscaler start."""
+    """The head as it is, and the workers that the configuration of `ray up` lets the autoscaler start."""
     kinds = {
         name: kind for name, kind in declared["available_node_types"].items() if name != declared["head_node_type"]
     }
@@ -296,7 +296,7 @@ def _host(address: str) -> str:
 
 @contextmanager
 def _environment(settings: Mapping[str, str]) -> Iterator[None]:
-    """These variables for a while, then what was there before."""
+    """Sets these variables for the length of a `with`, then restores them."""
     before = {name: os.environ.get(name) for name in settings}
     os.environ.update(settings)
     try:
@@ -311,7 +311,7 @@ def _environment(settings: Mapping[str, str]) -> Iterator[None]:
 
 @contextmanager
 def _sigterm_kept() -> Iterator[None]:
-    """ray.init takes SIGTERM over; the command has its own way to stop, which stays."""
+    """Keeps the command's own handler of SIGTERM, which ray.init would replace."""
     if threading.current_thread() is not threading.main_thread():
         yield
         return

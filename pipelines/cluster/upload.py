@@ -1,11 +1,11 @@
-"""What a job carries to a cluster: our packages, and the recipes and data that its command names.
+"""What a job uploads to a cluster: the package, and the recipes and data that its command names.
 
-One zip: the packages, and `files`, in which the job runs and which mirrors the folder the command was given in, so that
-relative paths mean there what they mean here. The rule for every path that a command or its recipe names:
+The upload is one zip with the package and the folder `files`. The job runs in `files`, which mirrors the folder where
+the command was given, so that relative paths mean the same there. The rule for every path in a command or its recipe:
 
-- relative: it travels, whatever .gitignore says. It has to lie in the current folder; .rayignore refuses it by name;
-- absolute: it stays, and means the same path on the cluster. One that exists here is refused, because it was surely
-  meant, unless it lies beside --root, on the storage that all nodes see.
+- relative: it is uploaded, whatever .gitignore says. It must be in the current folder, and .rayignore can refuse it;
+- absolute: it is not uploaded, and means the same path on the cluster. If it exists on this machine it is refused,
+  because this one was surely meant, unless it is beside --root, on the storage that all nodes see.
 """
 
 import glob
@@ -26,12 +26,12 @@ from reducible.pipelines.dataset.kinds import data_paths
 from reducible.tasks.errors import UserError
 
 PACKAGE = Path(reducible.__file__).parent
-LIMIT = 100 * 2**20  # bytes of the zip: what Ray's job server takes
+LIMIT = 100 * 2**20  # bytes of the zip that Ray's job server accepts
 
 
 @dataclass(frozen=True)
 class Named:
-    """A path, the field or argument it stands in, and where it leads as written: relative to here, or absolute."""
+    """A path, the field or argument that names it, and the text of it: relative to the current folder, or absolute."""
 
     field: str
     text: str
@@ -39,7 +39,7 @@ class Named:
 
 
 def pack(archive: Path, files: Iterable[tuple[str, Path]]) -> None:
-    """A zip that is the same, byte for byte, for the same contents: Ray uploads once what it has seen before.
+    """Writes a zip that is the same, byte for byte, for the same contents, so that Ray uploads it only once.
 
     Raises:
         UserError: a file cannot be read, or the zip grows larger than a job can carry.
@@ -56,14 +56,14 @@ def pack(archive: Path, files: Iterable[tuple[str, Path]]) -> None:
                 raise UserError(f"{path}: cannot be uploaded ({error.strerror})") from None
             if archive.stat().st_size > LIMIT:
                 raise UserError(
-                    f"the upload passes {LIMIT >> 20} MiB, the most that a job can carry, at {path} "
+                    f"the upload exceeds {LIMIT >> 20} MiB, the most that a job can carry, at {path} "
                     f"({path.stat().st_size / 2**20:.0f} MiB); put the data on storage that all nodes see and name it "
                     "by its absolute path there"
                 )
 
 
 def code_files() -> Iterator[tuple[str, Path]]:
-    """The package reducible as it is now, but for what .gitignore and .rayignore leave out."""
+    """The package reducible as it is now, without what .gitignore and .rayignore leave out."""
     ignored = _ignored_by(PACKAGE.parent, gitignore=True)
     for entry in sorted(PACKAGE.iterdir()):
         files = _files_under(entry.resolve()) if entry.is_dir() else [entry]  # folders of a checkout are links
@@ -77,7 +77,7 @@ def named_files(arguments: Sequence[str], root: Path, here: Path) -> Iterator[tu
     """The recipes and local data behind the arguments of a command that was given in the folder `here`.
 
     Raises:
-        UserError: a path that would not exist on the cluster, or that .rayignore keeps here.
+        UserError: a path would not exist on the cluster, or .rayignore leaves it out.
     """
     ignored = _ignored_by(here, gitignore=False)
     storage = root if root.parent == root.parent.parent else root.parent
@@ -89,7 +89,7 @@ def named_files(arguments: Sequence[str], root: Path, here: Path) -> Iterator[tu
 
 
 def family_files(arguments: Sequence[str], here: Path) -> Iterator[tuple[str, Path]]:
-    """The code of the families from outside this package that a command or its recipes name by their address."""
+    """The code of the families outside this package that a command or its recipes name by their address."""
     from reducible.models.families.outside import code_files as files_of
     from reducible.models.families.outside import find_in_current_folder
 
@@ -103,7 +103,7 @@ def family_files(arguments: Sequence[str], here: Path) -> Iterator[tuple[str, Pa
 
 
 def _families(content: Any) -> Iterator[str]:
-    """What stands under `family`, wherever in a recipe."""
+    """The values of the keys `family` anywhere in a recipe."""
     if isinstance(content, dict):
         yield from _texts(content.get("family"))
     for value in content.values() if isinstance(content, dict) else content if isinstance(content, list) else ():
@@ -145,7 +145,7 @@ def _named(arguments: Sequence[str], here: Path) -> Iterator[Named]:
 
 
 def _with_bases(path: Path, here: Path) -> list[tuple[Path, Any]]:
-    """A recipe and its bases, the nearest first. Their mistakes are load_recipe's to explain, not ours."""
+    """A recipe and its bases, the nearest first. load_recipe explains mistakes in them, not this function."""
     chain: list[tuple[Path, Any]] = []
     while (here / path).is_file() and path not in [seen for seen, _ in chain]:
         chain.append((path, yaml.safe_load((here / path).read_text())))
@@ -162,7 +162,7 @@ def _at(content: Any, keys: Sequence[str]) -> list[str]:
 
 
 def _value(text: str) -> Any:
-    """An override's value as load_recipe reads it; what is no YAML, such as *.md, is text."""
+    """An override's value as load_recipe reads it. A value that is not YAML, such as *.md, is text."""
     try:
         return yaml.safe_load(text)
     except yaml.YAMLError:
@@ -187,7 +187,7 @@ def _travelling(named: Named, storage: Path, here: Path) -> list[Path]:
         return []
     if not path.is_relative_to(here):
         raise UserError(
-            f"{named.field}: {named.text} lies outside the current folder ({here}) and is not uploaded; "
+            f"{named.field}: {named.text} is outside the current folder ({here}) and is not uploaded; "
             f"submit from a folder that holds it, or {shared}"
         )
     if not found:
@@ -196,7 +196,7 @@ def _travelling(named: Named, storage: Path, here: Path) -> list[Path]:
 
 
 def _matches(path: Path) -> list[Path]:
-    """A file, all files of a folder, or those of a glob; hidden ones stay, as data/sources.py leaves them out."""
+    """A file, all files of a folder, or those of a glob, without hidden ones, which data/sources.py leaves out too."""
     if path.is_dir():
         return [file for file in _files_under(path) if not any(p.startswith(".") for p in file.relative_to(path).parts)]
     if path.exists() or path.is_symlink():
@@ -209,7 +209,7 @@ def _files_under(folder: Path) -> Iterator[Path]:
 
 
 def _ignored_by(folder: Path, gitignore: bool) -> Callable[[Path], bool]:
-    """Whether .rayignore (and .gitignore) of a folder leave a path in it out, read as Ray reads them."""
+    """A test whether .rayignore (and .gitignore) of a folder leave out a path in it, read as Ray reads them."""
     from ray._private.runtime_env.packaging import get_excludes_from_ignore_files
 
     excludes = get_excludes_from_ignore_files(folder, gitignore, logging.getLogger(__name__))

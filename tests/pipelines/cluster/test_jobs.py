@@ -84,7 +84,7 @@ def test_paths_that_the_cluster_would_not_see_are_refused(here: Path) -> None:
     outside.write_text("x")
     with pytest.raises(UserError, match=r"^data.source: .*outside.txt is a path of this machine"):
         _travels(here, "my-notes.yaml", f"data.source={outside}")
-    with pytest.raises(UserError, match=r"^data.source: ../outside.txt lies outside the current folder"):
+    with pytest.raises(UserError, match=r"^data.source: ../outside.txt is outside the current folder"):
         _travels(here, "my-notes.yaml", "data.source=../outside.txt")
     with pytest.raises(UserError, match=r"^data.source: .*nothing does not exist"):
         _travels(here, "my-notes.yaml", "data.source=nothing")
@@ -309,7 +309,7 @@ def _seen_by_a_worker() -> dict[str, str | None]:
 @pytest.mark.parametrize(
     ("address", "message"),
     [
-        ("http://127.0.0.1:8265", "is where jobs are submitted"),
+        ("http://127.0.0.1:8265", "is the address for submitting jobs"),
         ("ray://127.0.0.1:10001", "give the head's host:port"),
         ("auto", "give the head's host:port"),
         ("127.0.0.1:1", "nothing answers there"),
@@ -401,7 +401,10 @@ def test_a_killed_driver_and_the_command_submitted_again_run_no_finished_task_tw
         monkeypatch.setenv("RAY_AUTH_TOKEN", "wrong")
         with pytest.raises(UserError, match="does not know this token"):
             jobs.list_jobs(address)
-        with pytest.raises(UserError, match="RAY_ADDRESS=.*is no Ray head"), session(address.removeprefix("http://")):
+        with (
+            pytest.raises(UserError, match="RAY_ADDRESS=.*is not a Ray head"),
+            session(address.removeprefix("http://")),
+        ):
             pass
         with pytest.raises(UserError, match="RAY_ADDRESS=.*does not know this token"), session(gcs):
             pass
