@@ -18,7 +18,7 @@ ROOT = click.option(
 ADDRESS = click.option(
     "--address",
     envvar="RAY_API_SERVER_ADDRESS",
-    help="Address of the cluster's dashboard, such as http://127.0.0.1:8265 (see `ray dashboard cluster.yaml`).",
+    help="Address of the cluster's dashboard, such as http://127.0.0.1:8265 (opened by `ray dashboard cluster.yaml`).",
 )
 RECIPE = click.argument("recipe", type=click.Path(path_type=Path, dir_okay=False))
 OVERRIDES = click.argument("overrides", nargs=-1, metavar="[KEY=VALUE]...")
@@ -97,7 +97,7 @@ def run(recipe: Path, overrides: tuple[str, ...], root: str, fresh: tuple[str, .
 @ROOT
 @FRESH
 def sweep(recipe: Path, overrides: tuple[str, ...], root: str, fresh: tuple[str, ...]) -> None:
-    """Train the cells of a sweep, fit the scaling law, write the report.
+    """Train the cells of a sweep, fit the law, write the report.
 
     A budget or width added later trains only the new cells.
 
@@ -169,7 +169,9 @@ def plan(
     help="Form of the law. Without a name, lists the known forms.",
 )
 def fit(table: Path, out: Path | None, draws: int, form: str) -> None:
-    """Fit scaling laws to any table of runs: a CSV with the columns N, D, C and loss.
+    """Fit a scaling law to a table of runs.
+
+    TABLE is a CSV with the columns N, D, C and loss.
 
     \b
     reducible fit runs.csv
@@ -191,7 +193,9 @@ def fit(table: Path, out: Path | None, draws: int, form: str) -> None:
 @click.option("--json", "as_json", is_flag=True, help="Print JSON.")
 @ROOT
 def predict(sweep: str, compute: str | None, loss: float | None, family: str | None, as_json: bool, root: str) -> None:
-    """Read a fitted law: SWEEP is the sweep's name, an artifact's identity, or the path of a fit.json.
+    """Read a fitted law.
+
+    SWEEP is the sweep's name, an artifact's identity, or the path of a fit.json.
 
     \b
     reducible predict demo --compute 1e15
