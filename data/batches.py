@@ -66,7 +66,7 @@ class Batches:
         self._blocks: dict[tuple[int, int], np.ndarray] = {}
 
     def steps_for(self, units: int) -> int:
-        """Steps until at least so many target units are seen."""
+        """The number of steps in which at least `units` target units are seen."""
         return -(-units // self.units_per_step)
 
     def micro_batches(self, step: int) -> list[np.ndarray]:
@@ -122,7 +122,7 @@ def fixed(examples: Examples, count: int, micro_batch: int) -> list[np.ndarray]:
 
 
 def cut_by_size(indices: np.ndarray, sizes: np.ndarray, room: int) -> list[np.ndarray]:
-    """The indices in order, in pieces of at least one whose rows x largest size stay within `room`."""
+    """Cuts the indices in order into pieces whose rows x largest size is at most `room`; no piece is empty."""
     pieces, start, largest = [], 0, 0
     for place, size in enumerate(sizes[indices].tolist()):
         largest = max(largest, size)

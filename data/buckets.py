@@ -10,7 +10,7 @@ from reducible.data.order import key_of, permute
 
 _POOL_STEPS = 32  # steps whose examples are sorted by size together
 _LIKE = 1.15  # ratio of target lengths that count as alike
-_TOLERANCE = 0.02  # by how much a step may differ on average from the batch that was asked for
+_TOLERANCE = 0.02  # relative difference allowed between the average step and the batch that was asked for
 
 
 class RaggedExamples(Examples, Protocol):
@@ -37,13 +37,13 @@ class Buckets:
     3. cut where the cumulative units pass equal shares of the lap: one piece a step;
     4. permute the steps.
 
-    Where an epoch holds so few steps' worth that a whole number of them misses `batch_units` by more than 2 %, a lap
-    takes several epochs, the fewest that do not; pools and step 4 then stay within an epoch.
+    In a small epoch a whole number of steps can miss `batch_units` by more than 2 %. A lap then takes several epochs,
+    the fewest that bring it within 2 %. Pools and step 4 stay within an epoch.
     """
 
     def __init__(self, examples: Examples, batch_units: int, micro_batch: int, seed: int) -> None:
-        """`batch_units` target units per step, whatever the world size; `micro_batch` full sequences of `sequence`
-        per forward pass: shorter examples come more at a time. The examples are RaggedExamples."""
+        """`batch_units` target units per step, whatever the world size; room for `micro_batch` full sequences per
+        forward pass, which holds more examples if they are shorter. The examples are RaggedExamples."""
         if len(examples) == 0:
             raise DataError(f"data: the {examples.split} split is empty; give more data or another validation share")
         if batch_units < examples.sequence:
@@ -66,7 +66,7 @@ class Buckets:
         self._current: tuple[int, np.ndarray, np.ndarray, np.ndarray] | None = None
 
     def steps_for(self, units: int) -> int:
-        """Steps until at least so many target units are seen, on average."""
+        """The number of steps in which at least `units` target units are seen, on average."""
         return -(-units // self.units_per_step)
 
     def micro_batches(self, step: int) -> list[np.ndarray]:
@@ -99,14 +99,14 @@ class Buckets:
         )
         before = np.cumsum(self._lengths[order]) - self._lengths[order]
         pool = np.arange(len(order)) // count if self._epochs > 1 else before // (_POOL_STEPS * self.units_per_step)
-        # Groups of like length, each by size; pools and groups upwards and downwards by turns, so that what meets at a
-        # border is alike. Stable: equals stay in the order of the permutation.
+        # Groups of like length, each sorted by size. Pools and groups alternate between ascending and descending order,
+        # so that neighbours at a border are alike. The sort is stable: equals stay in the order of the permutation.
         group = self._groups[order] * np.where(pool % 2, -1, 1)
         order = order[np.lexsort((self._sizes[order] * np.where(group % 2, -1, 1), group, pool))]
         seen = np.cumsum(self._lengths[order])
         middle = seen - self._lengths[order] / 2
         borders = np.searchsorted(middle, int(seen[-1]) * np.arange(pieces + 1) / pieces)
-        # At least one example a step, also where single examples are as long as a step.
+        # Every step gets at least one example, even if single examples are as long as a step.
         borders = np.maximum.accumulate(borders - np.arange(pieces + 1)) + np.arange(pieces + 1)
         borders = np.minimum(borders, len(order) - np.arange(pieces, -1, -1))
         turn = np.concatenate(
@@ -130,7 +130,7 @@ def _lap(epoch_units: int, batch_units: int) -> tuple[int, int]:
 
 
 def _even(indices: np.ndarray, sizes: np.ndarray, room: int) -> list[np.ndarray]:
-    """As few pieces as `room` allows, and then the least room that needs no more: no tiny rest at the end."""
+    """Cuts into as few pieces as `room` allows, then evens them out: the smallest room that needs no more pieces."""
     pieces = cut_by_size(indices, sizes, room)
     low, high = 0, room
     while len(pieces) > 1 and high - low > max(1, room // 64):

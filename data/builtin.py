@@ -16,7 +16,7 @@ from reducible.data.scheme import Kind, Scheme
 @dataclass(frozen=True)
 class Corpus:
     files: Callable[[Path | None], Sequence[tuple[str, Path]]]
-    """(name, path) of its files, given the folder for what is made once."""
+    """Returns (name, path) of its files; takes the folder for what is made once."""
     settings: Mapping[str, Any] = field(default_factory=dict)
 
 
@@ -41,7 +41,7 @@ CORPORA: Mapping[Kind, Mapping[str, Corpus]] = {
         **{name: Corpus(partial(_python, name)) for name in python_files.CORPORA},
         **{name: Corpus(partial(_docstrings, name, "txt"), {"documents": "line"}) for name in docstrings.CORPORA},
     },
-    # Hundreds of functions share a name, and some of them their docstring: either would give the answer away.
+    # Hundreds of functions share a name, and some share a docstring: either on both sides gives the answer away.
     "pairs": {name: Corpus(partial(_docstrings, name, "tsv"), {"split_by": "both"}) for name in docstrings.CORPORA},
     "series": {
         name: Corpus(partial(_statsmodels, name), {"columns": (column,), "time": time})
@@ -52,7 +52,7 @@ CORPORA: Mapping[Kind, Mapping[str, Corpus]] = {
         )
     },
 }
-"""What each kind of data finds under a name."""
+"""The corpora of each kind of data, by name."""
 
 
 class Builtin(Scheme):

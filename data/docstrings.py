@@ -1,4 +1,4 @@
-"""Sentences, and pairs of a sentence and a function's name, out of the docstrings of Python files on the machine."""
+"""Sentences, and pairs of a sentence and a function's name, from the docstrings of Python files on the machine."""
 
 import ast
 import hashlib
@@ -17,10 +17,10 @@ from reducible.data.errors import DataError
 from reducible.data.hashes import HashCache
 
 CORPORA = {"docstrings": "stdlib", "docstrings-packages": "packages"}
-"""Corpora of docstrings and the Python files that they read (data/python_files.py)."""
+"""Corpora of docstrings, and the Python files that each is made from (data/python_files.py)."""
 
-_VERSION = 1  # of what is taken out of a file
-_WORDS = (2, 40)  # of a sentence worth keeping
+_VERSION = 1  # raised when something else is taken from a file
+_WORDS = (2, 40)  # fewest and most words of a sentence that is kept
 _END = re.compile(r"(?<=[.!?])(?<!e\.g\.)(?<!i\.e\.)(?<!etc\.)(?<!vs\.)\s+(?=[A-Z`'\"(*])")
 _SIGNATURE = re.compile(r"[\w.]+\(")  # what numpy and others write instead of a first sentence
 _SUBTOKEN = re.compile(r"[A-Z]+(?=[A-Z][a-z])|[A-Z]?[a-z]+|[A-Z]+|[0-9]+")
@@ -29,7 +29,7 @@ _SUBTOKEN = re.compile(r"[A-Z]+(?=[A-Z][a-z])|[A-Z]?[a-z]+|[A-Z]+|[0-9]+")
 class Described(NamedTuple):
     sentence: str
     name: str | None
-    """Of a function in sub-tokens, lower case, with spaces between; None for classes, modules and special methods."""
+    """A function's name as lower-case sub-tokens with spaces between; None for classes, modules, special methods."""
 
 
 def corpus(name: str, suffix: Literal["txt", "tsv"], cache: Path | None) -> tuple[str, Path]:
@@ -51,12 +51,12 @@ def corpus(name: str, suffix: Literal["txt", "tsv"], cache: Path | None) -> tupl
 
 
 def described(source: bytes) -> Iterator[Described]:
-    """The first sentence of every docstring in a Python file, in the order of the file; nothing where it is broken."""
+    """The first sentence of every docstring in a Python file, in its order; none if the file does not parse."""
     if b'"""' not in source and b"'''" not in source:
         return
     try:
         with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # what their authors should mend
+            warnings.simplefilter("ignore")  # they are for the authors of these files
             tree = ast.parse(source)
     except (SyntaxError, ValueError, RecursionError, MemoryError):
         return
@@ -72,9 +72,9 @@ def described(source: bytes) -> Iterator[Described]:
 
 
 def first_sentence(docstring: str) -> str | None:
-    """The first sentence of the first paragraph, white space made one; None where it is no sentence.
+    """The first sentence of the first paragraph, with single spaces between its words; None if it is no sentence.
 
-    Left out are signatures, examples and markup, fewer than 2 or more than 40 words, and what is not Unicode.
+    Signatures, examples, markup, fewer than 2 or more than 40 words, and text that is not Unicode are no sentence.
     """
     paragraph = " ".join(docstring.split("\n\n", 1)[0].split())
     sentence = _END.split(paragraph, maxsplit=1)[0]
@@ -98,7 +98,7 @@ def subtokens(name: str) -> str | None:
 
 
 def _definitions(tree: ast.Module) -> Iterator[ast.Module | ast.ClassDef | ast.FunctionDef | ast.AsyncFunctionDef]:
-    """Those in statements; expressions define nothing with a docstring, so they are not walked."""
+    """What can have a docstring, in the order of the file. Expressions cannot, so they are not walked."""
     waiting: list[ast.AST] = [tree]
     while waiting:
         node = waiting.pop()
@@ -113,7 +113,7 @@ def _definitions(tree: ast.Module) -> Iterator[ast.Module | ast.ClassDef | ast.F
 
 
 def _key(files: Iterable[tuple[str, Path]], folder: Path) -> str:
-    """Of the Python files by content and name: other files make another corpus."""
+    """A hash of the Python files' names and content: other files make another corpus."""
     hashes = HashCache(folder)
     try:
         found = sorted((name, hashes.sha256(path)[1]) for name, path in files)
@@ -124,7 +124,7 @@ def _key(files: Iterable[tuple[str, Path]], folder: Path) -> str:
 
 
 def _write(place: Path, paths: Iterable[Path]) -> None:
-    """Both forms at once: the parsing is what takes time."""
+    """Writes both forms at once, because parsing takes most of the time."""
     sentences, pairs = set(), set()
     for path in paths:
         for item in described(path.read_bytes()):

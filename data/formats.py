@@ -1,4 +1,4 @@
-"""Documents out of one file: plain text, JSONL (both also .gz and .zst) and Parquet."""
+"""Documents from one file: plain text, JSONL (both also .gz and .zst) or Parquet."""
 
 import gzip
 import hashlib
@@ -37,7 +37,7 @@ READ_ERRORS = (OSError, EOFError, zlib.error)
 
 @dataclass(frozen=True)
 class Reader:
-    """Reads one file. `sha256` is what the listing found; other bytes now mean that the file has changed."""
+    """Reads one file. `sha256` is the listing's; a file with another hash has changed since."""
 
     name: str
     path: Path
@@ -50,10 +50,9 @@ class Reader:
         return self.column or "text"
 
     def damage(self) -> str | None:
-        """Reads the whole file for nothing and says what is wrong with it as a whole, or None.
+        """Reads the whole file and says what is wrong with it as a whole; None if it is sound.
 
-        A checksum stands at the end of a .gz: without this pass documents would have been used before the
-        damage shows.
+        The checksum of a .gz stands at its end: without this pass, documents would be used before the damage shows.
         """
         try:
             for _ in self._records():
@@ -63,7 +62,7 @@ class Reader:
         return None
 
     def records(self) -> Iterator[Document | Skipped]:
-        """Documents, and in their place what is wrong with records that are none. Damage raises DataError."""
+        """Documents in order, with a Skipped for each record that is none. Raises DataError for a damaged file."""
         try:
             yield from self._records()
         except Damaged as error:
@@ -136,14 +135,14 @@ def json_texts(line: bytes, columns: Sequence[str]) -> tuple[str, ...] | str:
         return f"a {type(row).__name__}, not an object with {'a column' if len(columns) == 1 else 'columns'} of text"
     for column in columns:
         if column not in row:
-            # JSON's escapes can name a column with what is not Unicode; a message must be.
+            # A JSON escape can put into a name what is not Unicode; a message must be Unicode.
             names = ", ".join(row).encode(errors="backslashreplace").decode()
             return f"no column {column!r} (it has {names or 'none'})"
     return _texts(columns, [row[column] for column in columns])
 
 
 def parquet_texts(stream: BinaryIO, path: Path, columns: Sequence[str]) -> Iterator[tuple[str, ...] | str]:
-    """The texts of these columns row by row, or what is wrong with a row. DataError where there is no such column."""
+    """The texts of these columns row by row, or what is wrong with a row. Raises DataError if a column is missing."""
     import pyarrow
     import pyarrow.parquet
 
@@ -204,7 +203,7 @@ def reason(error: BaseException) -> str:
 
 
 class _Zstandard(io.RawIOBase):
-    """Decompresses .zst. zstandard's own reader takes a torn file for a short one; here the end must be there."""
+    """Decompresses .zst. zstandard's own reader accepts a torn file as a short one; this one demands the end."""
 
     def __init__(self, stream: BinaryIO) -> None:
         import zstandard

@@ -1,4 +1,4 @@
-"""generated: data that is computed, not read; data.generated describes it, and no location can."""
+"""generated: the prefix of data that is computed, not read. data.generated describes it; a location cannot."""
 
 from reducible.data.scheme import Scheme
 
@@ -7,4 +7,4 @@ class Generated(Scheme):
     prefix = "generated:"
 
     def refusal(self, rest: str) -> str:
-        return "a path or a built-in corpus; what is generated is described in data.generated instead of data.source"
+        return "a path or a built-in corpus; generated data is described in data.generated, not in data.source"

@@ -1,4 +1,4 @@
-"""Pairs whose conditional entropy is known exactly: copy, reverse or sort a row of symbols, noise on top if asked."""
+"""Pairs whose conditional entropy is known exactly: copy, reverse or sort a row of symbols, with noise if asked."""
 
 import hashlib
 import json
@@ -18,7 +18,7 @@ _LONGEST = 4096
 
 @dataclass(frozen=True)
 class GeneratedPairs:
-    """`examples` pairs of symbols with a space between two.
+    """`examples` pairs of texts: symbols with spaces between.
 
     A source has `shortest` to `length` symbols (uniform; shortest defaults to length), each uniform over `symbols`.
     The target is the source `copy`-ed, `reverse`-d or `sort`-ed; then each of its symbols is replaced, with
@@ -50,10 +50,10 @@ class GeneratedPairs:
 
     @property
     def entropy_per_symbol(self) -> float:
-        """Nats of a target symbol when the source is known: what no model can beat. 0 without noise.
+        """Nats of a target symbol given the source: no model can do better. 0 without noise.
 
-        H(p) + p log(symbols - 1): whether it was replaced, and if so by which of the others. How long the target is
-        the source tells, so its end adds nothing.
+        H(p) + p log(symbols - 1): whether it was replaced, and if so by which of the others. The source tells the
+        target's length, so the end adds nothing.
         """
         noise = self.noise
         whether = -sum(share * math.log(share) for share in (noise, 1 - noise) if share > 0)

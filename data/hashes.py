@@ -12,12 +12,13 @@ from typing import Any
 
 from reducible.data.errors import DataError
 
-# A file changed again within the clock's tick keeps its size and time: what is younger than this is not remembered.
+# A file that changes twice within one tick of the clock can keep its size and time: the hash of a file younger than
+# this is not remembered.
 _SETTLED_SECONDS = 2.0
 
 
 class HashCache:
-    """`folder` is where the memory lies (None: no memory). Anything wrong with it only costs hashing again."""
+    """Remembers hashes in `folder` (None: not at all). A damaged memory costs nothing but hashing again."""
 
     def __init__(self, folder: Path | None) -> None:
         self._file = None if folder is None else folder / "hashes.json"
@@ -54,7 +55,7 @@ class HashCache:
 
 
 def open_regular(path: Path) -> BufferedReader:
-    """Opens for reading. A pipe or device would block for ever, so anything but a regular file raises OSError."""
+    """Opens a regular file for reading. Raises OSError for a pipe or device, which would block for ever."""
     if not stat.S_ISREG(path.stat().st_mode):
         raise OSError(0, "not a regular file")
     return path.open("rb")

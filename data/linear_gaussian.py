@@ -1,4 +1,4 @@
-"""Series from a linear-Gaussian model with known parameters: what a model can at best say of them is known exactly."""
+"""Series from a linear-Gaussian model with known parameters: the best possible likelihood is known exactly."""
 
 import hashlib
 import json
@@ -17,8 +17,8 @@ Matrix = tuple[tuple[float, ...], ...]
 class LinearGaussianSeries:
     """z_t = A z_t-1 + B e_t, x_t = C z_t + D psi_t, with e and psi standard normal.
 
-    The first latent comes from the stationary distribution. The default is an AR(0.9) seen through noise of the size
-    of its own steps. Raises DataError naming the field of `data.generated`.
+    The first latent comes from the stationary distribution. The default is an AR(1) process with coefficient 0.9,
+    observed with noise as large as its own steps. Raises DataError naming the field of `data.generated`.
     """
 
     A: Matrix = ((0.9,),)
@@ -45,8 +45,8 @@ class LinearGaussianSeries:
         radius = float(np.abs(np.linalg.eigvals(np.array(self.A))).max())
         if radius >= 1:
             raise DataError(
-                f"data.generated.A: its largest eigenvalue is {radius:.4g} in size; only below 1 the series have a "
-                "stationary start"
+                f"data.generated.A: its largest eigenvalue is {radius:.4g} in size; it must be below 1 for the series "
+                "to have a stationary start"
             )
         if np.linalg.matrix_rank(np.array(self.D)) < channels:
             raise DataError("data.generated.D: without noise in every channel the values have no density")
@@ -62,9 +62,9 @@ class LinearGaussianSeries:
         return hashlib.sha256(json.dumps(asdict(self), sort_keys=True).encode()).hexdigest()
 
     def first_covariance(self) -> np.ndarray:
-        """Of z_1 (its mean is 0): P = A P A' + B B'."""
+        """The covariance P of z_1, whose mean is 0: P = A P A' + B B'."""
         A, B = np.array(self.A), np.array(self.B)
-        from scipy.linalg import solve_discrete_lyapunov  # half a second, which no other kind of data should wait
+        from scipy.linalg import solve_discrete_lyapunov  # half a second that other kinds of data need not wait
 
         return np.asarray(solve_discrete_lyapunov(A, B @ B.T))
 

@@ -70,7 +70,7 @@ class MarkovText:
 
     @property
     def entropy_rate(self) -> float:
-        """Nats per symbol that remain when the past is known: what no model can beat in the long run."""
+        """Nats per symbol that remain if the past is known: no model can do better in the long run."""
         return float(-(self.stationary[:, None] * self.transitions * np.log(self.transitions)).sum())
 
     @property
@@ -98,7 +98,7 @@ class MarkovText:
         return pieces
 
     def documents_of(self, name: str) -> Iterator[tuple[str, str]]:
-        """(name, text) of the documents of one piece; each depends on seed and its number alone."""
+        """(name, text) of the documents of one piece; each depends on the seed and its own number alone."""
         first = int(name.rsplit("/", 1)[1]) * self._per_file
         numbers = np.arange(first, min(first + self._per_file, self.documents))
         for number, row in zip(numbers, self._generate(numbers), strict=True):

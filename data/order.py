@@ -1,4 +1,4 @@
-"""The order of examples as arithmetic: a permutation of 0 .. n-1 without a table (contract 2)."""
+"""The order of examples as arithmetic: a permutation of 0 .. n-1 without a table."""
 
 import hashlib
 
@@ -8,7 +8,7 @@ _ROUNDS = 8
 
 
 def key_of(fingerprint: str, seed: int, epoch: int) -> int:
-    """A fresh key for every epoch of these data under this seed."""
+    """The key of one epoch of these data under this seed."""
     digest = hashlib.sha256(f"order\0{fingerprint}\0{seed}\0{epoch}".encode()).digest()
     return int.from_bytes(digest[:8])
 
@@ -36,7 +36,7 @@ def permute(index: np.ndarray, n: int, key: int) -> np.ndarray:
 
 
 def _feistel(value: np.ndarray, bits: int, round_keys: np.ndarray) -> np.ndarray:
-    """Halves of unequal width change places every round, so that any number of bits will do."""
+    """The halves may differ in width and change places every round, so any number of bits works."""
     low_bits = bits // 2
     high_bits = bits - low_bits
     for round_key in round_keys:

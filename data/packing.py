@@ -16,7 +16,7 @@ IGNORE = -100  # a target that does not count
 
 
 class PackedSequences:
-    """All tokens of one split as one stream, cut into windows of `sequence` inputs and the targets one further.
+    """All tokens of one split as one stream, cut into windows of `sequence` inputs and the targets one place later.
 
     Every token but the first is a target exactly once. The last window may be partial: its missing targets are
     IGNORE. With `mask_documents` a batch also numbers the documents in each row, for attention that stays inside.
@@ -49,7 +49,7 @@ class PackedSequences:
 
     @cached_property
     def fingerprint(self) -> str:
-        """SHA-256 of what the examples are: tokens in order, tokenizer, length. No path, no time."""
+        """SHA-256 of the examples: tokens in order, tokenizer, length. Paths and times have no part in it."""
         content = [self._contents, self._tokenizer_identity, self.sequence, self.split]
         return hashlib.sha256(json.dumps(content).encode()).hexdigest()
 
@@ -78,11 +78,11 @@ class PackedSequences:
         return batch
 
     def units(self, batch: dict[str, np.ndarray]) -> int:
-        """Tokens that are targets."""
+        """The number of tokens that are targets."""
         return int(np.count_nonzero(batch["targets"] != IGNORE))
 
     def _fill(self, row: np.ndarray, start: int) -> None:
-        """Copies the stream from `start` on into the row, over the borders of parts and IGNORE behind the end."""
+        """Copies the stream from `start` into the row, across the borders of parts, with IGNORE behind the end."""
         part = bisect_right(self._starts, start) - 1
         filled = 0
         while filled < len(row):

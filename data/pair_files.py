@@ -1,4 +1,4 @@
-"""Pairs of texts out of files: TSV, JSONL, Parquet, or two parallel files; what a recipe may name and what is in it."""
+"""Pairs of texts from files: TSV, JSONL, Parquet, or two parallel files."""
 
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
@@ -23,19 +23,19 @@ from reducible.data.generated_pairs import GeneratedPairs
 from reducible.data.hashes import open_regular
 from reducible.data.sources import InputFile
 
-_MARK = b"\xef\xbb\xbf"  # some editors put it before UTF-8
+_MARK = b"\xef\xbb\xbf"  # the byte order mark, which some editors put before UTF-8
 
 
 class Pair(NamedTuple):
     name: str
-    """Where it stands: file and line."""
+    """File and line."""
     source: str
     target: str
 
 
 @dataclass(frozen=True)
 class PairSource:
-    """One location (file, folder, glob, builtin:docstrings) or two parallel files; or else `generated`.
+    """One location (file, folder, glob, builtin:docstrings), two parallel files, or `generated`.
 
     `columns` are two names (of a TSV's first line, a JSONL's keys, a Parquet file's columns) or, for TSV without a
     first line of names, two numbers from 1. Without them a TSV has exactly two columns, and JSONL and Parquet have
@@ -68,7 +68,7 @@ class LeftOut:
     skipped: list[Skipped] = field(default_factory=list)
 
     def said(self) -> str:
-        """For an error about what is missing then: nothing, or how many were skipped and why the first was."""
+        """For an error about missing pairs: how many were skipped and why the first was; empty if none was."""
         if not self.skipped:
             return ""
         first = self.skipped[0]
@@ -76,7 +76,7 @@ class LeftOut:
 
 
 def listing(source: PairSource, cache: Path | None = None) -> list[InputFile]:
-    """Every input file, hashed. Of parallel files there are two, source/NAME and target/NAME."""
+    """Every input file, hashed. Parallel files are called source/NAME and target/NAME."""
     if source.generated is not None:
         return [InputFile(name, "", size, digest) for name, size, digest in source.generated.files()]
     if not source.parallel:
@@ -85,7 +85,7 @@ def listing(source: PairSource, cache: Path | None = None) -> list[InputFile]:
     for side, location in zip(("source", "target"), source.locations, strict=True):
         found = sources.files_of(location, "text", source.on_error, cache)
         if len(found) != 1:
-            raise DataError(f"source: {location} is {len(found)} files; of parallel files there are two, one a side")
+            raise DataError(f"source: {location} is {len(found)} files; parallel text is one file for each side")
         file = found[0]
         if file.name.lower().endswith((".jsonl", ".ndjson", ".parquet")):
             raise DataError(f"source: {location}: a parallel file is plain text, one sentence a line")
@@ -94,11 +94,11 @@ def listing(source: PairSource, cache: Path | None = None) -> list[InputFile]:
 
 
 def read_pairs(files: Sequence[InputFile], source: PairSource, left_out: LeftOut) -> Iterator[Pair]:
-    """The pairs in order, white space at the ends of each text removed, lower-cased if the source says so.
+    """The pairs in order, without white space at the ends of each text, lower-cased if the source says so.
 
     Raises DataError naming file and line for what is no pair: a wrong number of columns, an empty side, bytes that
-    are no UTF-8; on_error: skip leaves such a line out and names it in `left_out`, and a damaged file as a whole.
-    Parallel files of unequal length and a file that changed since it was listed always raise.
+    are not UTF-8. With on_error: skip, such a line is left out and named in `left_out`, and so is a damaged file as a
+    whole. Parallel files of unequal length and a file that changed since it was listed always raise.
     """
     if source.generated is not None:
         for file in files:
@@ -130,7 +130,7 @@ def read_pairs(files: Sequence[InputFile], source: PairSource, left_out: LeftOut
 
 
 def _damage(group: list[InputFile], source: PairSource) -> str | None:
-    """Reads everything for nothing: the checksum of a .gz stands at its end, after pairs that would be used."""
+    """Reads everything once to see damage: the checksum of a .gz stands at its end, after pairs that would be used."""
     try:
         for _ in _records(group, source):
             pass
@@ -140,7 +140,7 @@ def _damage(group: list[InputFile], source: PairSource) -> str | None:
 
 
 def _records(group: list[InputFile], source: PairSource) -> Iterator[Pair | Skipped | None]:
-    """Pairs, and in their place what is wrong with a record that is none, or None where there is nothing at all."""
+    """Pairs in order; for a record that is none, a Skipped with the reason, or None if the record is blank."""
     try:
         texts = _parallel(*group) if source.parallel else _one_file(group[0], source.columns)
         for item in texts:
@@ -157,7 +157,7 @@ class _Raw(NamedTuple):
 
 
 def as_read(text: str, lowercase: bool) -> str:
-    """A side as it is trained on; what a model is asked later must go the same way."""
+    """A side as it is trained on. What a model is asked later must be read the same way."""
     return text.strip().lower() if lowercase else text.strip()
 
 
@@ -181,7 +181,7 @@ def _parallel(one: InputFile, other: InputFile) -> Iterator[_Raw | Skipped]:
             for side, line in enumerate(pair):
                 lines[side] += line is not None
             if None in pair:
-                continue  # the shorter has ended: only counting is left
+                continue  # the shorter file has ended: the lines of the longer are only counted
             texts = [_text(file.name, number, line) for file, line in zip((one, other), pair, strict=True)]
             wrong = [text for text in texts if isinstance(text, Skipped)]
             yield wrong[0] if wrong else _Raw(one.name, f"line {number}", str(texts[0]), str(texts[1]))
@@ -247,7 +247,7 @@ def _tsv(
                     raise DataError(
                         f"{file.path}: line {number} names {'no' if name not in cells else 'more than one'} column "
                         f"{name!r} (it has {', '.join(cells)}); "
-                        "data.columns are two of them, or two numbers where no line names the columns"
+                        "data.columns are two of them, or two numbers if no line names the columns"
                     )
             places, width, named = (cells.index(str(columns[0])), cells.index(str(columns[1]))), len(cells), False
             continue

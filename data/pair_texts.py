@@ -17,8 +17,8 @@ def training_texts(
 ) -> Iterator[str]:
     """The texts of one side, or of both, of the pairs of these files that train under this division.
 
-    `sample`: about so many bytes of them; where there are more, texts are kept by a hash of their content, so that
-    the sample comes from all parts of the files.
+    `sample` limits them to about so many bytes: texts are then kept by a hash of their content, so that the sample
+    comes from all parts of the files.
     """
     total = sum(file.size for file in files) / (1 if side == "both" or source.parallel else 2)
     if source.parallel and side != "both":

@@ -28,10 +28,10 @@ _CHUNK = 2**14  # pairs in one Arrow record batch
 
 @dataclass(frozen=True)
 class Division:
-    """Which split a pair falls in, by the SHA-256 of its texts, so that equal texts never part.
+    """Chooses the split of a pair by the SHA-256 of its texts, so that equal texts are in one split.
 
     by `source`: a share of the different sources validates. by `target`: a share of the different targets. by `both`:
-    a share of the different targets, and what trains has neither a source nor a target that validates or tests.
+    a share of the different targets, and no training pair has a source or a target that validates or tests.
     `split` puts all pairs in one split, whatever they hold.
     """
 
@@ -231,9 +231,9 @@ class _Side:
 class Pairs:
     """The pairs of one split in the order of the folders.
 
-    A target of n tokens is n + 1 targets: its tokens and the separator as end; one of more than `sequence` is cut to
-    the first `sequence`, without an end. A source of more than `sequence` with its end keeps its first sequence - 1
-    tokens and the end. No pair is left out: also what is too long is evaluated.
+    A target of n tokens is n + 1 targets: its tokens and the separator as end. If these are more than `sequence`, the
+    first `sequence` are kept, without an end. If a source and its end are more than `sequence`, the first sequence - 1
+    tokens and the end are kept. No pair is left out, so pairs that are too long are evaluated too.
     """
 
     def __init__(
@@ -269,7 +269,7 @@ class Pairs:
 
     @cached_property
     def fingerprint(self) -> str:
-        """SHA-256 of what the examples are: tokens and texts in order, tokenizers, length. No path, no time."""
+        """SHA-256 of the examples: tokens, texts, tokenizers, length. Paths and times have no part in it."""
         content = ["pairs", self._contents, self._identities, self.sequence, self.split]
         return hashlib.sha256(json.dumps(content).encode()).hexdigest()
 
@@ -290,7 +290,7 @@ class Pairs:
         return {"source": source, "source_lengths": lengths, **target_rows(targets, self.sequence, self.separator)}
 
     def texts(self, indices: Iterable[int]) -> list[tuple[str, str]]:
-        """Source and target as they were read, whatever the tokenizers make of them and however long."""
+        """Source and target as they were read: uncut, and whatever the tokenizers make of them."""
         places = [self._place(int(index)) for index in indices]
         return [
             (self._batches[part].column(2)[row].as_py(), self._batches[part].column(3)[row].as_py())
@@ -298,7 +298,7 @@ class Pairs:
         ]
 
     def units(self, batch: dict[str, np.ndarray]) -> int:
-        """Target tokens that count."""
+        """The number of target tokens that count."""
         return int(np.count_nonzero(batch["targets"] != IGNORE))
 
     def _place(self, index: int) -> tuple[int, int]:

@@ -14,7 +14,7 @@ class Paths(Scheme):
     travels = True
 
     def files(self, rest: str, kind: Kind, cache: Path | None) -> Sequence[tuple[str, Path]]:
-        """Hidden files and folders are left out, as a shell would; nothing else is."""
+        """Leaves out hidden files and folders, as a shell does, and nothing else."""
         path = expanded(rest)
         if os.path.isdir(path):
             found = sorted(_walk(path, path))
@@ -41,21 +41,21 @@ class Paths(Scheme):
         if scheme is None or matches(expanded(rest)):
             return None
         if PureWindowsPath(rest).drive:
-            return "a path of this machine; drives with letters are of Windows"
+            return "a path of this machine; drive letters belong to Windows"
         name = scheme if scheme.isprintable() else repr(scheme)
         return f"a path (no file has that name) or begin with a scheme that is known ({name} is not)"
 
 
 def expanded(location: str) -> Path:
-    """With ~ replaced by the home folder, where there is one."""
+    """The path with ~ replaced by the home folder, if there is one."""
     try:
         return Path(location).expanduser()
-    except RuntimeError:  # ~name, and there is nobody of that name
+    except RuntimeError:  # ~name, and no user has that name
         return Path(location)
 
 
 def scheme_like(location: str) -> str | None:
-    """What stands before :// or a first colon, with it, unless a folder's name does; None for any other path.
+    """The word before the first colon, with its : or ://; None if there is no colon or a folder's name holds it.
 
     A file whose name has a colon can always be written ./NAME.
     """
@@ -66,7 +66,7 @@ def scheme_like(location: str) -> str | None:
 
 
 def matches(path: Path) -> bool:
-    """Whether the file, the folder, a link that leads nowhere or any file of the glob is there."""
+    """Whether the file or folder exists, or a file matches the glob. A link that leads nowhere exists."""
     name = str(path)
     if "\0" in name:
         return False
@@ -74,7 +74,7 @@ def matches(path: Path) -> bool:
 
 
 def _walk(folder: Path, root: Path, above: tuple[Path, ...] = ()) -> Iterator[tuple[str, Path]]:
-    """Linked folders are followed, except into one that we are inside of."""
+    """Follows linked folders, except into a folder that the walk is already inside."""
     above = (*above, folder.resolve())
     for path in folder.iterdir():
         if path.name.startswith("."):

@@ -1,4 +1,4 @@
-"""The tokenizer that came with a checkpoint from elsewhere: tokenizer.json, inside a GGUF, or llama2.c's tok*.bin."""
+"""The tokenizer of a pretrained checkpoint: tokenizer.json, the one inside a GGUF, or llama2.c's tok*.bin."""
 
 import json
 import struct
@@ -8,11 +8,11 @@ from reducible.data.errors import DataError
 from reducible.data.tokenizer import Tokenizer, from_file, from_library
 
 SEPARATORS = ("<|endoftext|>", "<|begin_of_text|>", "<s>")
-"""What separated the documents that models of this shape were pretrained on; the first that the tokenizer has."""
+"""Tokens that separate documents in pretraining, in order of preference."""
 
 
 def tokenizer_files(path: Path, vocabulary: int) -> list[Path]:
-    """The files that decide the ids. Raises DataError where the checkpoint has no tokenizer beside it."""
+    """The files that decide the ids. Raises DataError if the checkpoint has no tokenizer beside it."""
     if path.suffix == ".gguf":
         return [path]
     folder = path if path.is_dir() else path.parent
@@ -23,7 +23,7 @@ def tokenizer_files(path: Path, vocabulary: int) -> list[Path]:
 
 
 def load_pretrained_tokenizer(path: Path, vocabulary: int) -> Tokenizer:
-    """Of a checkpoint whose model knows `vocabulary` ids. Raises DataError naming the file."""
+    """The tokenizer of a checkpoint whose model knows `vocabulary` ids. Raises DataError naming the file."""
     (file,) = tokenizer_files(path, vocabulary)
     if file.suffix == ".gguf":
         tokenizer = _from_gguf(file)
@@ -32,7 +32,7 @@ def load_pretrained_tokenizer(path: Path, vocabulary: int) -> Tokenizer:
     else:
         tokenizer = from_file(file, _separator(file))
     if tokenizer.vocabulary > vocabulary:
-        raise DataError(f"{file}: has {tokenizer.vocabulary} ids, the model of {path} knows {vocabulary}")
+        raise DataError(f"{file}: has {tokenizer.vocabulary} ids, but the model of {path} knows {vocabulary}")
     return tokenizer
 
 
@@ -53,9 +53,9 @@ def _from_gguf(file: Path) -> Tokenizer:
 
 
 def _from_llama2c(file: Path) -> Tokenizer:
-    """SentencePiece BPE: of all pairs of neighbours the one whose union has the best score is joined, and again.
+    """SentencePiece BPE: of all neighbours, the two whose union has the best score are joined, again and again.
 
-    As a list of merges, in the order of the scores of what they make.
+    The library takes this as a list of merges, sorted by the score of the piece that each makes.
     """
     from tokenizers import Tokenizer as Library
     from tokenizers import decoders, models, normalizers
@@ -64,7 +64,7 @@ def _from_llama2c(file: Path) -> Tokenizer:
     ids = {piece: token for token, piece in reversed(list(enumerate(pieces)))}
     merges = []
     for token, piece in enumerate(pieces):
-        if not piece.startswith("<"):  # the special ones and the bytes are never made by joining
+        if not piece.startswith("<"):  # special tokens and bytes are never made by joining
             cuts = ((piece[:i], piece[i:]) for i in range(1, len(piece)))
             merges += [(-scores[token], ids[a], ids[b], a, b) for a, b in cuts if a in ids and b in ids]
     bpe = models.BPE(
@@ -80,7 +80,8 @@ def _from_llama2c(file: Path) -> Tokenizer:
 
 
 def _llama2c_pieces(file: Path) -> tuple[list[str], list[float]]:
-    """The longest piece's length, then (score, length, bytes) for every id; ids 0, 1, 2 are <unk>, <s>, </s>."""
+    """Pieces and scores. The file holds the longest piece's length, then (score, length, bytes) for every id; ids 0, 1
+    and 2 are <unk>, <s> and </s>."""
     raw, at = file.read_bytes(), 4
     pieces, scores = [], []
     try:

@@ -6,8 +6,8 @@ from pathlib import Path
 
 from reducible.data.errors import DataError
 
-# The large pure-Python parts of the pinned environment, about 200 MB. Named, so that a tool installed besides
-# them does not change the corpus.
+# The large pure-Python parts of the pinned environment, about 200 MB. They are named one by one, so that another
+# installed package does not change the corpus.
 PACKAGES = (
     "fonttools",
     "matplotlib",
@@ -49,5 +49,5 @@ CORPORA = {"stdlib": _stdlib, "packages": _packages}
 
 
 def paths(name: str) -> list[tuple[str, Path]]:
-    """Pairs of name and path of a built-in corpus."""
+    """(name, path) of every file of a built-in corpus."""
     return CORPORA[name]()

@@ -30,8 +30,8 @@ def sample_texts(
 ) -> Iterator[str]:
     """Texts of about `size` bytes from the given files, never from a validation document.
 
-    Where the files hold more, documents are kept by a hash of their content, so that the sample comes from all
-    parts of a long file.
+    If the files hold more, documents are kept by a hash of their content, so that the sample comes from all parts of
+    a long file.
     """
     total = sum(file.size for file in files)
     keep = min(1.0, size / max(total, 1))

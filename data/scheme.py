@@ -1,4 +1,4 @@
-"""What a source of data promises: a row of data/schemes.py, known by how its locations begin."""
+"""The interface of a source of data: a row of data/schemes.py, recognised by how its locations begin."""
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -8,7 +8,7 @@ Kind = Literal["text", "pairs", "series"]
 
 
 class Scheme:
-    """One source of data. A location is `prefix` and the rest, which `rest` names in every method."""
+    """One source of data. A location is `prefix` followed by the `rest` that every method takes."""
 
     prefix: str
     """How its locations begin, such as builtin: or hf://."""
@@ -26,15 +26,15 @@ class Scheme:
         raise NotImplementedError
 
     def settings(self, rest: str, kind: Kind) -> Mapping[str, Any]:
-        """Keys of the data section that the source decides where a recipe leaves them out."""
+        """Keys of the data section that the source sets if a recipe leaves them out."""
         return {}
 
     def seen_from(self, folder: Path, rest: str) -> str:
-        """The location as it reads from everywhere, when it is written in a file of this folder."""
+        """The location, written in a file of this folder, in a form that means the same in every folder."""
         return self.shown(rest)
 
     def refusal(self, rest: str) -> str | None:
-        """What a location must be instead of this one, as far as can be said without reading; None if it may stand."""
+        """What the location must be instead, as far as can be said without reading; None if it is allowed."""
         return None
 
     def shown(self, rest: str) -> str:

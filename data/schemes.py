@@ -1,6 +1,6 @@
 """The sources of data: a row for each scheme that a location can begin with, the plain path last.
 
-A new one is a file with a Scheme and its row here; docs/data.md plays it.
+A new source is a file with a Scheme and its row here; docs/data.md shows one.
 """
 
 import difflib
@@ -34,7 +34,7 @@ def files(location: str, kind: Kind, cache: Path | None) -> list[tuple[str, Path
 
 
 def settings(location: str, kind: Kind) -> Mapping[str, Any]:
-    """Keys of the data section that this source decides where a recipe leaves them out."""
+    """Keys of the data section that this source sets if a recipe leaves them out."""
     scheme, rest = scheme_of(location)
     return scheme.settings(rest, kind)
 
@@ -45,16 +45,16 @@ def travels(location: str) -> bool:
 
 
 def seen_from(folder: Path, location: str) -> str:
-    """A location written in a file of this folder, as it reads from everywhere: paths become absolute.
+    """The location, written in a file of this folder, in a form that means the same in every folder.
 
-    What looks like a scheme that is unknown stays as it is, for `refusal` to name.
+    Paths become absolute. What looks like an unknown scheme stays as it is, and `refusal` names it.
     """
     scheme, rest = scheme_of(location)
     return scheme.seen_from(folder, rest)
 
 
 def refusal(location: str) -> str | None:
-    """What a location must be instead of this one, such as one of an unknown scheme; None if it may stand."""
+    """What a location must be instead, if its scheme is unknown or no location can name it; None if it is allowed."""
     scheme, rest = scheme_of(location)
     wrong = scheme.refusal(rest)
     if wrong is None or scheme is not PATHS:

@@ -17,8 +17,8 @@ from reducible.data.shards import open_split, statistics
 class Sentences:
     """The documents of one split in the order of the shards (`data.documents: line` makes a line a document).
 
-    A document of n tokens is n + 1 targets: its tokens and the separator as end. One of more than `sequence` targets
-    is cut to the first `sequence`, and then it has no end.
+    A document of n tokens is n + 1 targets: its tokens and the separator as end. If these are more than `sequence`,
+    the first `sequence` are kept, without an end.
     """
 
     def __init__(
@@ -56,7 +56,7 @@ class Sentences:
 
     @cached_property
     def fingerprint(self) -> str:
-        """SHA-256 of what the examples are: tokens in order, tokenizer, length. No path, no time."""
+        """SHA-256 of the examples: tokens in order, tokenizer, length. Paths and times have no part in it."""
         content = ["sentences", *self._content, self.sequence, self.split]
         return hashlib.sha256(json.dumps(content).encode()).hexdigest()
 
@@ -78,7 +78,7 @@ class Sentences:
         return part[start : start + int(self._tokens[index])]
 
     def units(self, batch: dict[str, np.ndarray]) -> int:
-        """Tokens that are targets."""
+        """The number of tokens that are targets."""
         return int(np.count_nonzero(batch["targets"] != IGNORE))
 
 

@@ -28,10 +28,10 @@ SPLITS = ("train", "validation", "test")
 def split_series(
     series: Iterable[NumericSeries], by: Literal["time", "series"], validation: float, test: float
 ) -> dict[str, list[NumericSeries]]:
-    """Each series to a split, or cut in three in time: train, then validation, then test.
+    """Puts each series into a split, or cuts each in three in time: train, then validation, then test.
 
-    `validation` and `test` are shares of the steps of every series, or of the number of series. What has a split
-    already (piano rolls) stays in it.
+    `validation` and `test` are shares of the steps of every series, or of the number of series. A series whose file
+    names a split (piano rolls) stays in it.
     """
     parts: dict[str, list[NumericSeries]] = {split: [] for split in SPLITS}
     loose: list[NumericSeries] = []
@@ -102,7 +102,7 @@ def write_series(
 
 
 def _statistics(series: list[NumericSeries], columns: list[str], where: str) -> tuple[np.ndarray, np.ndarray]:
-    """Mean and deviation (C,) of what is observed; 1 for a channel that never moves."""
+    """Mean and deviation (C,) of what is observed; the deviation of a constant channel is 1."""
     values = np.concatenate([one.values for one in series])
     seen = ~np.isnan(values)
     if not seen.any(axis=0).all():
@@ -116,12 +116,12 @@ def _statistics(series: list[NumericSeries], columns: list[str], where: str) -> 
 class Series:
     """Windows of at most `sequence` steps of one split; a window at the end of a series may be shorter.
 
-    Windows begin every `stride` steps of a series as long as one reaches further than the one before. Only training
-    takes overlapping windows: in the other splits every step is in one window.
+    Windows begin every `stride` steps of a series, until one reaches its end. They overlap in training only: in the
+    other splits every step is in exactly one window.
     """
 
     def __init__(self, folder: Path, split: str, sequence: int) -> None:
-        """Raises DataError where the folder holds no such split."""
+        """Raises DataError if the folder holds no such split."""
         if sequence < 1:
             raise DataError(f"data.sequence: {sequence} is not a positive length")
         self.sequence = sequence
@@ -158,7 +158,7 @@ class Series:
 
     @cached_property
     def fingerprint(self) -> str:
-        """SHA-256 of what the examples are. No path, no time."""
+        """SHA-256 of the examples. Paths and times have no part in it."""
         content = [self._content, self.split, self.sequence, self._stride]
         return hashlib.sha256(json.dumps(content).encode()).hexdigest()
 
@@ -183,7 +183,7 @@ class Series:
         return {"values": values, "observed": observed, "steps": np.arange(longest) < lengths[:, None]}
 
     def units(self, batch: dict[str, np.ndarray]) -> int:
-        """Steps within windows, observed or not."""
+        """The number of steps within windows, observed or not."""
         return int(np.count_nonzero(batch["steps"]))
 
     def series(self, number: int) -> tuple[np.ndarray, np.ndarray]:
@@ -193,7 +193,7 @@ class Series:
 
 
 def read_content(folder: Path) -> dict[str, Any]:
-    """dataset.json of a series dataset; DataError where it is not there or of another kind."""
+    """dataset.json of a series dataset. Raises DataError if it is missing or of another kind."""
     try:
         content: dict[str, Any] = json.loads((folder / "dataset.json").read_text())
         if content["kind"] != "series":

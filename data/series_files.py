@@ -1,4 +1,4 @@
-"""Numeric series out of files: CSV and TSV (also .gz), Parquet and piano rolls as JSON.
+"""Numeric series from files: CSV and TSV (also .gz), Parquet and piano rolls as JSON.
 
 A missing value is an empty cell or one of MISSING; it becomes NaN. Everything else has to be a finite number.
 """
@@ -40,14 +40,14 @@ class NumericSeries:
 
 @dataclass(frozen=True)
 class Columns:
-    """Which columns of a table are what. Without names: every column but those of time and series."""
+    """The roles of a table's columns. Without `names`, every column except those of time and series is a channel."""
 
     names: tuple[str, ...] = ()
     time: str | None = None
     series: str | None = None
 
     def chosen(self, header: Sequence[str], path: Path) -> list[str]:
-        """The value columns of a file with this header; DataError names a column that is not there."""
+        """The value columns of a file with this header. Raises DataError naming a column that is missing."""
         for key, name in (("columns", self.names), ("time", self.time), ("series", self.series)):
             for one in (name,) if isinstance(name, str) else name or ():
                 if one not in header:
@@ -64,7 +64,7 @@ def header_of(path: Path) -> list[str]:
         try:
             return list(pyarrow.parquet.read_schema(path).names)
         except (OSError, pyarrow.ArrowException) as error:
-            raise DataError(f"{path}: no Parquet file that can be read ({_first_line(error)})") from None
+            raise DataError(f"{path}: not a readable Parquet file ({_first_line(error)})") from None
     with _text(path) as stream:
         return _header(csv.reader(stream, delimiter=_delimiter(path)), path)
 
@@ -87,7 +87,7 @@ def read_rolls(path: Path) -> Iterator[NumericSeries]:
         with _text(path) as stream:
             content = json.load(stream)
     except (OSError, ValueError) as error:
-        raise DataError(f"{path}: no JSON that can be read ({_first_line(error)})") from None
+        raise DataError(f"{path}: not readable as JSON ({_first_line(error)})") from None
     if not isinstance(content, dict) or not content or not set(content) <= set(ROLL_SPLITS):
         raise DataError(f'{path}: piano rolls are one object of lists {{"train": ..., "valid": ..., "test": ...}}')
     for key, pieces in content.items():
@@ -179,12 +179,12 @@ class _Table:
                         None if self.columns.series is None else cells[self.columns.series][place],
                     )
         except (OSError, pyarrow.ArrowException) as error:
-            raise DataError(f"{self.path}: no Parquet file that can be read ({_first_line(error)})") from None
+            raise DataError(f"{self.path}: not a readable Parquet file ({_first_line(error)})") from None
 
     def add(self, where: str, cells: list[Any], time: Any, series: Any) -> None:
         key = "" if self.columns.series is None else str(series).strip()
         if self.columns.series is not None and (series is None or not key):
-            raise self.error(where, self.columns.series, "no series is named")
+            raise self.error(where, self.columns.series, "names no series")
         if self.columns.time is not None:
             moment = _moment(time)
             if moment is None:
@@ -216,7 +216,7 @@ def _number(cell: Any) -> float | None:
 
 
 def _moment(cell: Any) -> float | None:
-    """A number that grows with time, from a number, a date or an ISO 8601 string; 20240131 is a number that does."""
+    """A number that grows with time, from a number (20240131 is one), a date or an ISO 8601 string."""
     if isinstance(cell, str):
         try:
             return float(cell)

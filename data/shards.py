@@ -21,7 +21,7 @@ _STATISTICS = "shard.json"
 _BATCH_BYTES = 2**20  # of text handed to the tokenizer at once
 _BATCH_DOCUMENTS = 1024
 _CHUNK_TOKENS = 2**22  # in one Arrow record batch
-_NAMED = 1000  # skipped inputs named one by one; the count is always whole
+_NAMED = 1000  # skipped inputs named one by one; the count is always complete
 
 
 def tokenise_files(
@@ -55,8 +55,8 @@ def write_shard(
     """Writes train.arrow, validation.arrow and shard.json, and returns what shard.json holds.
 
     Every document goes to a split by its content, a fraction `validation` to validation, unless `split` forces
-    one. `held_out` are content keys (uint64) of documents that validate elsewhere: they are not trained on.
-    The stream is separator, document, separator, document: a separator as input opens a document, as target it
+    one. `held_out` holds content keys (uint64) of the documents of a separate validation source, which are not trained
+    on. The stream is separator, document, separator, document: a separator as input opens a document, as target it
     ends the one before. Empty documents are counted and left out.
     """
     folder.mkdir(parents=True, exist_ok=True)

@@ -19,7 +19,7 @@ __all__ = ["Document", "InputFile", "Skipped", "Source", "files_of", "groups", "
 
 @dataclass(frozen=True)
 class Source:
-    """Text to train on: `location` is a file, folder, glob or builtin:NAME; or else `generated` describes it."""
+    """Text to train on: `location` is a file, folder, glob or builtin:NAME, or `generated` describes it."""
 
     location: str = ""
     column: str | None = None
@@ -110,7 +110,7 @@ def _cut(shard: list[InputFile]) -> list[list[InputFile]]:
 
 
 def _draw(file: InputFile) -> float:
-    """A number in [0, 1) that belongs to the file. With the name: equal files must not all be borders."""
+    """A number in [0, 1) from the file's name and hash. The name counts because equal files must not all be borders."""
     digest = hashlib.sha256(f"border\0{file.name}\0{file.sha256}".encode()).digest()
     return int.from_bytes(digest[:8]) / 2**64
 

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
     from reducible.data.words import WordEncoder
 
-# One core per task is Ray's to give out; with threads of its own the library also warns at every fork.
+# Ray gives each task its cores, so the library starts no threads of its own; with them it also warns at every fork.
 os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
 
 
@@ -28,7 +28,7 @@ class Tokenizer:
         self.separator = separator
         self.vocabulary = vocabulary
         self._library = library
-        # Of a BPE that was trained here it is known how it cuts text into words.
+        # Only a BPE that was trained here is known to cut text into words by this pattern.
         self._words = None if kind != "bpe" or library is None else _word_encoder(library, self.dtype)
 
     @property
@@ -53,7 +53,7 @@ class Tokenizer:
         return [np.array(encoding.ids, dtype=self.dtype) for encoding in encodings]
 
     def decode(self, ids: Iterable[int]) -> str:
-        """Text again; separators are left out, bytes that are no UTF-8 become U+FFFD."""
+        """The text of these ids; separators are left out, bytes that are not UTF-8 become U+FFFD."""
         kept = [int(token) for token in ids if int(token) != self.separator]
         if self._library is None:
             return bytes(kept).decode(errors="replace")
@@ -135,7 +135,7 @@ def train_bpe(texts: Iterable[str], vocabulary: int) -> Tokenizer:
 
 
 def from_file(path: Path, separator: str | None = None) -> Tokenizer:
-    """An existing tokenizer.json; `separator` names its token for the end of a text, else an id is added."""
+    """Loads a tokenizer.json. `separator` names its token for the end of a text; without it an id is added."""
     if not path.is_file():
         raise DataError(f"data.tokenizer.path: {path} does not exist; give the path of a tokenizer.json")
     library = _library(path)
@@ -165,8 +165,8 @@ def _library(path: Path) -> "tokenizers.Tokenizer":
 
 
 def _plain(library: "tokenizers.Tokenizer") -> "tokenizers.Tokenizer":
-    # Truncation and padding belong to a use of the tokenizer, not to a corpus; text that spells a special token
-    # is text.
+    # Truncation and padding belong to a use of the tokenizer, not to a corpus. Text that spells a special token is
+    # encoded as text.
     library.no_truncation()
     library.no_padding()
     library.encode_special_tokens = True

@@ -10,7 +10,7 @@ from reducible.data.tokenizer import Tokenizer
 
 UNKNOWN = "<unk>"
 
-# What the library's WhitespaceSplit finds. Python alone takes the separators of ASCII (28 to 31) for white space.
+# The words that the library's WhitespaceSplit finds. Python, unlike it, counts ASCII 28 to 31 as white space.
 _WORD = re.compile(r"[\S\x1c-\x1f]+")
 
 
@@ -19,12 +19,12 @@ def count_vocabulary(
 ) -> list[str]:
     """The different words (between white space) or characters, the most frequent first, equal counts by code point.
 
-    `most` keeps so many of them; what is seen fewer than `least_count` times is left out.
+    `most` limits their number; what is seen fewer than `least_count` times is left out.
     """
     counts: Counter[str] = Counter()
     for text in texts:
         counts.update(_WORD.findall(text) if unit == "words" else text)
-    counts.pop(UNKNOWN, None)  # a text that spells it means it
+    counts.pop(UNKNOWN, None)  # it has an id already, which a text that spells it is given
     kept = [item for item, count in counts.items() if count >= least_count]
     kept.sort(key=lambda item: (-counts[item], item))
     if not kept:

@@ -29,7 +29,7 @@ def print_prediction(
     try:
         fit = Fit.load(path)
     except (ValueError, KeyError, TypeError, AttributeError):
-        raise UserError(f"{path}: is no fit.json; give a sweep's name or the fit.json of a fit") from None
+        raise UserError(f"{path}: is not a fit.json; give a sweep's name or the fit.json of a fit") from None
     answer = predict(fit, compute=None if compute is None else _flops(compute), loss=loss)
     click.echo(json.dumps(answer.to_dict(), indent=1) if as_json else prediction_text(answer))
 
@@ -43,7 +43,7 @@ def _fit_of(store: Store, sweep: str, family: str | None) -> str:
             raise UserError(f"{sweep}: has a law for each of its families; add --family {', '.join(sorted(families))}")
         return sweep
     if family not in families:
-        there = f"it has {', '.join(sorted(families))}" if families else "it is no sweep of several families"
+        there = f"it has {', '.join(sorted(families))}" if families else "it is not a sweep of several families"
         raise UserError(f"--family {family}: {sweep} has no such family; {there}")
     return f"{sweep}/{family}"
 

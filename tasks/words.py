@@ -11,7 +11,7 @@ _SUPERSCRIPT = str.maketrans("-0123456789", "⁻⁰¹²³⁴⁵⁶⁷⁸⁹")
 
 
 def number(value: float | None, digits: int = 4) -> str:
-    """Four significant digits, final zeros kept; powers of ten where the number is very large or small."""
+    """Four significant digits, final zeros kept; a power of ten if the number is very large or small."""
     if value is None or math.isnan(value):
         return "unknown"
     if math.isinf(value):
@@ -53,7 +53,7 @@ def power_of_ten(value: float | None, digits: int = 3) -> str:
 
 
 def typed(value: float) -> str:
-    """As a command line takes it: 1.3e+14 becomes 1.3e14."""
+    """The number as a person types it in a command: 1.3e14, not 1.3e+14."""
     mantissa, exponent = f"{value:.4g}".partition("e")[::2]
     return f"{mantissa}e{int(exponent)}" if exponent else mantissa
 
@@ -65,12 +65,12 @@ def signed(value: float | None) -> str:
 
 
 def with_powers(text: str) -> str:
-    """A sentence of the fit's with its 2.4e+21 as 2.4×10²¹."""
+    """The text with numbers such as 2.4e+21 written as 2.4×10²¹."""
     return re.sub(r"\b\d+(?:\.\d+)?e[+-]?\d+\b", lambda match: power_of_ten(float(match[0])), text)
 
 
 def percent(value: float | None) -> str:
-    """Two significant digits; what is smaller than a hundredth of a per cent is not told apart."""
+    """Two significant digits; below a hundredth of a per cent, only that."""
     if value is None or not math.isfinite(value):
         return number(value)
     share = 100 * abs(value)

@@ -1,4 +1,4 @@
-"""The recipe's data section as a row: what every kind of data says of itself before and after anything is read.
+"""The recipe's data section: what every kind of data tells about itself, before and after anything is read.
 
 A new kind is a file with its section and one line in kinds.py. Nothing else in pipelines/ compares a kind's name.
 """
@@ -40,7 +40,7 @@ class DataSection(Section, ABC):
 
     @property
     def masks_documents(self) -> bool:
-        """Whether attention is to stay inside each document."""
+        """Whether attention stays inside each document."""
         return False
 
     @abstractmethod
@@ -49,10 +49,9 @@ class DataSection(Section, ABC):
 
     @abstractmethod
     def dataset_task(self, name: str, store: Store, tokenizers: Mapping[str, Task] | None = None) -> Task:
-        """The task that makes the dataset, called `name`; inputs are listed and hashed now (hashes are remembered
-        under the root).
+        """The task that makes the dataset `name`. Inputs are listed and hashed now; the root remembers the hashes.
 
-        `tokenizers`: those of a base model, instead of what the recipe says.
+        `tokenizers` are those of a base model, which replace the recipe's.
         """
 
     def gives(self, reads: str) -> bool:
@@ -60,7 +59,7 @@ class DataSection(Section, ABC):
         return kind_named(reads).data == self.kind
 
     def lengths(self, store: Store, dataset: Task, reads: str) -> Lengths:
-        """How long examples are: measured once the dataset is there, until then as long as they may be."""
+        """How long examples are: measured if the dataset exists, otherwise the longest that they may be."""
         from reducible.models.batches import BATCHES  # torch, which reading a recipe should not wait for
 
         batch = BATCHES[reads]
@@ -75,7 +74,7 @@ class DataSection(Section, ABC):
         """The section as a base model needs it: `config` is the model's, `content` its dataset.json (empty: unknown).
 
         Raises:
-            UserError: the section says what the base decides.
+            UserError: the section sets what the base decides.
         """
         for key in self.kept:
             if key in self.model_fields_set:

@@ -1,4 +1,4 @@
-"""The kinds of data that a recipe knows, and how its section `data` finds the one that it is."""
+"""The kinds of data that a recipe knows, and how its section `data` is matched to one of them."""
 
 from importlib import import_module
 from typing import Annotated, Any
@@ -13,7 +13,7 @@ KINDS = {
     "pairs": "reducible.pipelines.dataset.pairs_data:PairData",
     "series": "reducible.pipelines.dataset.series_data:SeriesData",
 }
-"""Where the section of each `data.kind` is. The first is meant if a recipe names none."""
+"""The section of each `data.kind`. The first is the default."""
 
 
 def section_named(kind: str) -> type[DataSection]:
@@ -30,7 +30,7 @@ def section_in(data: Any) -> type[DataSection] | None:
 
 
 def data_paths() -> tuple[str, ...]:
-    """Keys of a recipe that name files, whatever kind its data are."""
+    """Keys of a recipe that name files, for every kind of data."""
     keys = [f"data.{key}" for kind in KINDS for key in section_named(kind).paths]
     return tuple(dict.fromkeys(keys))
 

@@ -104,19 +104,21 @@ class PairData(DataSection):
         default=None, description="TSV, JSONL, Parquet, two parallel files, or builtin:docstrings"
     )
     generated: GeneratedPairsSection | None = None
-    validation: Files | None = Field(default=None, description="a source of its own; otherwise a share of the pairs")
+    validation: Files | None = Field(default=None, description="a separate source; otherwise a share of the pairs")
     test: Files | None = None
     validation_share: Annotated[Number, Field(gt=0, lt=1)] = 0.05
     split_by: Literal["source", "target", "both"] | None = Field(
         default=None, description="which texts never straddle splits; default source, for docstrings both"
     )
     columns: Annotated[Any, BeforeValidator(_two_columns)] = Field(
-        default=None, description="source's and target's: two names, or two numbers from 1"
+        default=None, description="the source's and the target's: two names, or two numbers from 1"
     )
     lowercase: bool = False
     on_error: Literal["refuse", "skip"] = "refuse"
     tokenizer: PairTokenizer = PairTokenizer()
-    source_tokenizer: PairTokenizer | None = Field(default=None, description="default as tokenizer, made on its own")
+    source_tokenizer: PairTokenizer | None = Field(
+        default=None, description="default: as tokenizer, but made from sources"
+    )
     shared: bool = Field(default=False, description="one tokenizer, made from both sides")
     sequence: Count = Field(default=64, description="longest source and longest target, their ends included")
 
@@ -127,7 +129,7 @@ class PairData(DataSection):
                 "give one of source (pairs.tsv, pairs.jsonl, [train.en, train.de], builtin:docstrings) and generated"
             )
         if self.generated is not None and (self.validation or self.test or self.columns):
-            raise ValueError("generated pairs have no files of their own: leave out validation, test and columns")
+            raise ValueError("generated pairs are not read from files: leave out validation, test and columns")
         if self.shared and self.source_tokenizer is not None:
             raise ValueError("shared means one tokenizer for both sides; leave out source_tokenizer or shared")
         return self
@@ -201,7 +203,7 @@ class _Input:
     def spec(self, files: list[InputFile] | None = None) -> PairInputsSpec:
         source, generated = self.source, None
         if source.generated is not None:
-            # How many there are is no part of it: a piece that is there stays as it is when more are asked for.
+            # Without the number of examples: asking for more leaves the pieces that exist as they are.
             generated = {key: value for key, value in vars(source.generated).items() if key != "examples"}
         return PairInputsSpec(
             files=tuple(
@@ -249,7 +251,7 @@ def _split_by(data: PairData) -> Literal["source", "target", "both"]:
 
 
 def _division(data: PairData) -> DivisionSpec:
-    """Of the training source: all of it trains where a source for validation is named."""
+    """The division of the training source: all of it trains if a source for validation is named."""
     if data.validation is not None:
         return DivisionSpec(by=_split_by(data), share=0.0, split="train")
     return DivisionSpec(by=_split_by(data), share=data.validation_share)
@@ -293,7 +295,7 @@ def _vocabulary_size(data: PairData, side: Literal["source", "target"], training
 
 
 def _read(path: Path) -> dict[str, int]:
-    """Anything wrong with the memory only costs counting again."""
+    """The remembered sizes. A damaged file costs nothing but counting again."""
     try:
         content = json.loads(path.read_text())
     except (OSError, ValueError):

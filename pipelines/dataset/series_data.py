@@ -57,8 +57,8 @@ class SeriesData(DataSection):
     )
     generated: GeneratedSeries | None = None
     columns: tuple[str, ...] = Field(default=(), description="channels; default every column but time and series")
-    time: str | None = Field(default=None, description="column that must grow within a series; no channel")
-    series: str | None = Field(default=None, description="column that names the series of a row; no channel")
+    time: str | None = Field(default=None, description="column of times, which grow within a series")
+    series: str | None = Field(default=None, description="column that names the series of a row")
     split: Literal["time", "series"] | None = Field(
         default=None, description="the end of every series validates, or whole series; default time (generated: series)"
     )
@@ -79,7 +79,7 @@ class SeriesData(DataSection):
         if self.stride is not None and self.stride > self.sequence:
             raise ValueError(f"stride {self.stride} would leave steps out between windows of {self.sequence}")
         if self.generated is not None and (self.columns or self.time or self.series):
-            raise ValueError("columns, time and series are of a file; leave them out")
+            raise ValueError("columns, time and series belong to a file; leave them out")
         return self
 
     @property
@@ -104,7 +104,7 @@ class SeriesData(DataSection):
         files: list[InputFile] = []
         table, generated = None, None
         if self.generated is not None:
-            _model(self.generated)  # matrices that make no model are said now
+            _model(self.generated)  # matrices that make no model are refused now
             generated = GeneratedSpec(**self.generated.model_dump(exclude={"kind"}))
         else:
             files = _files(self, store)
@@ -144,7 +144,7 @@ def _rolls(files: list[InputFile]) -> bool:
     """Whether the files are piano rolls; they may not be mixed with tables."""
     kinds = {is_roll(Path(file.name)) for file in files}
     if len(kinds) > 1:
-        raise UserError("data.source: piano rolls (.json) and tables together; name one kind")
+        raise UserError("data.source: mixes piano rolls (.json) and tables; name one of the two")
     return kinds == {True}
 
 

@@ -57,7 +57,7 @@ class TextData(DataSection):
     source: Location | None = None
     generated: Generated | None = None
     validation: Location | None = Field(
-        default=None, description="a source of its own; otherwise a share of the documents"
+        default=None, description="a separate source; otherwise a share of the documents"
     )
     validation_share: Annotated[Number, Field(gt=0, lt=1)] = 0.05
     column: str | None = Field(default=None, description="of JSONL and Parquet; default text")
@@ -204,5 +204,5 @@ def _inputs(source: Source, files: list[InputFile]) -> InputsSpec:
     )
 
 
-# How many documents there are is no part of it: a piece that is there already stays as it is when more are asked for.
+# Without the number of documents: asking for more leaves the pieces that exist as they are.
 _CHAIN = ("length", "order", "symbols", "sharpness", "seed")

@@ -1,4 +1,4 @@
-"""What the tokenizers of text and of pairs have in common: those that are there before any text is read."""
+"""What the tokenizers of text and of pairs share: their keys, and the tokenizers that need no data."""
 
 from pathlib import Path
 from typing import Self
@@ -29,19 +29,19 @@ class TokenizerSection(Section):
         return self
 
     def known_vocabulary(self) -> int | None:
-        """Of bytes and files; None if it is made from the data."""
+        """The size of the vocabulary of bytes and of files; None if it is made from the data."""
         if self.kind == "bytes":
             return byte_tokenizer().vocabulary
         return from_file(Path(str(self.path)), self.separator).vocabulary if self.kind == "file" else None
 
     def ready_made(self) -> Task | None:
-        """The task of bytes and files; None if it is made from the data."""
+        """The task that makes the tokenizer of bytes or of a file; None if it is made from the data."""
         if self.kind == "bytes":
             return _task(TokenizerSpec(kind="bytes"))
         if self.kind != "file":
             return None
         path = Path(str(self.path))
-        from_file(path, self.separator)  # a wrong path or file is said now, before anything runs
+        from_file(path, self.separator)  # a wrong path or file is refused now, before anything runs
         spec = TokenizerSpec(kind="file", sha256=sha256_of(path), separator=self.separator)
         return _task(spec, Reading(location=str(path), paths={}))
 

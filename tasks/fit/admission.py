@@ -21,8 +21,8 @@ def admit(table: pandas.DataFrame, counts: str = "parameters") -> list[Run]:
     """The table as runs in its own order, those unfit for fitting marked with the reason.
 
     Columns N, D, C, loss; optional name, budget, seed, status, reason, learning_rate, N_without_embeddings.
-    Rows of one (N, D) are replicates where their seeds differ. Where learning rates differ, the rate with the lowest
-    mean loss stays; of several rows with one seed (or none) the lowest loss stays.
+    Rows of one (N, D) are replicates if their seeds differ. If learning rates differ, the rate with the lowest mean
+    loss stays. Of several rows with one seed (or none), the lowest loss stays.
     """
     size = "N" if counts == "parameters" else "N_without_embeddings"
     missing = [column for column in (size, "D", "C", "loss") if column not in table.columns]

@@ -19,7 +19,7 @@ def allocation(form: Form, cost: Cost, law: Floats, draws: Floats, C_from: float
     def lines(laws: Floats) -> Floats:
         first, last = (form.optimal(laws, cost, C) for C in (C_from, C_to))
         start = math.log(C_from)
-        with np.errstate(all="ignore"):  # a draw without an optimum worth the name: not finite, and left out below
+        with np.errstate(all="ignore"):  # a draw without an optimum is not finite, and is left out below
             a, b = np.log(last[0] / first[0]) / span, np.log(last[1] / first[1]) / span
             return np.stack([a, b, np.log(first[0]) - a * start, np.log(first[1]) - b * start], axis=1)
 

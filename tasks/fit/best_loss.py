@@ -58,12 +58,12 @@ def band(rows: Floats) -> tuple[Floats, Floats]:
 
 
 def best_loss(fit: Fit) -> BestLoss | None:
-    """The law's where there is one, else through the minima, else None."""
+    """From the law if there is one, else through the minima, else None."""
     return _from_law(fit) or _from_minima(fit)
 
 
 def identified(fit: Fit) -> bool:
-    """Do the runs tell the E of the best loss? That of the minima has an interval of its own."""
+    """Whether the runs identify the E of the best loss. The E of the minima has its own interval."""
     best = best_loss(fit)
     return best is not None and (fit.health.identified if best.source == "law" else best.E.low > 0)
 
@@ -81,7 +81,7 @@ def _from_law(fit: Fit) -> BestLoss | None:
     E = laws[:, 0]
 
     def reducible(C: Floats) -> Floats:
-        # All points and draws in one bisection: each alone is so little work that calling NumPy would cost more.
+        # All points and draws share one bisection: one alone is less work than calling NumPy.
         losses = law.form.optimal(np.tile(laws, (len(C), 1)), fit.cost, np.repeat(C, len(laws)))[2]
         return losses.reshape(len(C), len(laws)) - E
 

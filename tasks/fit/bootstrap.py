@@ -8,7 +8,7 @@ from numpy.typing import NDArray
 from reducible.tasks.fit.objective import Floats, Problem, minimise, solve_linear
 from reducible.tasks.fit.search import Optimum
 
-CHUNK = 200  # draws in one batch; more falls out of the cache
+CHUNK = 200  # draws in one batch; more would not fit in the cache
 
 
 def cells_of(*columns: Floats) -> NDArray[np.intp]:

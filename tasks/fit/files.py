@@ -18,9 +18,9 @@ OPTIONAL = ("name", "budget", "seed", "status", "reason", "learning_rate", "N_wi
 
 
 def read_runs(path: Path) -> tuple[pandas.DataFrame, tuple[str, ...]]:
-    """The table and what the reader should know about it. Raises UserError naming row and column.
+    """The table, and notes on it for the reader. Raises UserError naming row and column.
 
-    A loss may be empty, nan or inf where a run has a status other than finished: such a run is excluded by name.
+    A loss may be empty, nan or inf if the run has a status other than finished: such a run is excluded by name.
     """
     try:
         table = pandas.read_csv(path, dtype=str, skipinitialspace=True, keep_default_na=False)
@@ -40,7 +40,7 @@ def read_runs(path: Path) -> tuple[pandas.DataFrame, tuple[str, ...]]:
     notes: tuple[str, ...] = ()
     if "C" not in table.columns:
         table["C"] = 6 * table["N"] * table["D"]
-        notes = ("C is not in the table and is taken as 6ND: give it where embeddings or attention weigh",)
+        notes = ("C is not in the table and is taken as 6ND: give it if embeddings or attention cost much",)
     return table[[c for c in (*OPTIONAL[:1], *NUMBERS, *OPTIONAL[1:]) if c in table.columns]], notes
 
 
@@ -66,7 +66,7 @@ def _number(path: Path, table: pandas.DataFrame, row: int, column: str) -> float
 
 
 def fit_csv(path: Path, folder: Path, options: FitOptions | None = None) -> Fit:
-    """Fit a CSV file and leave fit.json, runs.csv and summary.txt in `folder`."""
+    """Fits a CSV file and writes fit.json, runs.csv and summary.txt into `folder`."""
     table, notes = read_runs(path)
     fit = fit_runs(table, options, notes)
     folder.mkdir(parents=True, exist_ok=True)
@@ -76,7 +76,7 @@ def fit_csv(path: Path, folder: Path, options: FitOptions | None = None) -> Fit:
 
 
 def write_fit(fit: Fit, folder: Path) -> None:
-    """fit.json, and runs.csv: every run with its part in the fit."""
+    """Writes fit.json, and runs.csv: every run with its part in the fit."""
     fit.save(folder / "fit.json")
     columns = ("name", "N", "D", "C", "loss", "budget", "seed", "status", "used", "reason", "fitted", "residual")
     rows = [{column: getattr(run, column) for column in columns} for run in fit.runs]

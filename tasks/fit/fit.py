@@ -72,7 +72,7 @@ def fit_runs(table: pandas.DataFrame, options: FitOptions | None = None, notes: 
         runs, window=options.window, draws=options.bootstrap, seed=options.seed, fallback=health.residual_deviation
     )
     if cost.worst > 0.05:
-        notes += (f"FLOPs per unit are a function of N only to {100 * cost.worst:.0f} %: N* and D* inherit that",)
+        notes += (f"FLOPs per unit are a function of N only to {100 * cost.worst:.0f} %: N* and D* share that error",)
     return Fit(
         runs=tuple(runs),
         counts=options.counts,
@@ -114,13 +114,13 @@ def _law(
 
 
 def _no_law(form: Form, columns: Columns) -> Health:
-    """A health without a verdict where the law can be tried, otherwise with the reason why not."""
+    """A health without a verdict if the law can be tried, otherwise with the reason why not."""
     cells = int(cells_of(*columns.values()).max()) + 1
     reason = ""
     if cells < form.size + 1:
         reason = (
             f"{cells} runs at distinct {form.variables} cannot carry {spelled(form.size)} parameters "
-            f"({form.size + 1} at the very least, better {3 * form.size})"
+            f"(at least {form.size + 1}, better {3 * form.size})"
         )
     else:
         for name, values in columns.items():
@@ -183,7 +183,7 @@ def _health(
 
 
 def _why_not_identified(columns: Columns, law: Law, profile: ProfileOfE) -> str:
-    """Empty where E is identified; otherwise the reason, the design's before the data's."""
+    """Empty if E is identified; otherwise the reason, and one in the design comes before one in the data."""
     if law.form.splits and _on_one_line(columns):
         ratio = np.sort(columns["D"] / columns["N"])
         span = f"D/N from {ratio[0]:.3g} to {ratio[-1]:.3g}"
@@ -211,7 +211,7 @@ def _on_one_line(columns: Columns) -> bool:
 
 
 def _r_squared(loss: Floats, fitted: Floats, E: float) -> float:
-    """Of log reducible loss, over the runs whose loss is above E."""
+    """R^2 of the log reducible loss, over the runs whose loss is above E."""
     above = (loss > E) & (fitted > E)
     if above.sum() < 3:
         return math.nan
@@ -234,7 +234,7 @@ def _warnings(
         lines.append(f"the optimum is not at rest: relative gradient {optimum.gradient:.1g}")
     if optimum.condition > 1e4:
         lines.append(f"the parameters are hardly separable: condition number {optimum.condition:.1g}")
-    # Named, never dropped: Huber's loss bounds their pull, and the owner knows why a run went wrong.
+    # Named, never dropped: Huber's loss bounds their pull, and only the owner knows why a run went wrong.
     odd = np.flatnonzero(np.abs(residuals) > OUTLIER * max(sigma, 1e-3))
     if len(odd) and len(residuals) - len(odd) > problem.size:
         weights = np.ones(len(residuals))
@@ -246,8 +246,8 @@ def _warnings(
 
 
 def _back_tests(form: Form, columns: Columns, problem: Problem, used: list[Run]) -> tuple[BackTest, ...]:
-    """Fit the runs up to each compute level, predict those above: the error that matters."""
-    # Levels and not C itself: runs of one budget differ in C by a little, and would vouch for each other.
+    """Fits the runs up to each level of compute and predicts those above: the error that matters."""
+    # By level, not by C: runs of one budget differ a little in C, and one would predict the other.
     level_of = {run.name: level for level, group in enumerate(isoflop.budgets(used)) for run in group}
     at = np.array([level_of[run.name] for run in used])
     levels = np.unique(at)[:-1]

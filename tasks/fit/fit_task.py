@@ -37,7 +37,7 @@ def run(context: Context) -> None:
 
 
 def table_of(spec: FitSpec, inputs: Any) -> pandas.DataFrame:
-    """One row a planned cell: results where there are any, the reason where there are none."""
+    """One row for each planned cell: its result, or the reason why there is none."""
     rows = [_row(cell.label, cell.budget, cell.seed, Path(inputs[cell.input])) for cell in spec.cells]
     rows += [{"name": gone.label, "status": "unfinished", "reason": gone.reason} for gone in spec.excluded]
     columns = ["name", "N", "N_without_embeddings", "D", "C", "loss", "budget", "seed", "status", "reason"]
@@ -62,7 +62,7 @@ def _row(label: str, budget: float | None, seed: int | None, artifact: Path) -> 
             "learning_rate": result.get("learning_rate"),
         }
     except (OSError, ValueError, KeyError) as error:
-        raise UserError(f"{path} of {label} is no result of a training ({error!r})") from None
+        raise UserError(f"{path} of {label} is not the result of a training ({error!r})") from None
 
 
 def metrics_of(fit: Fit) -> dict[str, float]:

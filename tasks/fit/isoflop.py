@@ -61,8 +61,8 @@ def minima(
 ) -> Minima:
     """Every budget with three sizes or more gets its minimum or the reason why it has none.
 
-    `noise` is the relative deviation of a run's loss. By default it is what the parabolas leave over, pooled over the
-    budgets; where they leave over less than three degrees of freedom, `fallback` (the noise about the law) serves.
+    `noise` is the relative deviation of a run's loss. By default it is that about the parabolas, pooled over the
+    budgets; with fewer than three degrees of freedom it is `fallback`, the noise about the law.
     """
     groups = [group for group in budgets(runs) if len({run.N for run in group}) >= 3]
     shapes = [_shape(group, window) if curve == "parabola" else _whole(group) for group in groups]
@@ -221,7 +221,7 @@ def _point(group: list[Run], shape: _Shape) -> IsoFlop:
 def _vertices(x: Floats, loss: Floats, shape: _Shape) -> tuple[Floats, Floats]:
     """(draws, runs) losses -> log N and loss at each draw's vertex; nan where the draw has no minimum.
 
-    Noise can throw the vertex of a flat parabola anywhere; beyond the window it knows nothing and is held at its end.
+    Noise can move the vertex of a flat parabola anywhere. The runs say nothing beyond the window, so it stops there.
     """
     inside = x[shape.inside] - shape.centre
     design = np.vander(inside, 3)

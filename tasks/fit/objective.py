@@ -25,7 +25,7 @@ Floats = NDArray[np.float64]
 
 @dataclass(frozen=True)
 class Range:
-    """Of one exponent: where it may lie, where starts are spread, and where the few starts of a bootstrap draw are."""
+    """The range of one exponent: its bounds, the spread of starts, and that of the few starts of a bootstrap draw."""
 
     bounds: tuple[float, float] = (0.01, 4.0)  # a hit is reported
     starts: tuple[float, float] = (0.02, 2.0)
@@ -41,7 +41,7 @@ class Problem:
     exponent_of: tuple[int, ...]
     delta: float = 1e-3
     logarithmic: bool = True  # False: residuals of the loss itself, in units of the mean loss
-    given_ranges: tuple[Range, ...] = ()  # of each exponent; the usual where empty
+    given_ranges: tuple[Range, ...] = ()  # of each exponent; the default if empty
 
     @property
     def terms(self) -> int:
@@ -196,7 +196,7 @@ def minimise(
     iterations: int = 300,
     tolerance: float = 1e-9,
 ) -> Rest:
-    """Bring each of P starts (P, q), with its own run weights (P, n), to the nearest minimum within the bounds.
+    """Brings each of P starts (P, q), with its own run weights (P, n), to the nearest minimum within the bounds.
 
     Damped Newton: (Hessian + damping * Hessian-above) step = -gradient. With damping 1 or more every step descends
     (the second matrix is the one of iteratively reweighted least squares); with damping 0 it is Newton's own. A

@@ -106,7 +106,7 @@ def loss_tables(bests: Mapping[str, BestLoss], C: Floats) -> dict[str, Floats]:
 
 
 def _within(C: Floats, low: float, high: float) -> NDArray[np.bool_]:
-    """With room for rounding."""
+    """Whether each C lies from low to high, with room for rounding."""
     above, below = low * (1 - 1e-9) <= C, high * (1 + 1e-9) >= C
     return above & below
 
@@ -145,7 +145,7 @@ def _pair(
         return Overtaking(pair, CANNOT_TELL, f"cannot tell: {reason}", tested)
     gap = gap[:, sound]
     unknown = [name for name in pair if not identified(fits[name])]
-    # A curve whose E is not known says nothing beyond its runs: crossings out there are seen but not believed.
+    # A curve whose E is not known says nothing beyond its runs: crossings there are reported as not sure.
     reach = tested[1] if unknown else float(C[-1])
     inside = _within(C, *tested)
     distinct = any(low > 0 or high < 0 for low, high in np.percentile(gap[inside, 1:], [2.5, 97.5], axis=1).T)
@@ -218,7 +218,7 @@ def _with_sentence(found: Overtaking, unknown: list[str], distinct: bool) -> Ove
     start, end = found.tested
     sure = [crossing for crossing in found.crossings if crossing.sure]
     unsure = [crossing for crossing in found.crossings if not crossing.sure]
-    if found.ahead is not None:  # what may have been before the runs began is of no use then
+    if found.ahead is not None:  # a crossing below the compute tested is then of no use
         unsure = [crossing for crossing in unsure if crossing.compute.value > start]
     parts = []
     for crossing in sure:
@@ -257,11 +257,11 @@ def _doubt(crossing: Crossing, found: Overtaking, unknown: list[str]) -> str:
     at = f"{crossing.compute.value:.3g} FLOPs"
     if crossing.compute.value > found.tested[1] and unknown:
         return (
-            f"{who} at {at} as the fits have it (beyond the tested range, and E of {' and '.join(unknown)} not known)"
+            f"{who} at {at} according to the fits (beyond the tested range, and E of {' and '.join(unknown)} not known)"
         )
     outside = not found.tested[0] <= crossing.compute.value <= found.tested[1]
     place = ", outside the tested range" if outside else ""
-    return f"{who} at {at} as the fits have it (only {_percent(crossing.share)} of the draws cross{place})"
+    return f"{who} at {at} according to the fits (only {_percent(crossing.share)} of the draws cross{place})"
 
 
 def _where(compute: Estimate) -> str:

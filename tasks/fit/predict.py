@@ -63,7 +63,8 @@ def _for_loss(fit: Fit, law: Law, best: Floats, draws: Floats, noise: Floats, lo
     N, D, compute = (float(v[0]) for v in law.form.required(best, fit.cost, np.array([loss])))
     if not math.isfinite(compute) or N >= 1e19:
         raise UserError(f"loss {loss:g} is so close to E = {law.E} that no finite compute can be named")
-    # A run lands noise above the law: the law must reach the target less the noise. Draws with E above need infinity.
+    # A run's loss is the law's plus noise, so the law must reach the target less the noise. If a draw's E is above
+    # that, its compute is infinite.
     N_draws, D_draws, C_draws = law.form.required(draws, fit.cost, loss * np.exp(-noise))
     warnings = _warnings(fit, compute)
     beyond = float(np.mean(np.isinf(C_draws))) if len(C_draws) else 0.0
@@ -94,5 +95,5 @@ def _warnings(fit: Fit, compute: float) -> tuple[str, ...]:
         lines += (fit.health.verdict,)
     ratio = compute / fit.largest_compute
     if ratio > FAR:
-        lines += (f"{ratio:.3g} times the largest run: far beyond what back-tests of this fit can vouch for",)
+        lines += (f"{ratio:.3g} times the largest run: far beyond what back-tests of this fit can support",)
     return lines

@@ -27,7 +27,7 @@ T = TypeVar("T")
 
 @dataclass(frozen=True)
 class Estimate:
-    """A value with its 95 % interval; an interval that is open above has high = inf, one unknown has nan."""
+    """A value with its 95 % interval; an interval that is open above has high = inf, an unknown one has nan."""
 
     value: float
     low: float = math.nan
@@ -156,7 +156,7 @@ class IsoFlop:
 
 @dataclass(frozen=True)
 class Frontier:
-    """L(C) = E + K C^-gamma through the minima of the budgets; None where the minima are too few."""
+    """L(C) = E + K C^-gamma through the minima of the budgets; None if the minima are too few."""
 
     points: tuple[IsoFlop, ...]
     E: Estimate | None = None
@@ -206,8 +206,8 @@ class Health:
     residual_largest: float  # largest absolute log residual
     residual_largest_run: str
     r_squared: float  # of log reducible loss
-    identified: bool  # is E?
-    splits: bool  # can these runs say how to split compute between N and D? Without it nothing is predicted
+    identified: bool  # whether E is
+    splits: bool  # whether these runs say how to split compute between N and D; if not, nothing is predicted
     verdict: str  # one sentence about E
     warnings: tuple[str, ...] = ()  # sentences: outliers by name, few starts at the best, ...
 
@@ -245,7 +245,7 @@ class Fit:
 
     @property
     def form(self) -> Form:
-        """What was fitted. A fit.json from before there were several forms is Chinchilla's."""
+        """The form that was fitted. A fit.json that names none is Chinchilla's."""
         return form_named(self.options.get("form", "chinchilla"))
 
     @property
@@ -300,7 +300,7 @@ class Prediction:
 
     @property
     def splits(self) -> bool:
-        """Does it say how to split compute between N and D? A law of compute alone does not."""
+        """Whether it says how to split compute between N and D. A law of compute alone does not."""
         return not math.isnan(self.N.value)
 
     def to_dict(self) -> dict[str, Any]:

@@ -1,8 +1,8 @@
-"""One irreducible loss for all families? The data have one entropy; every family's fit has an E of its own.
+"""A test of whether all families share one irreducible loss: the data have one entropy, but each fit has its own E.
 
-E of a family is the data's entropy plus what that family cannot express at any size: a shorter memory, a bound in
-place of a likelihood. So each E is given with its own interval, and the profiles of all fits are added up: the lowest
-point of the sum is the E that suits them together, and how much worse it is than each fit with its own E is a
+The E of a family is the data's entropy plus what that family cannot express at any size: a shorter memory, a bound in
+place of a likelihood. So each E is given with its own interval, and the profiles of all fits are added up. The lowest
+point of the sum is the E that suits them together. How much worse it is than each fit with its own E is a
 likelihood-ratio test of whether there is one E at all.
 """
 
@@ -23,7 +23,7 @@ POINTS = 4001
 
 @dataclass(frozen=True)
 class SharedE:
-    """E in nats per target unit. `shared` is None where fewer than two families have a profile of E."""
+    """E in nats per target unit. `shared` is None if fewer than two families have a profile of E."""
 
     own: dict[str, Estimate]
     shared: Estimate | None
@@ -74,6 +74,6 @@ def _sentence(shared: Estimate, probability: float, names: list[str]) -> str:
         )
     whom = " and ".join(names) if len(names) == 2 else "all families"
     if shared.low <= 0 and math.isinf(shared.high):
-        return f"Any E suits {whom}: together these runs do not tell it either"
+        return f"Any E suits {whom}: even together these runs do not identify it"
     upper = "open" if math.isinf(shared.high) else f"{shared.high:.4g}"
     return f"One E suits {whom}: {shared.value:.4g} [{shared.low:.4g}, {upper}] (p = {probability:.2g})"

@@ -1,4 +1,4 @@
-"""What a reader wants first, in numbers: the law, the next budget, the price of half the loss, how sure all that is."""
+"""What a reader wants first, in numbers: the law, the next budget, the compute for half the loss, how sure it is."""
 
 from __future__ import annotations
 
@@ -39,10 +39,10 @@ class Check:
 
 @dataclass(frozen=True)
 class Answer:
-    """None where the runs do not say."""
+    """The numbers at the top of the page; None if the runs do not say."""
 
     best: BestLoss | None
-    identified: bool  # is the E of `best`? That of the minima has an interval of its own
+    identified: bool  # whether the E of `best` is; the E of the minima has its own interval
     smallest: float | None  # C of the cheapest run used
     largest: float | None  # C of the most expensive run used
     exponent: Estimate | None
@@ -85,7 +85,7 @@ def answer(fit: Fit) -> Answer:
 
 
 def _predicted(fit: Fit, compute: float) -> Prediction | None:
-    # A fit without a law, or a price beyond all numbers, has no prediction; the page then says so.
+    # A fit without a law, or compute beyond all bounds, has no prediction; the page then says so.
     if not 0 < compute < 1e60:
         return None
     try:

@@ -1,4 +1,4 @@
-"""Learning curves out of train artifacts."""
+"""Learning curves from train artifacts."""
 
 from __future__ import annotations
 
@@ -14,7 +14,8 @@ from reducible.tasks.workflow.store import read_manifest
 
 
 def curves_of(inputs: Mapping[str, Path]) -> list[Curve]:
-    """A curve for every input that is a training: of the validation loss where it was taken more than once in any."""
+    """A curve for every input that is a training: of its validation loss, or of its training loss if no training
+    measured the former more than once."""
     trainings = [path for path in inputs.values() if (path / "result.json").is_file() and (path / "record").is_dir()]
     for metric, kind in (("val/loss", "validation"), ("train/loss", "training")):
         curves = [_curve(path, metric, kind) for path in trainings]

@@ -188,7 +188,7 @@ def _difference(scene: Families) -> Panel:
 
 
 def _crossings(scene: Families, axes: Any) -> None:
-    """The overtakings that the runs tell, with their intervals."""
+    """Draws the overtakings that are sure, with their intervals."""
     sure = [one for pair in scene.comparison.overtakings for one in pair.crossings if one.sure]
     colours = {member.name: member.colour for member in scene.members}
     low, high = scene.grid[0], scene.grid[-1]

@@ -117,7 +117,7 @@ def back_test(scene: Scene) -> Figure:
     if not tests:
         return Figure(
             "back-test",
-            missing="Too few budgets to fit on the cheaper runs and predict the dearer ones: the law is untested.",
+            missing="Too few budgets to fit on cheaper runs and predict more expensive ones: the law is untested.",
         )
     canvas, axes = panel("Back-test", "extrapolation: C / largest C fitted", "prediction / actual − 1 (%)")
     axes.axhline(0, color=INK, linewidth=0.9)

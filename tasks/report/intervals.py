@@ -12,7 +12,7 @@ from reducible.tasks.words import number
 
 
 def interval(estimate: Estimate | None, write: Callable[[float], str] = number) -> str:
-    """The 95 % interval, in words where an end is open or unknown."""
+    """The 95 % interval, in words if an end is open or unknown."""
     if estimate is None or (math.isnan(estimate.low) and math.isnan(estimate.high)):
         return "interval unknown"
     low, high = estimate.low, estimate.high

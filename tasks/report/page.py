@@ -36,7 +36,7 @@ def write_report(
     curves: Sequence[Curve] = (),
     provenance: Mapping[str, str] | None = None,
 ) -> Report:
-    """`folder`/report.html and `folder`/figures/*.png.
+    """Writes `folder`/report.html and `folder`/figures/*.png.
 
     curves: learning curves of the trainings. provenance: label -> value, printed as given (code, versions, dates).
     """

@@ -18,7 +18,7 @@ class ReportSpec(BaseModel):
     )
     unit: str = Field(default="token", description="what one target unit is, singular: token, byte, step")
     predict: str = Field(
-        default="", description="what `reducible predict` is to be given for this fit; no command where empty"
+        default="", description="what `reducible predict` takes to find this fit; if empty, no command is shown"
     )
 
 

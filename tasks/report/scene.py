@@ -1,4 +1,4 @@
-"""What a picture of a report is, and what every picture is drawn from."""
+"""The parts of a picture of a report, and what every picture is drawn from."""
 
 from __future__ import annotations
 
@@ -74,7 +74,7 @@ class Scene:
 
     @property
     def sample(self) -> str:
-        """n of a caption, and who was left out."""
+        """The n of a caption, and which runs were left out."""
         fit = self.fit
         text = f"n = {len(fit.used)} of {plural(len(fit.runs), 'run')}"
         if fit.excluded:

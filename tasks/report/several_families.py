@@ -79,7 +79,7 @@ def write_families_report(
     curves: Mapping[str, Sequence[Curve]] | None = None,
     provenance: Mapping[str, str] | None = None,
 ) -> Report:
-    """`folder`/report.html, `folder`/figures/families-*.png, and each family's own in `folder`/figures/NAME."""
+    """Writes `folder`/report.html, `folder`/figures/families-*.png, and each family's figures in figures/NAME."""
     figures = folder / "figures"
     figures.mkdir(parents=True, exist_ok=True)
     colours = {name: family_colour(index) for index, name in enumerate(spec.declared)}
@@ -131,7 +131,7 @@ def note(fits: Mapping[str, Fit], comparison: Comparison, spec: FamiliesReportSp
 
 
 def _rows(pair: Overtaking) -> list[Row]:
-    """Who is ahead all the way, then each crossing of the fits that lies where it matters."""
+    """The family that is ahead throughout, if any, then each crossing of the fits that is not below what was tested."""
     rows = []
     if pair.ahead is not None and pair.ahead_until is not None:
         rows.append(Row(pair, f"{pair.ahead} is ahead up to {pair.ahead_until:.3g}"))

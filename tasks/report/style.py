@@ -82,7 +82,7 @@ class Palette:
         self._sizes = np.log([run.N for run in fit.runs if np.isfinite(run.N) and run.N > 0] or [1.0])
 
     def budget(self, run: Run) -> float | None:
-        """The budget a run belongs to, as the fit groups them; a run of no budget has none."""
+        """The budget that a run belongs to, as the fit groups them, or None."""
         return self._budget_of.get(run.name, self._known(run.budget or run.C) or run.budget)
 
     def look(self, run: Run) -> Look:
@@ -127,7 +127,7 @@ def save(canvas: Canvas, path: Path, caption: str) -> Path:
 
 
 def log_axis(axis: Any, kind: str = "power") -> None:
-    """Logarithmic, with ticks a person can read also where the axis spans less than a decade.
+    """Makes the axis logarithmic, with ticks that are readable even if it spans less than a decade.
 
     kind: power (10^12), count (30k), plain (0.3).
     """
@@ -150,7 +150,7 @@ def log_axis(axis: Any, kind: str = "power") -> None:
 
 
 def extrapolation(axes: Any, start: float, end: float) -> None:
-    """Shades what no run has seen. Wants the axes' limits and scale to be set."""
+    """Shades the range beyond the runs. The axes' limits and scale must be set before."""
     if end > start:
         narrow = axes.transAxes.inverted().transform(axes.transData.transform((start, 1.0)))[0] > 0.75
         axes.axvspan(start, end, color="#eef0f3", zorder=0)
@@ -161,7 +161,7 @@ def extrapolation(axes: Any, start: float, end: float) -> None:
 
 
 def legend(axes: Any) -> None:
-    """Below the axes, where it hides nothing; the axes give way for more than two rows."""
+    """Puts the legend below the axes, where it hides nothing; the axes shrink for more than two rows."""
     handles, labels = axes.get_legend_handles_labels()
     if handles:
         columns = 3 if max(map(len, labels)) < 18 else 2
@@ -171,7 +171,7 @@ def legend(axes: Any) -> None:
 
 
 def dots(axes: Any, palette: Palette, places: Sequence[tuple[Run, float, float]], **style: Any) -> None:
-    """The runs of a budget in its colour and marker, one artist a budget: a thousand would take a minute."""
+    """Draws the runs of a budget in its colour and marker, as one artist: a thousand artists would take a minute."""
     groups: dict[Look, list[tuple[float, float]]] = {}
     for run, x, y in places:
         groups.setdefault(palette.look(run), []).append((x, y))
@@ -180,7 +180,7 @@ def dots(axes: Any, palette: Palette, places: Sequence[tuple[Run, float, float]]
 
 
 def hollow(axes: Any, palette: Palette, places: Sequence[tuple[Run, float, float]], top: float) -> None:
-    """Excluded runs: hollow; one beyond the picture is drawn at its upper edge."""
+    """Draws excluded runs as hollow marks; one beyond the picture stands at its upper edge."""
     for i, (run, x, y) in enumerate(places):
         look = palette.look(run)
         marker, label = "^" if y > top else look.marker, "" if i else "excluded"
@@ -189,7 +189,7 @@ def hollow(axes: Any, palette: Palette, places: Sequence[tuple[Run, float, float
 
 
 def write_name(axes: Any, run: Run, x: float, y: float) -> None:
-    """A run's name beside its mark, on the side where there is room. Wants the axes' limits and scales to be set."""
+    """Writes a run's name beside its mark, where there is room. The axes' limits and scales must be set before."""
     right, up = axes.transAxes.inverted().transform(axes.transData.transform((x, y)))
     axes.annotate(
         short_name(run.name),

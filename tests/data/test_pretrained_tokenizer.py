@@ -76,7 +76,7 @@ def test_a_tokenizer_json_beside_the_weights_is_taken(tmp_path):
     train_bpe(["some text of ours, more text"] * 5, 300).save(tmp_path)
     tokenizer = load_pretrained_tokenizer(tmp_path, 400)
     assert tokenizer.decode(tokenizer.encode_batch(["our text"])[0]) == "our text"
-    with pytest.raises(DataError, match=r"tokenizer.json: has 2\d\d ids, the model of .* knows 200"):
+    with pytest.raises(DataError, match=r"tokenizer.json: has 2\d\d ids, but the model of .* knows 200"):
         load_pretrained_tokenizer(tmp_path, 200)
 
 

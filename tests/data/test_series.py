@@ -88,7 +88,7 @@ def test_parquet_tsv_and_gz_say_the_same_as_csv(tmp_path: Path) -> None:
         ("a,b\n1,2\n", {"time": "t"}, "data.time: .*has no column 't'"),
         ("t,b\n2,1\n2,2\n", {"time": "t"}, "line 3, column 't': '2' is not after the step before"),
         ("t,b\n2020-01-01,1\nlater,2\n", {"time": "t"}, "line 3, column 't': 'later' is no number, date or time"),
-        ("s,b\n,1\n", {"series": "s"}, "line 2, column 's': no series is named"),
+        ("s,b\n,1\n", {"series": "s"}, "line 2, column 's': names no series"),
         ("1,2\n3,4\n", {}, "line 1: 1, 2 are numbers; the first line has to name the columns"),
         ("a,a\n1,2\n", {}, "line 1: the column 'a' is there twice"),
         ("", {}, "line 1: holds no names"),
@@ -109,7 +109,7 @@ def test_a_time_column_is_checked_series_by_series(tmp_path: Path) -> None:
 
 def test_parquet_that_is_none_and_columns_of_text(tmp_path: Path) -> None:
     (tmp_path / "no.parquet").write_bytes(b"no")
-    with pytest.raises(DataError, match="no.parquet: no Parquet"):
+    with pytest.raises(DataError, match="no.parquet: not a readable Parquet file"):
         list(read_table(tmp_path / "no.parquet", "no", Columns()))
     pandas.DataFrame({"x": [1.0, 2.0], "y": ["a", "b"]}).to_parquet(tmp_path / "text.parquet")
     with pytest.raises(DataError, match="row 1, column 'y': 'a' is no finite number"):
@@ -155,7 +155,7 @@ def test_piano_rolls(tmp_path: Path) -> None:
         ('{"train": [[[20]]]}', r"train\[0\]: step 0: 20 is no MIDI note"),
         ('{"train": [[60]]}', r"train\[0\]: step 0: a step is a list"),
         ('{"other": []}', "piano rolls are one object"),
-        ("[1", "no JSON"),
+        ("[1", "not readable as JSON"),
     ):
         path.write_text(text)
         with pytest.raises(DataError, match=said):

@@ -1,4 +1,4 @@
-"""What a form of a law promises to the fit, to `predict` and to the report."""
+"""The interface of a form of a law, for the fit, `predict` and the report."""
 
 from __future__ import annotations
 
@@ -63,23 +63,24 @@ class Form(ABC):
 
     @property
     def variables(self) -> str:
-        """Such as (N, D)."""
+        """The columns as the formula writes them, such as (N, D)."""
         return f"({', '.join(self.columns)})"
 
     @property
     def formula(self) -> str:
-        """Such as L(N, D) = E + A N^-alpha + B D^-beta."""
+        """The formula as text, such as L(N, D) = E + A N^-alpha + B D^-beta."""
         return f"L{self.variables} = {' + '.join(self.terms({name: name for name in self.parameters}))}"
 
     @property
     def splits(self) -> bool:
-        """Does it say how to split compute between N and D?"""
+        """Whether it says how to split compute between N and D."""
         return {"N", "D"} <= set(self.columns)
 
     def optimal(self, theta: Floats, cost: Cost, compute: float | Floats) -> tuple[Floats, Floats, Floats]:
         """N*, D* and loss of every law (rows, size) at `compute` FLOPs, one for all or one each; nan if there is none.
 
-        A search; a form whose optimum can be written down overrides it, and one that does not split compute has to.
+        The optimum is searched. A form whose optimum has a formula may override this; one that does not split compute
+        must.
         """
         compute = np.broadcast_to(np.asarray(compute, dtype=float), len(theta))
         log_N, loss = self._search(theta, cost, compute)

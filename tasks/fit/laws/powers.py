@@ -29,7 +29,7 @@ class SumOfPowers(Form):
     powers: tuple[Power, ...]
     meanings: Mapping[str, str]
     source: tuple[str, str]
-    ranges: Mapping[str, Range] = field(default_factory=dict)  # of exponents that need other than the usual
+    ranges: Mapping[str, Range] = field(default_factory=dict)  # of exponents that need another than the default
 
     @property
     def columns(self) -> tuple[str, ...]:

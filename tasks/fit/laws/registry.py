@@ -10,7 +10,7 @@ FORMS: dict[str, Form] = {
 
 
 def form_named(name: str) -> Form:
-    """Raises UserError, which lists the forms that there are."""
+    """The form of this name. Raises UserError, which lists the forms, if there is none."""
     if name not in FORMS:
         raise UserError(f"there is no form {name!r} of a law; known: {', '.join(FORMS)}")
     return FORMS[name]

@@ -123,7 +123,7 @@ def test_what_makes_another_dataset_and_what_does_not(shops: Path) -> None:
         ({"source": "builtin:nil"}, "builtin:nil holds no series; .* did you mean builtin:nile"),
         ({"source": "builtin:nile", "validation_share": 0.6, "test_share": 0.4}, "nothing to train on"),
         ({"generated": {"A": 1}}, "data.generated.A: its largest eigenvalue is 1"),
-        ({"generated": {}, "columns": ["x"]}, "columns, time and series are of a file"),
+        ({"generated": {}, "columns": ["x"]}, "columns, time and series belong to a file"),
         ({"source": "builtin:nile", "window": 3}, "window"),
     ],
 )

@@ -177,9 +177,9 @@ def test_predict_asks_which_family_is_meant(tmp_path: Path) -> None:
         print_prediction("several", "1e12", None, False, root)
     with pytest.raises(UserError, match="--family rnn: several has no such family; it has gru, lstm"):
         print_prediction("several", "1e12", None, False, root, family="rnn")
-    with pytest.raises(UserError, match="it is no sweep of several families"):
+    with pytest.raises(UserError, match="it is not a sweep of several families"):
         print_prediction("alone", "1e12", None, False, root, family="lstm")
-    with pytest.raises(UserError, match=r"several-lstm.*is no fit.json"):
+    with pytest.raises(UserError, match=r"several-lstm.*is not a fit.json"):
         print_prediction("several", "1e12", None, False, root, family="lstm")
 
 

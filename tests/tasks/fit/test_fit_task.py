@@ -62,5 +62,5 @@ def test_fits_the_cells_and_names_the_excluded(tmp_path: Path) -> None:
 
 
 def test_a_result_that_is_none_is_named(tmp_path: Path) -> None:
-    with pytest.raises(UserError, match="artifact-1/result.json of w1 is no result of a training"):
+    with pytest.raises(UserError, match="artifact-1/result.json of w1 is not the result of a training"):
         run(context_of(tmp_path, spoil="{}"))

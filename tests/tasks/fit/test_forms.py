@@ -178,7 +178,7 @@ def test_a_fit_json_from_before_there_were_forms_is_chinchilla_s() -> None:
 def test_too_few_runs_are_counted_by_the_form() -> None:
     table = tied_table().iloc[[0, 1, 2, 7]]
     verdict = fit_runs(table, FitOptions(form="tied")).health.verdict
-    assert "4 runs at distinct (N, D) cannot carry four parameters (5 at the very least, better 12)" in verdict
+    assert "4 runs at distinct (N, D) cannot carry four parameters (at least 5, better 12)" in verdict
     few = fit_runs(compute_table().iloc[:3], FitOptions(form="compute"))
     assert "3 runs at distinct (C) cannot carry three parameters" in few.health.verdict
 
