@@ -50,13 +50,7 @@ class Batches:
 
     def __init__(self, examples: Examples, batch_units: int, micro_batch: int, seed: int) -> None:
         """`batch_units` target units per step, whatever the world size; `micro_batch` sequences per forward pass."""
-        _refuse_empty(examples)
-        if batch_units < examples.sequence:
-            raise DataError(
-                f"train.batch: {batch_units} target units are less than one sequence of {examples.sequence}"
-            )
-        if micro_batch < 1:
-            raise DataError(f"train.micro_batch: {micro_batch} is not at least 1")
+        check_batch(examples, batch_units, micro_batch)
         self.examples = examples
         self.examples_per_step = batch_units // examples.sequence
         self.units_per_step = self.examples_per_step * examples.sequence
@@ -132,10 +126,18 @@ def cut_by_size(indices: np.ndarray, sizes: np.ndarray, room: int) -> list[np.nd
     return [*pieces, indices[start:]]
 
 
+def check_batch(examples: Examples, batch_units: int, micro_batch: int) -> None:
+    """Raises DataError if no step can be taken: no examples, or a batch or micro-batch that holds none."""
+    _refuse_empty(examples)
+    if batch_units < examples.sequence:
+        raise DataError(f"train.batch: {batch_units} target units are less than one sequence of {examples.sequence}")
+    if micro_batch < 1:
+        raise DataError(f"train.micro_batch: {micro_batch} is not at least 1")
+
+
 def _refuse_empty(examples: Examples) -> None:
-    if len(examples) > 0:
-        return
-    raise DataError(
-        f"data: the {examples.split} split is empty; cut the text into more documents (data.documents: paragraph) "
-        "or name a source for validation (data.validation)"
-    )
+    if len(examples) == 0:
+        raise DataError(
+            f"data: the {examples.split} split is empty; give more data or another validation share, cut text into "
+            "more documents (data.documents: paragraph), or name a source for validation (data.validation)"
+        )

@@ -4,8 +4,7 @@ from typing import Protocol, cast
 
 import numpy as np
 
-from reducible.data.batches import Examples, cut_by_size
-from reducible.data.errors import DataError
+from reducible.data.batches import Examples, check_batch, cut_by_size
 from reducible.data.order import key_of, permute
 
 _POOL_STEPS = 32  # steps whose examples are sorted by size together
@@ -44,14 +43,7 @@ class Buckets:
     def __init__(self, examples: Examples, batch_units: int, micro_batch: int, seed: int) -> None:
         """`batch_units` target units per step, whatever the world size; room for `micro_batch` full sequences per
         forward pass, which holds more examples if they are shorter. The examples are RaggedExamples."""
-        if len(examples) == 0:
-            raise DataError(f"data: the {examples.split} split is empty; give more data or another validation share")
-        if batch_units < examples.sequence:
-            raise DataError(
-                f"train.batch: {batch_units} target units are less than one sequence of {examples.sequence}"
-            )
-        if micro_batch < 1:
-            raise DataError(f"train.micro_batch: {micro_batch} is not at least 1")
+        check_batch(examples, batch_units, micro_batch)
         self.examples = examples
         ragged = cast(RaggedExamples, examples)
         self._lengths = np.asarray(ragged.lengths, np.int64)
