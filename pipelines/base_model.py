@@ -9,6 +9,7 @@ from typing import Any
 from reducible.data.errors import DataError
 from reducible.data.hashes import HashCache
 from reducible.data.paths import expanded, scheme_like
+from reducible.models.families import transformer
 from reducible.models.families.registry import Family, family
 from reducible.pipelines.find import NotFound, find
 from reducible.tasks.dataset.kind import kind_named
@@ -131,4 +132,4 @@ def _imported_base(path: Path, store: Store) -> Base:
     model = task("checkpoint", "make_model", weights, f"checkpoint {name}")
     tokenizers = {"tokenizer": task("tokenizer", "make_tokenizer", tokenizer, f"tokenizer of {name}")}
     hashes.save()
-    return Base(name, family("transformer"), config, model, tokenizers, {})
+    return Base(name, transformer.FAMILY, config, model, tokenizers, {})

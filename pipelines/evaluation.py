@@ -20,7 +20,7 @@ def evaluation_of(recipe: Recipe, family: Family) -> EvaluateSpec:
     """
     kind = kind_named(family.reads)
     spec = load_evaluation(kind.settings, recipe.evaluate)
-    spec.check(family.name)
+    spec.check(family)
     if spec.split == "test" and not recipe.data.may_test:
         raise UserError(f"evaluate.split: these data have no test split; {kind.test_split}")
     return spec

@@ -5,15 +5,17 @@ from collections.abc import Sequence
 
 import click
 
+from reducible.models.families.registry import family
 from reducible.pipelines.engine import engine, failures
 from reducible.pipelines.evaluation import evaluation_task
 from reducible.pipelines.find import find
 from reducible.pipelines.recipe.load import load_evaluation
 from reducible.tasks.dataset.dataset import open_dataset
+from reducible.tasks.dataset.kind import kind_named
 from reducible.tasks.errors import UserError
-from reducible.tasks.evaluate.evaluate_task import kind_of
 from reducible.tasks.train.folders import MODEL
-from reducible.tasks.workflow.store import Store, read_manifest
+from reducible.tasks.train.train_spec import TrainSpec
+from reducible.tasks.workflow.store import Store, read_manifest, read_spec
 from reducible.tasks.workflow.task import finished
 
 
@@ -41,12 +43,13 @@ def evaluate_run(run: str, overrides: Sequence[str], root: str) -> int:
     model = finished("train", manifest["identity"], manifest["label"])
     data = finished("dataset", manifest["inputs"]["data"], "dataset")
     name = manifest["label"].removeprefix("train ")
-    settings = kind_of(manifest["spec"]).settings
+    trained = family(read_spec(folder, TrainSpec).family)
+    settings = kind_named(trained.reads).settings
     earlier = [found["spec"] for found in store.manifests("evaluate") if found["inputs"]["model"] == model.identity]
     # An earlier version accepted the settings of every kind.
     given = {key: value for key, value in (earlier[-1] if earlier else {}).items() if key in settings.model_fields}
     spec = load_evaluation(settings, {**given, **dict.fromkeys(settings.WHOLE)}, overrides)
-    spec.check(manifest["spec"]["family"])
+    spec.check(trained)
     open_dataset(store.artifact("dataset", data.identity)).require_split(spec.split)
     task = evaluation_task(model, data, name, {}, spec)
     with engine(store) as made:

@@ -10,7 +10,7 @@ from pydantic import TypeAdapter, ValidationError
 
 from reducible.models.contract import Family
 from reducible.models.cost.ledger import Cost, Lengths
-from reducible.models.families.registry import family
+from reducible.models.families.registry import DEFAULT, family
 from reducible.pipelines.recipe.recipe import Recipe
 from reducible.tasks.dataset.kind import kind_named
 from reducible.tasks.errors import UserError
@@ -52,7 +52,7 @@ def family_of(recipe: Recipe, section: Mapping[str, Any] | None = None) -> Famil
     """
     section = recipe.model if section is None else section
     try:
-        kind = family(str(section.get("family", "transformer")))
+        kind = family(str(section.get("family", DEFAULT)))
     except ValueError as error:
         raise UserError(str(error)) from None
     if not recipe.data.gives(kind.reads):

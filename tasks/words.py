@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import difflib
 import math
 import re
+from collections.abc import Iterable
 
 SUFFIXES = ((1e12, "T"), (1e9, "G"), (1e6, "M"), (1e3, "k"))
 TIED = "\u00a0"  # a space that never ends a line, before per cent signs
@@ -106,6 +108,13 @@ def spelled(many: int) -> str:
     """Small numbers as words: five."""
     names = ("no", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine", "ten", "eleven", "twelve")
     return names[many] if 0 <= many < len(names) else str(many)
+
+
+def unknown(what: str, name: object, known: Iterable[str]) -> str:
+    """What every registry says of a name that it does not have: there is no optimizer 'adamv'; nearest is ..."""
+    names = list(known)
+    nearest = difflib.get_close_matches(str(name), names, n=1, cutoff=0)
+    return f"there is no {what} {name!r}; nearest is {nearest[0]!r}, all: {', '.join(names)}"
 
 
 def plural(many: int, one: str, several: str = "") -> str:

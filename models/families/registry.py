@@ -11,6 +11,8 @@ from reducible.models.contract import Family, broken_promise
 from reducible.models.families import encoder_decoder, linear_gaussian, recurrent, seq2seq, ssm, transformer, vae
 from reducible.models.families.outside import entry_points, imported
 
+DEFAULT = transformer.FAMILY.name
+"""What a recipe means that names none."""
 FAMILIES: dict[str, Family] = {}
 """By name; those from outside come to it when they are first asked for."""
 

@@ -17,7 +17,7 @@ from reducible.pipelines.recipe.finetune_section import Finetune
 from reducible.pipelines.recipe.recipe import Recipe
 from reducible.pipelines.training import SHARE_OF_PEAK, cost_at, idle_workers
 from reducible.tasks.errors import UserError
-from reducible.tasks.train.optimizers.settings import optimizer_kind
+from reducible.tasks.train.optimizers.registry import optimizer_kind
 from reducible.tasks.words import byte_count, duration
 from reducible.tasks.workflow.task import Task
 

@@ -15,7 +15,7 @@ from reducible.pipelines.run import run_tasks
 from reducible.pipelines.sweep.cells import after_the_cells, sweep_tasks
 from reducible.pipelines.training import SHARE_OF_PEAK, cost_at
 from reducible.tasks.train.folders import CHECKPOINTS, complete
-from reducible.tasks.train.optimizers.settings import optimizer_kind
+from reducible.tasks.train.optimizers.registry import optimizer_kind
 from reducible.tasks.words import byte_count, duration, plural
 from reducible.tasks.workflow.code_version import code_version
 from reducible.tasks.workflow.execute import pending

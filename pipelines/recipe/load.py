@@ -16,7 +16,7 @@ from reducible.pipelines.dataset.kinds import data_paths, section_in
 from reducible.pipelines.recipe.recipe import Recipe
 from reducible.tasks.errors import UserError
 from reducible.tasks.evaluate.evaluate_spec import EvaluateSpec
-from reducible.tasks.train.optimizers.settings import DEFAULT, optimizer_kind
+from reducible.tasks.train.optimizers.registry import DEFAULT, optimizer_kind
 
 HOLDS_MODEL = ("config.json", "manifest.json")
 """A folder that can be a base holds one of these files: a pretrained checkpoint, or an artifact of a training."""

@@ -8,7 +8,7 @@ from reducible.pipelines.dataset.kinds import Data
 from reducible.pipelines.recipe.fields import Number, Section
 from reducible.pipelines.recipe.finetune_section import Finetune, with_defaults
 from reducible.tasks.count import Count
-from reducible.tasks.train.optimizers.settings import AnyOptimizer, default_settings
+from reducible.tasks.train.optimizers.registry import AnyOptimizer, default_settings
 
 
 class Schedule(Section):

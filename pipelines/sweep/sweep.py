@@ -11,6 +11,7 @@ from typing import Any
 import click
 import yaml
 
+from reducible.models.families.registry import DEFAULT
 from reducible.pipelines.engine import engine, failures, make_again
 from reducible.pipelines.recipe.recipe import Recipe
 from reducible.pipelines.sweep.cells import FamilyCells, SweepTasks, after_the_cells, fit_name, sweep_tasks
@@ -79,7 +80,7 @@ def report_task(recipe: Recipe, fits: Mapping[str, Task], dataset: Task, store: 
         "tags": {"sweep": recipe.name},
     }
     if "" in fits:
-        family = recipe.model.get("family", "transformer")
+        family = recipe.model.get("family", DEFAULT)
         spec = ReportSpec(description=f"The family {family}, trained on {content['source']}.", **shown)
         inputs = {"fit": fits[""], "data": dataset, **fits[""].inputs}
         return Task(run="reducible.tasks.report.report_task:run", spec=spec, inputs=inputs, **common)

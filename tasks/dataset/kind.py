@@ -11,6 +11,7 @@ from typing import Any, ClassVar
 from reducible.data.batches import Examples
 from reducible.tasks.evaluate.evaluate_spec import EvaluateSpec, Evaluation, SampleOptions
 from reducible.tasks.mlflow.served import Served
+from reducible.tasks.words import unknown
 from reducible.tasks.workflow.record import Record
 
 
@@ -59,10 +60,10 @@ def kind_named(name: str) -> Kind:
     """The row of that kind.
 
     Raises:
-        ValueError: there is none. The line names all kinds.
+        ValueError: there is none. The line names the nearest one and all.
     """
     if name not in KINDS:
-        raise ValueError(f"there is no kind of data {name!r}; there are {', '.join(KINDS)}")
+        raise ValueError(unknown("kind of data", name, KINDS))
     module, _, attribute = KINDS[name].partition(":")
     found: Kind = getattr(import_module(module), attribute)
     return found

@@ -1,11 +1,14 @@
 """What all evaluations share: their settings (EvaluateSpec, identity), their result, and the options of a sample."""
 
 from dataclasses import dataclass
-from typing import Any, ClassVar, Literal
+from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
 from reducible.tasks.count import Count
+
+if TYPE_CHECKING:
+    from reducible.models.contract import Family
 
 VERSION = 3  # of the task; raised when what it computes changes
 
@@ -25,7 +28,7 @@ class EvaluateSpec(BaseModel):
     """The number of samples, examples or forecasts shown."""
     seed: int = Field(default=0, ge=0)
 
-    def check(self, family: str) -> None:
+    def check(self, family: "Family") -> None:
         """Raises UserError if a setting does not apply to that family."""
 
 

@@ -2,14 +2,17 @@
 
 import json
 import math
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from pydantic import Field
 
 from reducible.tasks.errors import UserError
 from reducible.tasks.evaluate.evaluate_spec import EvaluateSpec, Evaluation, SampleOptions
-from reducible.tasks.evaluate.gradient_flow import show_gradient_flow
+from reducible.tasks.evaluate.gradient_flow import NO_STATE, carries_state, show_gradient_flow
 from reducible.tasks.workflow.record import Record
+
+if TYPE_CHECKING:
+    from reducible.models.contract import Family
 
 
 class TextSettings(EvaluateSpec):
@@ -17,11 +20,11 @@ class TextSettings(EvaluateSpec):
 
     sample_tokens: int = Field(default=200, ge=1)
     gradient_flow: bool = False
-    """Measure how far back in time gradients reach (models/gradient_flow.py); for recurrent models."""
+    """Measure how far back in time gradients reach (models/gradient_flow.py), of a model that carries a state."""
 
-    def check(self, family: str) -> None:
-        if self.gradient_flow and family != "recurrent":
-            raise UserError(f"evaluate.gradient_flow: is for the family recurrent; leave it out with a {family}")
+    def check(self, family: "Family") -> None:
+        if self.gradient_flow and not carries_state(family.build):
+            raise UserError(f"evaluate.gradient_flow: {NO_STATE}; leave it out with a {family.name}")
 
 
 def evaluate(model: Any, dataset: Any, trained: dict[str, Any], spec: TextSettings, record: Record) -> Evaluation:

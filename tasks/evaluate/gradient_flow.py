@@ -9,23 +9,32 @@ EXAMPLES = 64
 """The number of sequences over which the norms are averaged."""
 
 
+NO_STATE = "is for models that carry a state from step to step"
+
+
+def carries_state(build: Any) -> bool:
+    """Whether models of this class promise what the gradient's flow is measured by."""
+    from reducible.models.contract import CarriesState  # torch, which a reader of settings can do without
+
+    return issubclass(build, CarriesState)
+
+
 def show_gradient_flow(model: Any, examples: Any, trained: dict[str, Any], record: Record) -> dict[str, float]:
     """Draws |dL/dh_t| against lag, now and before training, and returns the factors per step.
 
     The curves go to the record as metrics `gradient_flow/<part>` whose step is the lag.
 
     Raises:
-        UserError: the model is not recurrent, or sequences are too short.
+        UserError: the model carries no state, or sequences are too short.
     """
     import torch
 
     from reducible.data.batches import fixed
-    from reducible.models.contract import CarriesState
     from reducible.models.families.registry import family
     from reducible.models.gradient_flow import gradient_flow
 
-    if not isinstance(model, CarriesState):
-        raise UserError(f"evaluate.gradient_flow: is for the family recurrent, and this is a {trained['family']}")
+    if not carries_state(type(model)):
+        raise UserError(f"evaluate.gradient_flow: {NO_STATE}; this is a {trained['family']}")
     device = next(model.parameters()).device
     (indices,) = fixed(examples, min(EXAMPLES, len(examples)), EXAMPLES)
     batch = {name: torch.as_tensor(array).to(device) for name, array in examples.batch(indices).items()}

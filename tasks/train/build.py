@@ -15,7 +15,7 @@ from reducible.models.layers.width_rule import one_rate
 from reducible.tasks.errors import UserError
 from reducible.tasks.train import finetuning
 from reducible.tasks.train.optimizers.optimizer import Optimizer
-from reducible.tasks.train.optimizers.settings import optimizer_kind
+from reducible.tasks.train.optimizers.registry import optimizer_kind
 from reducible.tasks.train.parallel import Parallel, World
 from reducible.tasks.train.train_spec import Execution, TrainSpec
 

@@ -29,7 +29,7 @@ class Location(Frozen):
 def make_model(context: Context) -> None:
     """Writes model/ as a training does, and result.json with its size."""
     from reducible.models.cost.ledger import Lengths
-    from reducible.models.families.transformer import transformer_cost
+    from reducible.models.families.transformer import FAMILY
     from reducible.models.weights.model_folder import save_weights
     from reducible.models.weights.pretrained import checkpoint_files, load_checkpoint
 
@@ -39,13 +39,13 @@ def make_model(context: Context) -> None:
         model = load_checkpoint(path)
     except ValueError as error:
         raise UserError(str(error)) from None
-    save_weights(model.state_dict(), "transformer", vars(model.config), context.staging / MODEL)
-    cost = transformer_cost(model.config, Lengths.fixed(1))
+    save_weights(model.state_dict(), FAMILY.name, vars(model.config), context.staging / MODEL)
+    cost = FAMILY.cost(model.config, Lengths.fixed(1))
     size = {"parameters": cost.parameters, "parameters_without_embeddings": cost.parameters_without_embeddings}
     (context.staging / "result.json").write_text(json.dumps(size, indent=1) + "\n")
     record = Record(context.staging / "record", context.attempt)
     record.describe("checkpoint", context.label, {"path": str(path), **size, **vars(model.config)}, context.tags)
-    record.note(f"{path.name}: {cost.parameters:,} parameters, read as family transformer.\n")
+    record.note(f"{path.name}: {cost.parameters:,} parameters, read as family {FAMILY.name}.\n")
 
 
 def make_tokenizer(context: Context) -> None:

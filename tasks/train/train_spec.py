@@ -5,7 +5,7 @@ from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
-from reducible.tasks.train.optimizers.settings import AnyOptimizer, default_settings
+from reducible.tasks.train.optimizers.registry import AnyOptimizer, default_settings
 from reducible.tasks.workflow.identity import canonical, equal
 
 VERSION = 3  # of the task; raised when what it computes changes

@@ -30,7 +30,7 @@ class Toy(Scheme):
         return [(path.name, path)]
 
     def settings(self, rest: str, kind: Kind) -> Mapping[str, Any]:
-        kinds: dict[Kind, dict[str, Any]] = {
+        kinds: dict[str, dict[str, Any]] = {
             "text": {"documents": "line"},
             "pairs": {"split_by": "target"},
             "series": {"columns": ("value",), "time": "step"},

@@ -10,7 +10,8 @@ from torch import Tensor
 
 from reducible.models.layers.width_rule import one_rate
 from reducible.tasks.train.optimizers.optimizer import Group, Optimizer
-from reducible.tasks.train.optimizers.settings import OPTIMIZERS, OptimizerKind, OptimizerSpec
+from reducible.tasks.train.optimizers.registry import OPTIMIZERS, OptimizerKind
+from reducible.tasks.train.optimizers.settings import OptimizerSpec
 
 
 class SgdSpec(OptimizerSpec):

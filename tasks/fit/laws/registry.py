@@ -1,8 +1,9 @@
-"""The forms that a fit can take, by name."""
+"""The forms that a law can take, by name. A new one is a file with its object and a line of FORMS."""
 
 from reducible.tasks.errors import UserError
 from reducible.tasks.fit.laws.chinchilla import CHINCHILLA
 from reducible.tasks.fit.laws.form import Form
+from reducible.tasks.words import unknown
 
 FORMS: dict[str, Form] = {
     CHINCHILLA.name: CHINCHILLA,
@@ -10,7 +11,11 @@ FORMS: dict[str, Form] = {
 
 
 def form_named(name: str) -> Form:
-    """The form of this name. Raises UserError, which lists the forms, if there is none."""
+    """The form of that name.
+
+    Raises:
+        UserError: there is none; the line names the nearest one and all.
+    """
     if name not in FORMS:
-        raise UserError(f"there is no form {name!r} of a law; known: {', '.join(FORMS)}")
+        raise UserError(unknown("form of a law", name, FORMS))
     return FORMS[name]

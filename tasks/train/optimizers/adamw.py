@@ -14,7 +14,8 @@ from torch import Tensor
 from reducible.models.layers.width_rule import adam_rule
 from reducible.tasks.count import Number, Share
 from reducible.tasks.train.optimizers.optimizer import Group, Optimizer
-from reducible.tasks.train.optimizers.settings import OptimizerKind, OptimizerSpec
+from reducible.tasks.train.optimizers.registry import OptimizerKind
+from reducible.tasks.train.optimizers.settings import OptimizerSpec
 
 
 class AdamWSpec(OptimizerSpec):

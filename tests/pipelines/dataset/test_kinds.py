@@ -85,7 +85,9 @@ def test_a_row_is_whole(name: str) -> None:
 
 
 def test_an_unknown_kind_is_one_line() -> None:
-    with pytest.raises(ValueError, match="there is no kind of data 'images'; there are text, sentences, pairs, series"):
+    with pytest.raises(
+        ValueError, match="no kind of data 'images'; nearest is .*, all: text, sentences, pairs, series"
+    ):
         kind_named("images")
 
 

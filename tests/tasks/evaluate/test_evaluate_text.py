@@ -4,6 +4,7 @@ import json
 import math
 import re
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any, NamedTuple
@@ -18,6 +19,7 @@ from reducible.data.packing import PackedSequences
 from reducible.data.shards import tokenise_files
 from reducible.data.sources import Source, listing
 from reducible.data.tokenizer import byte_tokenizer
+from reducible.models.families import recurrent, transformer
 from reducible.models.families.transformer import Transformer, TransformerConfig
 from reducible.tasks.errors import UserError
 from reducible.tasks.evaluate.evaluate_spec import SampleOptions
@@ -233,6 +235,12 @@ def test_a_sample_goes_on_from_its_prompt(corpus: Corpus, model: Transformer) ->
 
 
 def test_gradient_flow_is_refused_for_a_family_without_states() -> None:
-    TextSettings(gradient_flow=True).check("recurrent")
-    with pytest.raises(UserError, match="evaluate.gradient_flow: is for the family recurrent; leave it out with a tra"):
-        TextSettings(gradient_flow=True).check("transformer")
+    class Other(recurrent.Recurrent):
+        """Of another family: the contract decides, not the name."""
+
+    asks = TextSettings(gradient_flow=True)
+    asks.check(recurrent.FAMILY)
+    asks.check(replace(recurrent.FAMILY, name="other", build=Other))
+    for family in (transformer.FAMILY, replace(transformer.FAMILY, name="recurrent")):
+        with pytest.raises(UserError, match=f"evaluate.gradient_flow: is for .* a state .* with a {family.name}"):
+            asks.check(family)

@@ -20,7 +20,7 @@ from reducible.pipelines.plan.memory import Asked, setting_of, table
 from reducible.pipelines.recipe.load import load_recipe
 from reducible.pipelines.run import run_tasks
 from reducible.tasks.errors import UserError
-from reducible.tasks.train.optimizers.settings import OPTIMIZERS
+from reducible.tasks.train.optimizers.registry import OPTIMIZERS
 from reducible.tasks.train.train_spec import TrainSpec
 from reducible.tasks.workflow.execute import _payload, run_here
 from reducible.tasks.workflow.store import Store

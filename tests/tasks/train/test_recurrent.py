@@ -6,6 +6,7 @@ from typing import Any
 
 import pytest
 import torch
+import toy_families
 from family_cases import family_spec, settings, training_data
 from family_trainings import assert_resumes
 from training_cases import gradients_and_weights, on_ranks
@@ -89,8 +90,9 @@ def test_the_gradient_through_time_becomes_a_picture_and_a_curve_over_lag(tmp_pa
     assert [row["step"] for row in rows] == [1, 2, 3, 4, 6]
     assert all(row["metrics"]["gradient_flow/hidden_1"] > 0 for row in rows)
     assert (record.figures / "gradient_flow.png").stat().st_size > 10_000
-    with pytest.raises(UserError, match="evaluate.gradient_flow: is for the family recurrent, and this is a trans"):
-        show_gradient_flow(model, examples, {"family": "transformer"}, record)
+    stateless = toy_families.ToyText(toy_families.TextConfig(11))
+    with pytest.raises(UserError, match="evaluate.gradient_flow: is for models that carry a state .*; this is a toy"):
+        show_gradient_flow(stateless, examples, {"family": "toy"}, record)
 
 
 def on_this_rank(out: Path, checkpointing: str) -> None:
