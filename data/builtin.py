@@ -59,9 +59,11 @@ class Builtin(Scheme):
     prefix = "builtin:"
 
     def files(self, rest: str, kind: Kind, cache: Path | None) -> Sequence[tuple[str, Path]]:
-        known = CORPORA[kind]
+        known = CORPORA.get(kind, {})
         if rest in known:
             return known[rest].files(cache)
+        if not known:
+            raise DataError(f"data.source: {self.shown(rest)} holds no {kind}; no built-in corpus does")
         *others, last = map(self.shown, known)
         near = difflib.get_close_matches(rest, known, n=1)
         raise DataError(
@@ -70,4 +72,5 @@ class Builtin(Scheme):
         )
 
     def settings(self, rest: str, kind: Kind) -> Mapping[str, Any]:
-        return CORPORA[kind][rest].settings if rest in CORPORA[kind] else {}
+        known = CORPORA.get(kind, {})
+        return known[rest].settings if rest in known else {}

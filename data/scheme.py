@@ -2,9 +2,10 @@
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
-Kind = Literal["text", "pairs", "series"]
+Kind = str
+"""A kind of data, as `data.kind` of a recipe says it."""
 
 
 class Scheme:

@@ -184,7 +184,7 @@ def test_plan_names_a_version_and_an_identity_of_another_kind(tmp_path: Path) ->
     assert why_new(store, task_of(spec, version=2)) == "differs from a finished one in version (1 -> 2)"
     with store.staged("old", "of-all-fields", "x", description(task_of(spec, "old"))):
         pass
-    assert why_new(store, task_of(spec, "old")).startswith("a finished one says the same")
+    assert why_new(store, task_of(spec, "old")).startswith("a finished one has the same spec")
 
 
 def test_a_spec_of_other_code_is_one_line(tmp_path: Path) -> None:
