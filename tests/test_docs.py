@@ -43,6 +43,34 @@ def test_what_a_page_names_is_there(page: Path) -> None:
         assert (TOP / path).is_file(), path
 
 
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.relative_to(TOP).as_posix())
+def test_the_links_of_a_page_lead_somewhere(page: Path) -> None:
+    for link in re.findall(r"\]\(([^)\s]+)\)", _prose(page)):
+        if re.match(r"[a-z]+:", link):  # of the web
+            continue
+        place, _, anchor = link.partition("#")
+        target = (page.parent / place).resolve() if place else page
+        assert target.exists(), link
+        assert not anchor or anchor in _anchors(target), link
+
+
+def _prose(page: Path) -> str:
+    return re.sub(r"^```.*?^```", "", page.read_text(), flags=re.DOTALL | re.MULTILINE)
+
+
+def _anchors(page: Path) -> set[str]:
+    """The names that GitHub gives to the headings of a page."""
+    headings = re.findall(r"^#+ (.*)", _prose(page), re.MULTILINE)
+    return {re.sub(r"[^\w -]", "", heading.lower()).replace(" ", "-") for heading in headings}
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.relative_to(TOP).as_posix())
+def test_a_python_file_named_without_its_folder_is_in_the_tree(page: Path) -> None:
+    known = {path.name for folder in FOLDERS.split("|") for path in (TOP / folder).rglob("*.py")}
+    for name in set(re.findall(r"(?<![\w./-])[a-z]\w*\.py\b", _prose(page))):
+        assert name in known, name
+
+
 def _resolve(name: str) -> object:
     """The module, or what a module holds under this name."""
     module, _, member = name.rpartition(".")
