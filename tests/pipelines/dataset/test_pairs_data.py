@@ -112,7 +112,7 @@ def test_what_tests_is_left_out_of_training_and_said(corpus: Path) -> None:
     assert not sources["train"] & sources["test"] and not sources["train"] & sources["validation"]
     assert dataset.content["held_out"] == 10 - len(sources["test"] & sources["validation"])
     note = (dataset.folder / "record" / "note.md").read_text()
-    assert f"{dataset.content['held_out']} pairs are not trained on" in note
+    assert f"{dataset.content['held_out']} pairs are left out of training" in note
     assert "| the 0 cats number 0 | 0 Katzen 0 |" in note
     described = json.loads((dataset.folder / "record" / "describe.json").read_text())
     assert described["parameters"]["test.pairs"] == 10

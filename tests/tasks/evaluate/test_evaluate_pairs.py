@@ -178,7 +178,8 @@ def test_both_perplexities_and_the_texts_of_a_model_known_exactly(dataset, tmp_p
     }
     assert {line["source"]: line["nats"] for line in lines}["three"] == pytest.approx(4 * likely)
     assert (record.figures / "attention.png").stat().st_size > 5000
-    assert "BLEU" in found.headline and "The loss of the source that made these pairs is 0.2500 nats per token" in found.note
+    assert "BLEU" in found.headline
+    assert "The loss of the source that made these pairs is 0.2500 nats per token" in found.note
     assert "| two | two four five | two three four five |" in found.note
 
 
