@@ -75,10 +75,28 @@ class Model(nn.Module, ABC):
     def tables(self) -> Sequence[nn.Module]:
         """Modules whose weights stand for the vocabulary: neither adapters nor quantisation take them unasked.
 
-        By default every nn.Embedding, and the model's own module `output`.
+        By default every nn.Embedding, and the model's own module `output` if what it reads has a vocabulary.
         """
-        output = [module for name, module in self.named_children() if name == "output"]
+        worded = "vocabulary" in self.reads.decided
+        output = [module for name, module in self.named_children() if worded and name == "output"]
         return [*(module for module in self.modules() if isinstance(module, nn.Embedding)), *output]
+
+    def tied_tables(self) -> Sequence[nn.Module]:
+        """Those of `tables` whose weight is used twice, read as input and as output. An adapter would act on one use.
+
+        By default modules that share a parameter. A model that reads the weight of a table itself names the table.
+        """
+        names: dict[nn.Parameter, int] = {}
+        for _, parameter in self.named_parameters(remove_duplicate=False):
+            names[parameter] = names.get(parameter, 0) + 1
+        return [table for table in self.tables() if any(names[weight] > 1 for weight in table.parameters())]
+
+    def adapter_group(self, matrix: str) -> str:
+        """The name of the parameter group that an adapter of the matrix of that name is trained in.
+
+        A model whose `at_step` leaves groups alone says which of them an adapter belongs to.
+        """
+        return "matrices"
 
     def blocks(self) -> list[nn.Module]:
         """The repeated parts in their order: the units of sharding and of full activation checkpointing.

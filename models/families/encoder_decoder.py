@@ -330,6 +330,9 @@ class EncoderDecoder(PairModel):
         """Whether training draws random numbers."""
         return self.config.dropout > 0
 
+    def tied_tables(self) -> Sequence[nn.Module]:
+        return [self.embedding] if self.output is None else []
+
     def tables(self) -> Sequence[nn.Embedding | nn.Linear]:
         return [table for table in (self.source_embedding, self.embedding, self.output) if table is not None]
 

@@ -48,17 +48,45 @@ def find_in_current_folder(module_name: str) -> None:
 
 def code_of(module_name: str) -> str:
     """`distribution version` if the package was installed as files that stay as they are, else a SHA-256 of it."""
-    top = module_name.partition(".")[0]
-    files = dict(code_files(module_name))
-    some = next(iter(files.values()), None)
-    for name in metadata.packages_distributions().get(top, ()):
+    if (requirement := installed(module_name)) is not None:
+        return requirement
+    digest = hashlib.sha256()
+    for path, file in code_files(module_name):
+        digest.update(path.encode() + b"\0" + hashlib.sha256(file.read_bytes()).digest())
+    return f"sha256 {digest.hexdigest()}"
+
+
+def installed(module_name: str) -> str | None:
+    """`distribution version`; None for a package in the current folder, or an editable one: its files may change."""
+    some = next((file for _, file in code_files(module_name)), None)
+    for name in metadata.packages_distributions().get(module_name.partition(".")[0], ()):
         distribution = metadata.distribution(name)
         if some is not None and any(Path(str(distribution.locate_file(f))) == some for f in distribution.files or ()):
             return f"{name} {distribution.version}"
-    digest = hashlib.sha256()
-    for path, file in files.items():
-        digest.update(path.encode() + b"\0" + hashlib.sha256(file.read_bytes()).digest())
-    return f"sha256 {digest.hexdigest()}"
+    return None
+
+
+def module_of(name: str) -> str | None:
+    """Where a family from outside is defined, by its address or by its short name. None: there is none of that name."""
+    address = name if ":" in name else entry_points().get(name, "")
+    module_name = address.partition(":")[0]
+    if not module_name:
+        return None
+    find_in_current_folder(module_name)
+    return module_name
+
+
+def travelling_files(name: str) -> Iterator[tuple[str, Path]]:
+    """What another machine needs on its path to find the family: its code, and of a short name what declares it."""
+    module_name = module_of(name)
+    if module_name is None:
+        return
+    yield from code_files(module_name)
+    for distribution in metadata.distributions() if ":" not in name else ():
+        if any(point.group == GROUP and point.name == name for point in distribution.entry_points):
+            for file in distribution.files or ():
+                if file.parent.suffix == ".dist-info" and file.name in ("METADATA", "entry_points.txt"):
+                    yield file.as_posix(), Path(str(distribution.locate_file(file)))
 
 
 def code_files(module_name: str) -> Iterator[tuple[str, Path]]:

@@ -29,6 +29,7 @@ from reducible.models.config import ModelConfig
 from reducible.models.contract import Batch, CarriesState, Family
 from reducible.models.cost.inference import Remembered
 from reducible.models.cost.ledger import Cost, Lengths
+from reducible.models.cost.recurrent_activations import held
 from reducible.models.layers.activation_checkpointing import CutsTime, chunk_length, over_time
 from reducible.models.layers.adapted_weights import adapted_weight
 from reducible.models.layers.lstm import LSTM
@@ -37,12 +38,6 @@ from reducible.models.loss import IGNORE, Loss, cross_entropy
 
 KERNELS: dict[str, Callable[..., nn.RNNBase]] = {"lstm": LSTM, "gru": nn.GRU, "elman": nn.RNN}
 GATES = {"lstm": 4, "gru": 3, "elman": 1}
-HELD = {"lstm": 16.3, "gru": 8.0, "elman": 2.0}
-"""Numbers that a layer holds for backward per unit and token, h included, what comes from below not.
-
-Of the CPU's kernels: oneDNN's LSTM keeps a workspace of about 15 (a little more for short sequences), where torch's own
-would keep 8; the others are torch's own.
-"""
 FORGET_BIAS = 1.0
 """Start of the LSTM's forget bias: what a new cell holds survives some steps (Jozefowicz et al. 2015)."""
 
@@ -246,6 +241,9 @@ class Recurrent(CutsTime, CarriesState):
         """The layers: the units of sharding and of full activation checkpointing."""
         return list(self.layers)
 
+    def tied_tables(self) -> Sequence[nn.Module]:
+        return [self.embedding] if self.output is None else []
+
     def parameter_groups(self) -> list[ParameterGroup]:
         tables = [self.embedding.weight] + ([] if self.output is None else [self.output.weight])
         inside = [parameter for layer in self.layers for parameter in layer.parameters()]
@@ -266,7 +264,7 @@ def recurrent_cost(config: RecurrentConfig, lengths: Lengths) -> Cost:
     """Parameters and FLOPs (conventions: models/cost/ledger.py); activations as eager fp32 on a CPU holds them.
 
     A layer of G gates (4, 3, 1) multiplies G matrices for what comes from below and G for its state. Parameters are
-    exact and so are the FLOPs, but that torch's loop for GRU and Elman cells skips the gradient towards the zeros that
+    exact. So are the FLOPs, except that torch's loop for GRU and Elman cells skips the gradient towards the zeros that
     a sequence starts from, 2 G width^2 a layer and sequence.
     """
     width, depth, vocabulary = config.width, config.depth, config.vocabulary
@@ -274,9 +272,9 @@ def recurrent_cost(config: RecurrentConfig, lengths: Lengths) -> Cost:
     tables = vocabulary * width * (1 if config.tied else 2)
     inside = depth * (matrices + 2 * config.gates * width) + vocabulary
     forward = depth * 2 * matrices + 2 * vocabulary * width
-    held = (depth * HELD[config.cell] + 1) * width + vocabulary
+    kept = (depth * held(f"recurrent {config.cell}") + 1) * width + vocabulary
     if config.cell == "lstm":  # its kernel holds h as well as what is made of h: the scaled one, the masked ones
-        held += width * (depth if config.dropout else 1)
+        kept += width * (depth if config.dropout else 1)
     # What waits for backward at once: a piece of the sequence, or the states in it and one chunk that is rebuilt.
     piece = min(config.truncation or lengths.target, lengths.target)
     chunk = chunk_length(round(piece))
@@ -289,8 +287,8 @@ def recurrent_cost(config: RecurrentConfig, lengths: Lengths) -> Cost:
         training_flops_per_unit=3 * forward,
         checkpointing_flops_per_unit=depth * 2 * matrices,
         sqrt_time_flops_per_unit=forward,
-        activation_elements_per_unit=held * piece / lengths.target,
-        sqrt_time_elements_per_unit=(state * piece / chunk + held * chunk) / lengths.target,
+        activation_elements_per_unit=kept * piece / lengths.target,
+        sqrt_time_elements_per_unit=(state * piece / chunk + kept * chunk) / lengths.target,
     )
 
 

@@ -24,6 +24,7 @@ from reducible.models.config import ModelConfig
 from reducible.models.contract import Family, PairModel, Part
 from reducible.models.cost.inference import Remembered
 from reducible.models.cost.ledger import Cost, Lengths
+from reducible.models.cost.recurrent_activations import held
 from reducible.models.layers.activation_checkpointing import CutsTime, joined, over_time
 from reducible.models.layers.adapted_weights import adapted_matrices, adapted_weight
 from reducible.models.layers.device_kind import device_kind
@@ -326,6 +327,9 @@ class Seq2Seq(PairModel):
         """What selective activation checkpointing rebuilds: every look back by itself, where looks feed the cell."""
         return [(self.decoder, "look")] if isinstance(self.decoder, FeedingDecoder) else []
 
+    def tied_tables(self) -> Sequence[nn.Module]:
+        return [self.embedding] if self.output is None else []
+
     def tables(self) -> Sequence[nn.Embedding | nn.Linear]:
         return [part for part in (self.embedding, self.source_embedding, self.output) if part is not None]
 
@@ -341,10 +345,6 @@ def seq2seq_remembers(config: Seq2SeqConfig, element: int) -> Remembered:
     return Remembered(
         "state, and the source if attended", element * 2 * config.depth * config.width, element * looked_at
     )
-
-
-LSTM_ELEMENTS = 16.5
-"""Numbers a unit of state that oneDNN's LSTM holds for backward, its output not counted; 20 % more at widths of 16."""
 
 
 def seq2seq_cost(config: Seq2SeqConfig, lengths: Lengths) -> Cost:
@@ -379,11 +379,11 @@ def seq2seq_cost(config: Seq2SeqConfig, lengths: Lengths) -> Cost:
 
     dropped = width if config.dropout else 0
     between = (depth - 1) * dropped
-    encoder = sources * (depth * (LSTM_ELEMENTS + 1) * width + (width if attends else 0) + between)
+    encoder = sources * (depth * (held("seq2seq") + 1) * width + (width if attends else 0) + between)
     if feeds:
         decoder = depth * 8 * width + 2 * width + 2 * between + pairs * (width + 1.25)
     else:
-        decoder = depth * (LSTM_ELEMENTS + 1) * width + 2 * between + (width + pairs if attends else 0)
+        decoder = depth * (held("seq2seq") + 1) * width + 2 * between + (width + pairs if attends else 0)
     if config.hard:
         decoder += pairs
     outside = (3 * width if attends else 0) + dropped + width + (2 * width if config.label_smoothing else 0)

@@ -17,6 +17,7 @@ from reducible.models.config import ModelConfig
 from reducible.models.contract import Family, SeriesModel
 from reducible.models.cost.inference import Remembered
 from reducible.models.cost.ledger import Cost, Lengths
+from reducible.models.cost.recurrent_activations import held
 from reducible.models.kalman.model import LinearGaussian
 from reducible.models.layers.gaussian import gaussian_kl
 from reducible.models.layers.width_rule import ParameterGroup, hidden_rate
@@ -36,9 +37,6 @@ TRANSITIONS = ("lstm", "gated", "linear")
 EMISSIONS = ("gaussian", "bernoulli", "categorical")
 POSTERIORS = ("causal", "bidirectional", "structured")
 CELLS = ("lstm", "elman")
-
-LSTM_ELEMENTS = 17
-"""Numbers that torch's LSTM on a CPU holds for backward, per unit and step."""
 
 Matrix = tuple[tuple[float, ...], ...]
 
@@ -334,16 +332,16 @@ def ssm_remembers(config: SsmConfig, element: int) -> Remembered:
 
 
 def ssm_cost(config: SsmConfig, lengths: Lengths) -> Cost:
-    """Parameters and FLOPs per step of a series; activations as eager fp32 on a CPU was measured to hold them."""
+    """Parameters and FLOPs per step of a series; activations are those of eager fp32 on a CPU."""
     with torch.device("meta"):
         model = StateSpace(config)
     parameters = sum(p.numel() for p in model.parameters())
     forward = model.posterior.flops + model.transition.flops + model.emission.flops
-    inside = (LSTM_ELEMENTS if config.cell == "lstm" else 3) + (0 if config.posterior == "causal" else 2)
+    inside = held("ssm" if config.cell == "lstm" else "ssm elman") + (0 if config.posterior == "causal" else 2)
     read = inside * config.width * (2 if config.posterior == "bidirectional" else 1)
-    moved = {"lstm": LSTM_ELEMENTS, "gated": 2, "linear": 0}[config.transition if config.A is None else "linear"]
-    # Rebuilding stops at the last tensor that backward needs: where the emission ends in a plain product, its result is
-    # none. With a known model there is but the posterior, and nothing is rebuilt.
+    moved = {"lstm": held("ssm"), "gated": 2, "linear": 0}[config.transition if config.A is None else "linear"]
+    # Rebuilding stops at the last tensor that backward needs: the result of a plain product at the emission's end is
+    # not among them. With a known model only the posterior is trained, and nothing is rebuilt.
     rebuilt = 0
     if config.A is None:
         last = model.emission.layers[-1]

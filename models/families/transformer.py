@@ -266,6 +266,9 @@ class Transformer(TextModel):
         """What selective activation checkpointing rebuilds (models/layers/activation_checkpointing.py)."""
         return [(block, "forward") for block in self.blocks()]
 
+    def tied_tables(self) -> Sequence[nn.Module]:
+        return [self.embedding] if self.output is None else []
+
     def parameter_groups(self) -> list[ParameterGroup]:
         tables = [self.embedding.weight] + ([] if self.output is None else [self.output.weight])
         inside = [parameter for block in self.blocks() for parameter in block.parameters()]

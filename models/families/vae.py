@@ -7,6 +7,7 @@ h = tanh(c), as in the code of He et al. 2019.
 """
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import NamedTuple
 
@@ -18,6 +19,7 @@ from reducible.models.config import ModelConfig
 from reducible.models.contract import Family, SentenceModel
 from reducible.models.cost.inference import Remembered
 from reducible.models.cost.ledger import Cost, Lengths
+from reducible.models.cost.recurrent_activations import held
 from reducible.models.layers.adapted_weights import adapted_weight
 from reducible.models.layers.gaussian import Gaussian
 from reducible.models.layers.latent_estimators import mutual_information
@@ -278,6 +280,12 @@ class Vae(SentenceModel):
         """The repeated parts: the units of sharding and of full activation checkpointing."""
         return [*self.encoder.layers, *self.decoder.layers]
 
+    def tied_tables(self) -> Sequence[nn.Module]:
+        return [self.embedding] if self.output is None else []
+
+    def adapter_group(self, matrix: str) -> str:
+        return f"{ENCODER if matrix.startswith('encoder.') else DECODER} matrices"
+
     def parameter_groups(self) -> list[ParameterGroup]:
         """By the width rule, the encoder's apart: the embedding table is the decoder's, for p(x|z) rests on it."""
         tables = [self.embedding.weight] + ([] if self.output is None else [self.output.weight])
@@ -346,7 +354,7 @@ def vae_remembers(config: VaeConfig, element: int) -> Remembered:
 def vae_cost(config: VaeConfig, lengths: Lengths) -> Cost:
     """Exact parameters and FLOPs (conventions: models/cost/ledger.py): one encoder, `samples` decoders.
 
-    Activations as eager fp32 on a CPU holds them, within a few per cent: LSTM_ELEMENTS was measured.
+    Activations as eager fp32 on a CPU holds them, within a few per cent.
     """
     width, latent, depth, vocabulary, samples = (
         *(config.width, config.latent, config.depth, config.vocabulary, config.samples),
@@ -369,13 +377,9 @@ def vae_cost(config: VaeConfig, lengths: Lengths) -> Cost:
         forward_flops_per_unit=forward,
         training_flops_per_unit=3 * forward,
         checkpointing_flops_per_unit=2 * (encoder_step + samples * decoder_step),
-        activation_elements_per_unit=layers * LSTM_ELEMENTS * width + outside,
-        checkpointed_elements_per_unit=(layers + samples * LSTM_ELEMENTS) * width + outside,
+        activation_elements_per_unit=layers * held("vae") * width + outside,
+        checkpointed_elements_per_unit=(layers + samples * held("vae")) * width + outside,
     )
-
-
-LSTM_ELEMENTS = 19
-"""Numbers that mkldnn's LSTM holds for each unit of width and each token, its output included."""
 
 
 FAMILY = Family("vae", VaeConfig, Vae, vae_cost, vae_remembers)

@@ -24,6 +24,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
+from reducible.models.contract import Model
 from reducible.models.finetune.held_matrices import HeldMatrix, HoldsMatrices, hold
 from reducible.models.finetune.mixed_in import mix_in
 from reducible.models.layers.width_rule import ParameterGroup
@@ -95,7 +96,7 @@ class Adapted:
         )
 
 
-def add_adapter(model: nn.Module, adapter: Adapter, name: str = DEFAULT) -> None:
+def add_adapter(model: Model, adapter: Adapter, name: str = DEFAULT) -> None:
     """Freeze the model and add an adapter, which changes nothing yet and is used and trained from now on.
 
     Call it before checkpointing, sharding and compiling. L1 is drawn from torch's global generator, L2 is 0.
@@ -124,15 +125,15 @@ def trainable_state(model: nn.Module) -> dict[str, Tensor]:
     return {name: parameter.detach() for name, parameter in adapter_parameters(model)}
 
 
-def adapter_groups(model: nn.Module) -> list[ParameterGroup]:
+def adapter_groups(model: Model) -> list[ParameterGroup]:
     """What is trained, for the optimiser: the recipe's learning rate and weight decay as they are.
 
-    Encoder and decoder are apart, as a model names them whose schedule leaves one of them alone for a while (vae).
+    The model says which group an adapter belongs to, for its schedule may leave some of them alone for a while (vae).
     """
     groups: dict[str, list[Tensor]] = {}
     for name, parameter in adapter_parameters(model):
-        side = name.split(".")[0]
-        groups.setdefault(f"{side} matrices" if side in ("encoder", "decoder") else "matrices", []).append(parameter)
+        matrix = plain_name(name.partition(".lora_")[0])
+        groups.setdefault(model.adapter_group(matrix), []).append(parameter)
     return [ParameterGroup(name, parameters, 1.0, 1.0) for name, parameters in groups.items()]
 
 
@@ -181,7 +182,7 @@ def candidates(model: nn.Module) -> dict[str, Place]:
     return {place.name: place for place in places}
 
 
-def chosen(model: nn.Module, targets: Sequence[str]) -> list[Place]:
+def chosen(model: Model, targets: Sequence[str]) -> list[Place]:
     """The matrices that patterns name; without patterns all but tables of embeddings and outputs.
 
     Raises:
@@ -189,25 +190,28 @@ def chosen(model: nn.Module, targets: Sequence[str]) -> list[Place]:
     """
     places = candidates(model)
     if not targets:
-        return [place for place in places.values() if not _is_table(model, place)]
+        hidden = [place for place in places.values() if not _is_one_of(model.tables(), model, place)]
+        if not hidden:
+            raise ValueError("adapter.targets: the model has no matrix beside its tables to put an adapter at")
+        return hidden
     for pattern in targets:
         if not any(fnmatchcase(name, pattern) for name in places):
             nearest = difflib.get_close_matches(pattern, places, n=3, cutoff=0)
             raise ValueError(f"adapter.targets: {pattern!r} matches no matrix; nearest are {', '.join(nearest)}")
     found = [place for name, place in places.items() if any(fnmatchcase(name, pattern) for pattern in targets)]
     for place in found:
-        if place.name == "embedding" and getattr(model, "output", False) is None:
+        if _is_one_of(model.tied_tables(), model, place):
             raise ValueError(
-                "adapter.targets: embedding is the output table too (model.tied), and an adapter would act on one of "
-                "its two uses only; leave it out"
+                f"adapter.targets: {place.name} is the output table too (model.tied), and an adapter would act on one "
+                "of its two uses only; leave it out"
             )
     return found
 
 
-def _is_table(model: nn.Module, place: Place) -> bool:
+def _is_one_of(tables: Sequence[nn.Module], model: Model, place: Place) -> bool:
     layer: Any = model.get_submodule(place.layer)
-    base = layer.get_base_layer() if _is_peft_layer(layer) else layer
-    return place.parameter is None and (isinstance(base, nn.Embedding) or place.name == "output")
+    known = (layer, layer.get_base_layer()) if _is_peft_layer(layer) else (layer,)
+    return place.parameter is None and any(table is module for table in tables for module in known)
 
 
 def _in_order(module: nn.Module) -> list[str]:
@@ -302,7 +306,7 @@ def save_adapter(model: nn.Module, folder: Path, name: str = DEFAULT, write: boo
     save_file(tensors, str(folder / WEIGHTS), metadata={"format": "pt"})
 
 
-def load_adapter(model: nn.Module, folder: Path, name: str = DEFAULT) -> None:
+def load_adapter(model: Model, folder: Path, name: str = DEFAULT) -> None:
     """Add an adapter from files, also stock peft's, under a name of its own; it is used and trained from now on.
 
     Raises:

@@ -69,7 +69,7 @@ def _remedy(base: Setting, setting: Setting, memory: float, rows: int, first: fl
     if most == 0:
         return None
     plan = planned(replace(accumulating, micro_batch=most, micro_batches=-(-rows // most)))
-    return Remedy(plan, plan.flops / most / first, _changes(base, plan.setting))
+    return Remedy(plan, plan.flops / most / first if first else 1.0, _changes(base, plan.setting))
 
 
 def _with_more_ranks(setting: Setting, memory: float, rows: int, first: float, modes: Sequence[str]) -> list[Remedy]:

@@ -31,6 +31,7 @@ from reducible.models.contract import Model
 from reducible.models.families.registry import family
 from reducible.models.finetune.held_matrices import HeldMatrix, hold
 from reducible.models.other_libraries import first_line, import_quietly
+from reducible.models.weights.model_folder import apart
 
 BLOCK, CONSTANTS_BLOCK = 64, 256
 SMALLEST = 1024
@@ -172,8 +173,9 @@ def quantise_model(model: nn.Module, quantisation: Quantisation, blocks: Any = B
 
 
 def _large(model: nn.Module) -> Iterator[tuple[nn.Module, str]]:
-    for at, module in model.named_modules():
-        if at == "output":
+    tables = model.tables() if isinstance(model, Model) else []
+    for module in model.modules():
+        if any(module is table for table in tables):
             continue
         names: list[str] = []
         if isinstance(module, nn.Linear):
@@ -223,7 +225,7 @@ def save_quantised(model: Model, family_name: str, quantisation: Quantisation, f
             tensors[plain_name(name)] = tensor
         elif name.endswith(".base"):  # held for an adapter, and not quantised
             tensors[plain_name(name).removesuffix(".base")] = tensor
-    tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items() if "lora_" not in name}
+    tensors = apart({name: tensor.cpu() for name, tensor in tensors.items() if "lora_" not in name})
     metadata = {
         "format": FORMAT,
         QUANTISATION: json.dumps(asdict(quantisation)),

@@ -34,8 +34,20 @@ def family_name(folder: Path) -> str:
     return str(json.loads((folder / "config.json").read_text())["family"])
 
 
+def apart(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Each in memory of its own, as safetensors demands: a model that ties its tables has one under two names."""
+    known: set[int] = set()
+    found = {}
+    for name, tensor in tensors.items():
+        whole = tensor.detach().contiguous()
+        place = whole.untyped_storage().data_ptr()
+        found[name] = whole.clone() if place in known else whole
+        known.add(place)
+    return found
+
+
 def save_weights(weights: Mapping[str, Tensor], family_name: str, config: Mapping[str, Any], folder: Path) -> None:
     """What `load_model` reads: the tensors of a whole state dict, and the configuration they belong to."""
     folder.mkdir(parents=True, exist_ok=True)
-    save_file({name: tensor.detach().contiguous() for name, tensor in weights.items()}, folder / "model.safetensors")
+    save_file(apart(weights), folder / "model.safetensors")
     (folder / "config.json").write_text(json.dumps({"family": family_name, "config": dict(config)}, indent=1) + "\n")

@@ -26,7 +26,7 @@ from reducible.pipelines.cluster.ray_session import (
     reread_environment,
     worker_settings,
 )
-from reducible.pipelines.cluster.upload import code_files, family_files, named_files, pack
+from reducible.pipelines.cluster.upload import code_files, family_files, named_files, needed_distributions, pack
 from reducible.tasks.errors import UserError
 from reducible.tasks.workflow.code_version import code_version
 
@@ -58,7 +58,9 @@ def submit(command: Sequence[str], address: str | None, commands: Mapping[str, c
     with tempfile.TemporaryDirectory() as folder, _client(address) as client:
         archive = Path(folder, "upload.zip")
         here = Path.cwd()
-        files = [*code_files(), *family_files(words[1:], here), *named_files(words[1:], root, here)]
+        for distribution in needed_distributions(words[1:], here, root):
+            click.echo(f"the cluster must have {distribution} installed: a family of this command is from it", err=True)
+        files = [*code_files(), *family_files(words[1:], here, root), *named_files(words[1:], root, here)]
         pack(archive, dict(files).items())
         client.submit_job(
             # -P: a folder of the user must not hide a package of the same name.

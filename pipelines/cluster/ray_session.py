@@ -16,7 +16,7 @@ from typing import Any
 
 import yaml
 
-from reducible.pipelines.cluster.upload import PACKAGE, code_files, pack
+from reducible.pipelines.cluster.upload import PACKAGE, code_files, pack, registered_files
 from reducible.tasks.errors import UserError
 
 # Ray reads these from the environment, some of them while it is imported. A value that the user has set wins.
@@ -245,7 +245,7 @@ def _runtime_env(scratch: Path) -> dict[str, Any]:
     if "RAY_JOB_CONFIG_JSON_ENV_VAR" in os.environ:
         return {}
     archive = scratch / "code.zip"
-    pack(archive, code_files())
+    pack(archive, [*code_files(), *registered_files()])
     return {"working_dir": str(archive), "env_vars": worker_settings()}
 
 

@@ -23,7 +23,9 @@ import reducible
 from reducible.data import schemes
 from reducible.data.paths import expanded
 from reducible.pipelines.dataset.kinds import data_paths
+from reducible.pipelines.find import find
 from reducible.tasks.errors import UserError
+from reducible.tasks.workflow.store import Store, read_manifest
 
 PACKAGE = Path(reducible.__file__).parent
 LIMIT = 100 * 2**20  # bytes of the zip that Ray's job server accepts
@@ -88,18 +90,64 @@ def named_files(arguments: Sequence[str], root: Path, here: Path) -> Iterator[tu
         yield f"files/{path.relative_to(here).as_posix()}", path
 
 
-def family_files(arguments: Sequence[str], here: Path) -> Iterator[tuple[str, Path]]:
-    """The code of the families outside this package that a command or its recipes name by their address."""
-    from reducible.models.families.outside import code_files as files_of
-    from reducible.models.families.outside import find_in_current_folder
+def family_files(arguments: Sequence[str], here: Path, root: Path | None = None) -> Iterator[tuple[str, Path]]:
+    """The code of the families outside this package that a command needs, for the top of the zip.
+
+    Of an installed distribution nothing travels: the cluster must have it (`needed_distributions`).
+    """
+    from reducible.models.families.outside import installed, module_of, travelling_files
+
+    for name in outside_families(arguments, here, root):
+        module = module_of(name)
+        if module is not None and installed(module) is None:
+            yield from travelling_files(name)
+
+
+def needed_distributions(arguments: Sequence[str], here: Path, root: Path | None = None) -> list[str]:
+    """`NAME VERSION` of each distribution that a family of the command is from."""
+    from reducible.models.families.outside import installed, module_of
+
+    modules = [module_of(name) for name in outside_families(arguments, here, root)]
+    return sorted({found for module in modules if module is not None and (found := installed(module)) is not None})
+
+
+def registered_files() -> Iterator[tuple[str, Path]]:
+    """The code of the families outside this package that this process has found, except of installed distributions."""
+    from reducible.models.families.outside import installed, module_of, travelling_files
+    from reducible.models.families.registry import FAMILIES
+
+    for name, kind in FAMILIES.items():
+        module = module_of(name) if kind.code is not None else None
+        if module is not None and installed(module) is None:
+            yield from travelling_files(name)
+
+
+def outside_families(arguments: Sequence[str], here: Path, root: Path | None) -> list[str]:
+    """Families that are not of this package: those that the arguments and their recipes name, and those of the
+    trainings that they name, if the store can be seen from here."""
+    from reducible.models.families.outside import entry_points
 
     texts = [value for argument in arguments for key, _, value in [argument.partition("=")] if key == "model.family"]
     for argument in arguments:
         if argument.endswith((".yaml", ".yml")):
-            texts += [text for _, content in _with_bases(expanded(argument), here) for text in _families(content)]
-    for module in sorted({text.partition(":")[0] for text in texts if ":" in text}):
-        find_in_current_folder(module)
-        yield from ((f"files/{name}", path) for name, path in files_of(module))
+            for _, content in _with_bases(expanded(argument), here):
+                texts += [*_families(content), *_trained(content, root)]
+    texts += [text for argument in arguments for text in _trained({"finetune": {"base": argument}}, root)]
+    return sorted({text for text in texts if ":" in text or text in entry_points()})
+
+
+def _trained(content: Any, root: Path | None) -> list[str]:
+    """The family of the training that a recipe fine-tunes."""
+    if root is None or not root.is_dir():
+        return []
+    store = Store(root)
+    families = []
+    for base in _at(content, ["finetune", "base"]):
+        try:
+            families.append(str(read_manifest(find(store, "train", base))["spec"]["family"]))
+        except (UserError, KeyError, TypeError):  # it is no training's name, and the command says so itself
+            continue
+    return families
 
 
 def _families(content: Any) -> Iterator[str]:

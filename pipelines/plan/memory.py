@@ -176,7 +176,7 @@ def _work(recipe: Recipe, spec: Any, plan: StepPlan, examples: int, asked: Asked
         yield f"FLOPs             {step:.4g} a step, {step * steps:.4g} in all (counted)"
     else:
         yield f"FLOPs             {step:.4g} a step, {step * steps:.4g} in all"
-    if abs(really / step - 1) > 0.005:
+    if really and abs(really / step - 1) > 0.005:  # only products of matrices are counted, and a model may have none
         twice = ["attention's scores"] if setting.config.attention_shape else []
         twice += ["what is checkpointed"] if setting.checkpointing != "none" else []
         why = f"{' and '.join(twice)}, computed twice" if really > step and twice else "backward is not twice forward"
@@ -187,7 +187,7 @@ def _work(recipe: Recipe, spec: Any, plan: StepPlan, examples: int, asked: Asked
         most = min(examples, setting.micro_batches * setting.micro_batch)
         seconds = step * most / examples / (mfu * peak)
         again = planned(replace(setting, checkpointing="none"))
-        more = plan.flops / again.flops
+        more = plan.flops / again.flops if again.flops else 1.0
         longer = f", of which checkpointing is {seconds * (more - 1):.3g} s" if more > 1.001 else ""
         where = f"{setting.world} x {asked.gpu or 'h100'}" if device else "this machine"
         yield (
@@ -241,9 +241,10 @@ def _inference(recipe: Recipe, spec: Any, plan: StepPlan, examples: int, asked: 
     weights = ", ".join(f"{name} {byte_count(count)}" for name, count in weight_bytes(parameters).items())
     yield ""
     yield f"inference         weights: {weights}"
-    kept = family(spec.family).remembers(plan.setting.config, 2)
+    remembers = family(spec.family).remembers
+    kept = remembers(plan.setting.config, 2)
     each = f"{byte_count(kept.per_token)} a token, " if kept.per_token else ""
-    bits = "" if "float64" in kept.what else " in 16 bits"
+    bits = " in 16 bits" if kept != remembers(plan.setting.config, 4) else ""
     yield f"                  {kept.what}{bits}: {each}{byte_count(kept.bytes(plan.setting.sequence))} a sequence"
 
 

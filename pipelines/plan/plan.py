@@ -106,7 +106,9 @@ def _changes(before: dict[str, Any], now: dict[str, Any], kind: type[BaseModel])
         inside = any(key.startswith(f"{around}.") for around in one.keys() | other.keys())
         if not inside and one.get(key, MISSING) != other.get(key, MISSING):
             plain = nested or key.startswith("input ")
-            changed.append(_change(key, one.get(key, "default"), other.get(key, "default"), plain))
+            field = kind.model_fields.get(key)
+            name = field.title if field is not None and field.title else key
+            changed.append(_change(name, one.get(key, "default"), other.get(key, "default"), plain))
     return changed
 
 
@@ -125,7 +127,8 @@ def _fields(described: dict[str, Any], kind: type[BaseModel]) -> dict[str, Any]:
 
 
 def _change(key: str, before: Any, now: Any, plain: bool) -> str:
-    if plain or isinstance(before, list) or isinstance(now, list):
+    hashed = any(str(value).startswith("sha256 ") for value in (before, now))
+    if plain or hashed or isinstance(before, list) or isinstance(now, list):
         return key
     return f"{key} ({before} -> {now})"
 

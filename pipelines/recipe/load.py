@@ -54,8 +54,10 @@ def finetuning_recipe(
     if method:
         section["method"] = method
     content["finetune"] = section
+    if data is not None or "data" in content or any(override.startswith("data.") for override in overrides):
+        content["data"] = {"kind": reads, **_section(content, "data", path)}
     if data is not None:
-        content["data"] = {"kind": reads, **_section(content, "data", path), "source": _absolute(data, Path())}
+        content["data"]["source"] = _absolute(data, Path())
     if name is not None:
         content["name"] = name
     default = f"{Path(base).stem}-{section.get('method', 'lora')}"

@@ -199,7 +199,8 @@ def continuations(model: Any, dataset: Any, given: Windows, spec: SeriesSettings
     torch.manual_seed(spec.seed)
     length = int(given.batch["steps"][0].sum())
     first = {name: array[:1] for name, array in given.batch.items()}
-    drawn_SHC = model.forecast(on_device(model, first), given.future_NHC.shape[1], spec.samples)[:, 0].cpu().numpy()
+    with torch.inference_mode():
+        drawn_SHC = model.forecast(on_device(model, first), given.future_NHC.shape[1], spec.samples)[:, 0].cpu().numpy()
     past_TC = given.batch["values"][0, :length]
     rolls = [np.concatenate([past_TC, after_HC]) for after_HC in (given.future_NHC[0], *drawn_SHC)]
     titles = [given.names[0], *(f"drawn by the model, {number + 1}" for number in range(spec.samples))]
@@ -219,7 +220,8 @@ def sample(model: Any, dataset: Any, trained: dict[str, Any], prompt: str, optio
     horizon = min(options.tokens, LONGEST_SAMPLE)
     torch.manual_seed(options.seed)
     draws = 1000 if numeric(model) else 1
-    drawn_SHC = model.forecast(on_device(model, batch), horizon, draws)[:, 0].cpu().numpy()
+    with torch.inference_mode():
+        drawn_SHC = model.forecast(on_device(model, batch), horizon, draws)[:, 0].cpu().numpy()
     if not numeric(model):
         return "\n".join([f"{name}, from step {len(values) + 1} of what it was given", *map(_notes, drawn_SHC[0])])
     quantiles = dataset.in_units(np.quantile(drawn_SHC, SHARES, axis=0))

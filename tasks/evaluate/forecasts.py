@@ -101,7 +101,8 @@ def forecast(model: Any, given: Windows, seed: int) -> Forecast:
 
     torch.manual_seed(seed)
     N, horizon, channels = given.future_NHC.shape
-    predicted = model.predict(on_device(model, given.batch), horizon)
+    with torch.inference_mode():
+        predicted = model.predict(on_device(model, given.batch), horizon)
     if predicted is not None:
         mean, deviation = predicted
         return NormalForecast(mean.cpu().numpy(), deviation.cpu().numpy())
@@ -109,7 +110,8 @@ def forecast(model: Any, given: Windows, seed: int) -> Forecast:
     drawn = []
     for at in range(0, N, rows):
         part = {name: array[at : at + rows] for name, array in given.batch.items()}
-        drawn.append(model.forecast(on_device(model, part), horizon, DRAWS, PARTICLES_A_DRAW))
+        with torch.inference_mode():
+            drawn.append(model.forecast(on_device(model, part), horizon, DRAWS, PARTICLES_A_DRAW))
     return SampledForecast(torch.cat(drawn, dim=1).double().cpu().numpy())
 
 
@@ -144,7 +146,8 @@ def log_scores(model: Any, given: Windows, particles: int, seed: int) -> np.ndar
         for batch in (both, alone):
             torch.manual_seed(seed + at)
             part = on_device(model, {name: array[at : at + rows] for name, array in batch.items()})
-            nats.append(model.log_likelihood(part, particles, method="particle").cpu().numpy())
+            with torch.inference_mode():
+                nats.append(model.log_likelihood(part, particles, method="particle").cpu().numpy())
         scores.append(nats[1] - nats[0])
     return np.concatenate(scores)
 

@@ -17,6 +17,8 @@ from reducible.tasks.mlflow.served import Served
 from reducible.tasks.train.folders import MODEL
 
 BEST = "best"  # the alias of the version with the lowest validation loss
+PACKAGES = ("torch", "numpy", "pandas", "safetensors", "tokenizers")
+"""What the packed code imports."""
 _PACKAGE = Path(reducible.__file__).parent
 
 
@@ -49,13 +51,21 @@ def _pack(folder: Path, model: Path, dataset: Path, served: Served) -> None:
     from mlflow.models import ModelSignature
     from mlflow.types import ColSpec, ParamSchema, ParamSpec, Schema
 
+    from reducible.models.families.outside import installed, module_of, travelling_files
+    from reducible.models.weights.model_folder import family_name
+
     signature = ModelSignature(
         inputs=Schema([ColSpec("string")]),  # without a name, so that a plain list of texts will do
         outputs=Schema([ColSpec(kind, name) for kind, name in served.outputs]),
         params=ParamSchema([ParamSpec(name, kind, default) for name, kind, default in served.parameters]),
     )
     content = read_json(dataset / "dataset.json") or {}
-    needed = ["torch", "numpy", "pandas", "safetensors", "tokenizers"]
+    needed = [f"{name}=={version(name).partition('+')[0]}" for name in PACKAGES]
+    outside = family_name(model)
+    module = module_of(outside)
+    distribution = None if module is None else installed(module)
+    if distribution is not None:
+        needed.append(distribution.replace(" ", "=="))
     with warnings.catch_warnings(), tempfile.TemporaryDirectory() as sources:
         warnings.simplefilter("ignore")  # it asks for type hints and an example, which the signature replaces
         code = Path(sources) / "reducible"
@@ -63,14 +73,19 @@ def _pack(folder: Path, model: Path, dataset: Path, served: Served) -> None:
         shutil.copy(_PACKAGE / "__init__.py", code)
         for package in ("models", "data"):
             shutil.copytree(_PACKAGE / package, code / package, ignore=shutil.ignore_patterns("__pycache__"))
+        if distribution is None:
+            for name, path in travelling_files(outside):
+                target = Path(sources) / name
+                target.parent.mkdir(parents=True, exist_ok=True)
+                shutil.copy(path, target)
         mlflow.pyfunc.save_model(
             str(folder),
             python_model=str(Path(__file__).with_name(served.code)),
             artifacts={"model": str(model), **{name: str(dataset / name) for name in served.tokenizers}},
             model_config={key: content[key] for key in served.facts},
-            code_paths=[str(code)],
+            code_paths=[str(path) for path in sorted(Path(sources).iterdir())],
             signature=signature,
-            pip_requirements=[f"{package}=={version(package).partition('+')[0]}" for package in needed],
+            pip_requirements=needed,
         )
 
 

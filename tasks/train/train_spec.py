@@ -58,7 +58,7 @@ class TrainSpec(Frozen):
     """
 
     family: str = "transformer"
-    family_code: str | None = None
+    family_code: str | None = Field(default=None, title="the family's code")
     """The identity of the family's code, if it is outside this package (models/families/outside.py)."""
     model: dict[str, Any]
     """The family's configuration, vocabulary included."""

@@ -34,13 +34,14 @@ class SeriesConfig(ModelConfig):
 
 
 class ToyText(TextModel):
-    """The mean of what was read says what comes next."""
+    """The mean of what was read says what comes next. Its tables are tied as is usual elsewhere: one parameter."""
 
     def __init__(self, config: TextConfig) -> None:
         super().__init__(config)
         self.embedding = nn.Embedding(config.vocabulary, config.width)
         self.hidden = nn.Linear(config.width, config.width)
         self.output = nn.Linear(config.width, config.vocabulary)
+        self.output.weight = self.embedding.weight
 
     def logits(self, tokens_BT: Tensor, documents_BT: Tensor | None = None) -> Tensor:
         x_BTD = self.embedding(tokens_BT).cumsum(1)
@@ -90,23 +91,34 @@ class ToySentences(SentenceModel):
 
 
 class ToySeries(SeriesModel):
-    """Every value is normal by itself."""
+    """The value before says what comes next, give or take a deviation; before the first value stands 0."""
 
     exact = True
 
     def __init__(self, config: SeriesConfig) -> None:
         super().__init__(config)
-        self.mean = nn.Parameter(torch.zeros(config.channels))
+        self.hidden = nn.Linear(config.channels, config.width)
+        self.output = nn.Linear(config.width, config.channels)
         self.log_deviation = nn.Parameter(torch.zeros(config.channels))
 
+    def following(self, x_C: Tensor) -> torch.distributions.Normal:
+        mean_C: Tensor = self.output(torch.tanh(self.hidden(x_C)))
+        return torch.distributions.Normal(mean_C, self.log_deviation.exp().expand_as(mean_C))
+
     def forward(self, batch: dict[str, Tensor]) -> Loss:
-        normal = torch.distributions.Normal(self.mean, self.log_deviation.exp())
-        nats_BTC = torch.where(batch["observed"], -normal.log_prob(batch["values"]), 0.0)
-        return Loss(nats_BTC.sum(), batch["steps"].sum(), {})
+        before_BTC = torch.where(batch["observed"], batch["values"], 0.0).roll(1, dims=1)
+        before_BTC[:, 0] = 0.0
+        nats_BTC = -self.following(before_BTC).log_prob(batch["values"])
+        return Loss(torch.where(batch["observed"], nats_BTC, 0.0).sum(), batch["steps"].sum(), {})
 
     def forecast(self, batch: dict[str, Tensor], horizon: int, samples: int, particles: int = 1) -> Tensor:
-        noise = torch.randn(samples, len(batch["steps"]), horizon, len(self.mean))
-        return self.mean + self.log_deviation.exp() * noise
+        last_B = batch["steps"].sum(1) - 1
+        last_BC = torch.where(batch["observed"], batch["values"], 0.0)[torch.arange(len(last_B)), last_B]
+        x_SBC, written = last_BC.expand(samples, *last_BC.shape), []
+        for _ in range(horizon):
+            x_SBC = self.following(x_SBC).sample()
+            written.append(x_SBC)
+        return torch.stack(written, dim=2)
 
 
 def cost_of(build: type) -> Callable[[ModelConfig, Lengths], Cost]:

@@ -11,6 +11,7 @@ from adapter_cases import CASES, VOCABULARY, WIDTH, loss, seq2seq
 from lora_cases import drawn, stir
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
+from toy_families import TextConfig, ToyText
 
 from reducible.models.families.linear_gaussian import LinearGaussianConfig, LinearGaussianModel
 from reducible.models.families.recurrent import Recurrent, RecurrentConfig
@@ -29,6 +30,7 @@ from reducible.models.finetune.lora import (
     use_adapter,
 )
 from reducible.models.layers.activation_checkpointing import MODES, set_checkpointing
+from reducible.models.quantise.quantised_base import Quantisation, quantise_model, quantised
 
 
 def set_by_hand(plain: nn.Module, model: nn.Module, scaling: float) -> None:
@@ -270,6 +272,41 @@ def test_groups_hold_what_is_trained_apart_where_a_schedule_leaves_one_side_alon
     state = trainable_state(model)
     next(iter(state.values())).fill_(7.0)
     assert adapter_parameters(model)[0][1].eq(7.0).all() and len(state) == len(listed)
+
+
+def test_a_model_says_itself_which_tables_it_has_and_which_group_trains_an_adapter() -> None:
+    """None of these is told by the name of a module."""
+
+    class Renamed(ToyText):
+        def __init__(self) -> None:
+            super().__init__(TextConfig(40, 32))  # tables large enough to be quantised
+            self.words, self.readout = self.embedding, self.output
+            del self.embedding, self.output
+
+        def tables(self) -> list[nn.Module]:
+            return [self.words, self.readout]
+
+        def adapter_group(self, matrix: str) -> str:
+            return f"group of {matrix}"
+
+    model = Renamed()
+    assert [place.name for place in chosen(model, ())] == ["hidden"]
+    for table in ("words", "readout"):  # one parameter, which an adapter would change in one of its two places
+        with pytest.raises(ValueError, match=f"adapter.targets: {table} is the output table too"):
+            chosen(model, [table])
+    add_adapter(model, Adapter(rank=2))
+    assert [group.name for group in adapter_groups(model)] == ["group of hidden"]
+    assert [place.name for place in chosen(model, ())] == ["hidden"]
+    model = Renamed()
+    quantise_model(model, Quantisation())
+    assert list(quantised(model)) == ["hidden.weight"]
+
+    class OnlyTables(Renamed):
+        def tables(self) -> list[nn.Module]:
+            return [*super().tables(), self.hidden]
+
+    with pytest.raises(ValueError, match="adapter.targets: the model has no matrix beside its tables"):
+        add_adapter(OnlyTables(), Adapter())
 
 
 @pytest.mark.parametrize(

@@ -501,5 +501,5 @@ def test_the_code_of_a_family_from_outside_travels(tmp_path: Path, monkeypatch: 
     (tmp_path / "recipe.yaml").write_text("base: base.yaml\nsweep: {families: [{family: transformer}]}")
     found = upload.family_files(["recipe.yaml", "model.family=other_here:FAMILY"], tmp_path)
     assert dict(found) == {
-        f"files/{name}": tmp_path / name for name in ("mine_here/__init__.py", "mine_here/model.py", "other_here.py")
+        name: tmp_path / name for name in ("mine_here/__init__.py", "mine_here/model.py", "other_here.py")
     }

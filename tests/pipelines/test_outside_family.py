@@ -1,0 +1,170 @@
+"""Families from outside the package go through every command: one for each kind of data (tests/cases/toy_families.py).
+
+Tasks run in this process one after another, and everything else is as a person gives it; the slow test is under Ray.
+"""
+
+import json
+import os
+import subprocess
+import sys
+from collections.abc import Sequence
+from contextlib import nullcontext
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+from click.testing import CliRunner
+from toy_families import TEXT
+
+from reducible.models.families.registry import FAMILIES
+from reducible.pipelines.cli import main
+from reducible.pipelines.plan.plan import state_of
+from reducible.pipelines.recipe.load import load_recipe
+from reducible.pipelines.run import run_tasks
+from reducible.tasks.dataset.kind import kind_named
+from reducible.tasks.workflow.execute import Outcome, _payload, run_here
+from reducible.tasks.workflow.store import Store, write_manifest
+from reducible.tasks.workflow.task import Task, description
+
+KINDS = ("text", "sentences", "pairs", "series")
+MARKOV = {"generated": {"documents": 100, "length": 12, "symbols": 6}, "tokenizer": {"kind": "bytes"}, "sequence": 16}
+DATA: dict[str, dict[str, Any]] = {
+    "text": MARKOV,
+    "sentences": MARKOV,
+    "pairs": {
+        "kind": "pairs",
+        "generated": {"kind": "reverse", "examples": 200, "length": 6, "shortest": 3, "symbols": 6},
+        "tokenizer": {"kind": "bytes"},
+        "sequence": 16,
+    },
+    "series": {"kind": "series", "generated": {"series": 60, "length": 16}, "sequence": 16},
+}
+EVALUATE: dict[str, dict[str, Any]] = {
+    "text": {"sample_tokens": 5},
+    "sentences": {"sample_tokens": 5, "importance_samples": 2},
+    "pairs": {"decoded": 4},
+    "series": {"importance_samples": 2, "horizon": 4},
+}
+PROMPTS = {"text": "ab", "sentences": "ab", "pairs": "ab", "series": ""}
+
+
+def in_this_process(
+    waiting: Sequence[Task], store: Store, outcomes: dict[str, Outcome], observers: Sequence[Any]
+) -> None:
+    for observer in observers:
+        observer.submitted(waiting)
+    for task in waiting:
+        outcomes[task.identity] = Outcome(task, "made", run_here(_payload(task), store))
+        for observer in observers:
+            observer.finished(outcomes[task.identity])
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """One for all kinds, as MLflow takes seconds to make its database."""
+    return tmp_path_factory.mktemp("outside")
+
+
+@pytest.fixture
+def here(folder: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """The current folder, where nothing is registered yet and tasks run in this process."""
+    monkeypatch.setattr("reducible.tasks.workflow.execute._run_on_ray", in_this_process)
+    monkeypatch.setattr("reducible.pipelines.engine.session", nullcontext)
+    monkeypatch.setattr("reducible.models.families.registry.FAMILIES", dict(FAMILIES))
+    monkeypatch.chdir(folder)
+    return folder
+
+
+def written(folder: Path, kind: str, module: str) -> str:
+    """The name of a recipe."""
+    recipe = {
+        "data": DATA[kind],
+        "model": {"family": f"{module}:{kind.upper()}", "width": 4},
+        "train": {"tokens": 1000, "batch": 128, "validation": {"units": 128}},
+        "evaluate": {"units": 128, "samples": 1, **EVALUATE[kind]},
+    }
+    (folder / f"toy-{kind}.yaml").write_text(yaml.safe_dump(recipe))
+    return f"toy-{kind}.yaml"
+
+
+def called(*arguments: object) -> str:
+    result = CliRunner().invoke(main, [str(argument) for argument in arguments])
+    assert result.exit_code == 0, result.output + repr(result.exception)
+    return result.output
+
+
+COMMANDS = {
+    "plan": ["plan", "{recipe}", "--memory-report"],
+    "run": ["run", "{recipe}"],
+    "evaluate": ["evaluate", "toy-{kind}"],
+    "sample": ["sample", "toy-{kind}", "--tokens", "5", "--prompt", "{prompt}"],
+    "finetune": ["finetune", "toy-{kind}", "finetune.rank=1", "train.tokens=256", "data.generated={other}"],
+    "sweep": [
+        "sweep",
+        "{recipe}",
+        "name=sweep-{kind}",
+        "sweep={{tokens: [256, 512], widths: [2, 4, 8]}}",
+        "train.batch=64",
+    ],
+}
+
+
+SAID = {
+    "plan": ["peak", "inference         weights", "a sequence"],
+    "run": ["made    train toy-{kind}", "made    evaluate toy-{kind}", "reducible sample"],
+    "evaluate": ["toy-{kind}: "],
+    "sample": [],
+    "finetune": ["made    train toy-{kind}-lora", "change  from", "adapter "],
+    "sweep": ["sweep-{kind}: 6 cells", "6 runs, 0 excluded", "report.html"],
+}
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_every_command_takes_a_family_from_outside(kind: str, here: Path) -> None:
+    recipe = written(here, kind, "toy_families")
+    words = {"recipe": recipe, "kind": kind, "prompt": PROMPTS[kind], "other": json.dumps(DATA[kind]["generated"])}
+    for name, command in COMMANDS.items():
+        said = called(*(word.format(**words) for word in command))
+        assert said.strip() and "nan" not in said
+        for part in SAID[name]:
+            assert part.format(kind=kind) in said, said
+    assert "done      train" in called("plan", recipe)
+    if kind_named(kind).served is not None:
+        assert loaded_from_mlflow(here, f"toy-{kind}") == 2
+
+
+def loaded_from_mlflow(folder: Path, name: str) -> int:
+    """Rows that the registered model gives for two texts, in a process that has only what MLflow keeps."""
+    program = f"""
+import mlflow
+mlflow.set_tracking_uri("sqlite:///{folder}/.reducible/mlflow.db")
+print(len(mlflow.pyfunc.load_model("models:/{name}@best").predict(["ab", "ba"], params={{"tokens": 3}})))
+"""
+    environment = {**os.environ, "PYTHONWARNINGS": "ignore", "MLFLOW_LOGGING_LEVEL": "ERROR", "PYTHONPATH": ""}
+    command = [sys.executable, "-P", "-c", program]
+    done = subprocess.run(command, capture_output=True, text=True, cwd=folder.parent, env=environment, timeout=200)
+    assert done.returncode == 0, done.stderr
+    return int(done.stdout.split()[-1])
+
+
+def test_plan_says_that_the_code_of_a_family_has_changed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The identity changes with the code: what was trained before is no longer what would be trained."""
+    store, recipe = Store(tmp_path / "root"), tmp_path / written(tmp_path, "text", "toy_families")
+
+    def trained(code: str) -> Task:
+        known = {**FAMILIES, "toy_families:TEXT": replace(TEXT, name="toy_families:TEXT", code=code)}
+        monkeypatch.setattr("reducible.models.families.registry.FAMILIES", known)
+        return run_tasks(load_recipe(recipe), store).train
+
+    first = trained(f"sha256 {'1' * 64}")
+    folder = store.artifact("train", first.identity)
+    folder.mkdir(parents=True)
+    write_manifest(folder, description(first), identity=first.identity, label="train toy", attempt="a", started=0.0)
+    assert state_of(store, first, False)[0] == "done"
+    changed = "differs from a finished one in the family's code"
+    assert state_of(store, trained(f"sha256 {'2' * 64}"), True) == ("will run", changed)
+    released = "differs from a finished one in the family's code (toys 1.0 -> toys 1.1)"
+    write_manifest(folder, description(trained("toys 1.0")), identity="b", label="train toy", attempt="a", started=0.0)
+    assert state_of(store, trained("toys 1.1"), True) == ("will run", released)
