@@ -27,6 +27,7 @@ from reducible.pipelines.cli import main
 from reducible.pipelines.cluster import jobs, upload
 from reducible.pipelines.cluster.ray_session import Cluster, Machine, capacity, session
 from reducible.tasks.errors import UserError
+from reducible.tasks.workflow.store import Store, write_manifest
 
 ROOT = "/srv/shared/reducible"  # does not exist here
 
@@ -503,3 +504,45 @@ def test_the_code_of_a_family_from_outside_travels(tmp_path: Path, monkeypatch: 
     assert dict(found) == {
         name: tmp_path / name for name in ("mine_here/__init__.py", "mine_here/model.py", "other_here.py")
     }
+
+
+def test_a_family_by_its_short_name_travels_or_must_be_installed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """An editable distribution travels with what declares its entry point; one that is installed as files does not."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.syspath_prepend(tmp_path)
+    for name, recorded in (("editable_here", ""), ("released_here", "released_here.py,,\n")):
+        folder = tmp_path / f"{name}-1.5.dist-info"
+        folder.mkdir()
+        (tmp_path / f"{name}.py").write_text("")
+        (folder / "METADATA").write_text(f"Metadata-Version: 2.1\nName: {name}\nVersion: 1.5\n")
+        (folder / "entry_points.txt").write_text(f"[reducible.families]\n{name}_family = {name}:FAMILY\n")
+        lines = [f"{folder.name}/{file},,\n" for file in ("METADATA", "entry_points.txt", "RECORD")]
+        (folder / "RECORD").write_text(recorded + "".join(lines))
+    declared = (
+        "editable_here.py",
+        "editable_here-1.5.dist-info/METADATA",
+        "editable_here-1.5.dist-info/entry_points.txt",
+    )
+    arguments = ["model.family=editable_here_family"]
+    assert dict(upload.family_files(arguments, tmp_path)) == {name: tmp_path / name for name in declared}
+    assert upload.needed_distributions(arguments, tmp_path) == []
+    arguments = ["model.family=released_here_family"]
+    assert dict(upload.family_files(arguments, tmp_path)) == {}
+    assert upload.needed_distributions(arguments, tmp_path) == ["released_here 1.5"]
+
+
+def test_the_family_of_a_training_that_a_command_names_travels(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.syspath_prepend(tmp_path)
+    (tmp_path / "trained_here.py").write_text("")
+    (tmp_path / "tune.yaml").write_text("finetune: {base: my-run}")
+    described = {"task": "train", "version": 1, "spec": {"family": "trained_here:FAMILY"}, "inputs": {}}
+    folder = Store(tmp_path / "root").artifact("train", "a" * 64)
+    folder.mkdir(parents=True)
+    write_manifest(folder, described, identity="a" * 64, label="train my-run", attempt="a", started=0.0)
+    for arguments in (["my-run", "--data", "x"], ["tune.yaml"]):
+        found = dict(upload.family_files(arguments, tmp_path, tmp_path / "root"))
+        assert found == {"trained_here.py": tmp_path / "trained_here.py"}
+    assert dict(upload.family_files(["other-run"], tmp_path, tmp_path / "root")) == {}
