@@ -28,7 +28,7 @@ class CutsTime:
     """Mixed into a module that cuts its own time into chunks (`over_time`) under checkpointing: sqrt-time."""
 
     rebuilds: bool = False
-    """Whether to; set_checkpointing says so."""
+    """Whether it does so now; set_checkpointing decides."""
 
 
 MODES = ("none", "full", "selective", "sqrt-time")
@@ -82,7 +82,7 @@ def set_checkpointing(model: Model, mode: str) -> None:
                 axis = 1 if _innermost(recurrence).batch_first else 0
                 recurrence.forward = partial(_in_chunks, recurrence.forward, axis)
         return
-    # Without chance nothing of its state is kept.
+    # A model without chance needs no state of the random generators kept.
     again = partial(checkpoint, use_reentrant=False, preserve_rng_state=model.stochastic)
     if mode == "selective":
         again = partial(again, context_fn=partial(create_selective_checkpoint_contexts, held))
@@ -91,7 +91,7 @@ def set_checkpointing(model: Model, mode: str) -> None:
 
 
 def parts(model: Model, mode: str) -> list[Part]:
-    """What full and selective checkpointing rebuild; the second is for the family to say."""
+    """What full and selective checkpointing rebuild; for selective the family says it."""
     if mode == "full":
         blocks = model.blocks()
         return [] if any(_is_all_of(model, block) for block in blocks) else [(block, "forward") for block in blocks]
@@ -139,7 +139,7 @@ def saves_nothing(family: Family, config: Any, mode: str) -> str | None:
 
 
 def _is_all_of(model: nn.Module, block: nn.Module) -> bool:
-    """While such a block is rebuilt, nearly all is there that would have been held without."""
+    """While such a block is rebuilt, nearly all is in memory that would have been held without checkpointing."""
     return len(list(block.parameters())) == len(list(model.parameters()))
 
 

@@ -17,15 +17,15 @@ class Remedy:
 
     plan: StepPlan
     time: float
-    """Of a step on as many devices, as a multiple of what it takes without recomputation: FLOPs over FLOPs. Waiting for
-    other ranks is not in it."""
+    """Time of a step on as many devices, as a multiple of one without recomputation: FLOPs over FLOPs. Waiting for
+    other ranks is left out."""
     changes: tuple[str, ...]
 
 
 def remedies(
     setting: Setting, memory: float, rows: int, watch: Callable[[list[Setting]], Iterable[Setting]] = iter
 ) -> list[Remedy]:
-    """Settings whose peak is at most `memory` bytes a rank, fastest first; of equal ones those that change less.
+    """Settings whose peak is at most `memory` bytes a rank, fastest first; among equals, those that change less first.
 
     rows: examples that a rank has in a step, which a smaller micro-batch spreads over more passes. Tried are every way
     to checkpoint, DDP and FSDP2, adapters in place of all weights, and where nothing fits, more devices. `watch` goes
@@ -101,7 +101,7 @@ def _changes(base: Setting, setting: Setting) -> tuple[str, ...]:
 
 
 def _worth_telling(ranked: list[Remedy]) -> list[Remedy]:
-    """Without those that change all that a faster one changes, and more."""
+    """The remedies, without those that change all that a faster one changes, and more."""
     kept: list[Remedy] = []
     for remedy in ranked:
         names = {_kind(change) for change in remedy.changes}
@@ -111,5 +111,5 @@ def _worth_telling(ranked: list[Remedy]) -> list[Remedy]:
 
 
 def _kind(change: str) -> str:
-    """Of a change, what it is, without the numbers of a micro-batch."""
+    """The kind of a change, without the numbers of a micro-batch."""
     return "micro_batch" if change.startswith("micro_batch") else change

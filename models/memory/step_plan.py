@@ -27,14 +27,14 @@ from reducible.models.quantise.quantised_base import Blocks, Quantisation, make_
 
 Numbers = TypeVar("Numbers", Rehearsal, Stage)
 MANY_LAYERS = 12
-"""From this depth on two shallower models of the same shape are rehearsed: every further layer takes what one takes."""
+"""From this depth on, two shallower models of the same shape are rehearsed: each further layer takes what one takes."""
 SHALLOW = (2, 3)
 SHORT = (64, 100, 144)
-"""Lengths that are rehearsed of a loop over time that would take too long; squares, for chunks of the root of time."""
+"""Lengths rehearsed instead of a loop over time that would take too long; squares, for chunks of the root of time."""
 POWERS, POWERS_LOOKING_BACK = (0.0, 1.0), (0.0, 1.0, 2.0)
-"""Of the length, in what a recurrence takes, and in what one does that looks back at a source as long as itself."""
+"""Powers of the length in what a recurrence takes, and in what one takes that looks back at a source of its length."""
 POWERS_OF_CHUNKS, POWERS_OF_CHUNKS_LOOKING_BACK = (0.0, 0.5, 1.0), (0.0, 1.0, 1.5)
-"""The same for the bytes of one that is cut into chunks of the root of time."""
+"""The same for the bytes of a recurrence that is cut into chunks of the root of time."""
 NARROWING = 3
 """Chords on the way to the largest micro-batch; the first is exact where the peak is one straight line."""
 LONG_LOOP = 20_000
@@ -43,7 +43,7 @@ LONG_LOOP = 20_000
 
 @dataclass(frozen=True)
 class Method:
-    """What of a model is trained: all of it (full), or an adapter beside a base that is as it was or in few bits."""
+    """What is trained: all of the model (full), or an adapter beside a base that is kept as it was or in few bits."""
 
     kind: Literal["full", "lora", "qlora"] = "full"
     adapter: Any = None
@@ -66,7 +66,7 @@ class Setting:
     strategy: Literal["none", "ddp", "fsdp"] = "none"
     world: int = 1
     micro_batches: int = 1
-    """That each rank runs in a step."""
+    """Micro-batches that each rank runs in a step."""
     device: Literal["cpu", "cuda"] = "cpu"
     optimizer_bytes: int = 8
     """What the optimizer holds for each trained parameter; 8 are the two moments of AdamW."""
@@ -78,7 +78,7 @@ class Setting:
 
     @property
     def gathers_half(self) -> bool:
-        """Whether FSDP2 gathers weights in the precision, and autocast has nothing to do: not those in few bits."""
+        """Whether FSDP2 gathers weights in the precision, without autocast; with weights in few bits not."""
         return self.strategy == "fsdp" and self.precision != "fp32" and self.method.kind != "qlora"
 
 
@@ -88,7 +88,7 @@ class StepPlan:
     parameters: int
     trained: int
     weights: float
-    """Bytes of one whole copy, as they are stored; likewise the next two. moments: what the optimizer holds."""
+    """Bytes of one whole copy as stored, like the next two. moments: what the optimizer holds."""
     gradients: float
     moments: float
     activations: float
@@ -96,7 +96,7 @@ class StepPlan:
     peak: float
     """The most bytes on one rank at once."""
     flops: float
-    """Of one micro-batch: what is really computed, twice where it is."""
+    """FLOPs of one micro-batch as computed: what is computed twice counts twice."""
     sent: float
     """Bytes that each rank sends in a step."""
 
@@ -174,7 +174,7 @@ def _of_one_process(setting: Setting) -> Setting:
 
 @lru_cache(maxsize=1024)
 def rehearsed(setting: Setting) -> Rehearsal:
-    """The rehearsal of a setting on one process, from smaller ones where the setting is large."""
+    """The rehearsal of a setting on one process, put together from smaller ones if the setting is large."""
     depth = setting.config.blocks
     if depth >= MANY_LAYERS and not _names_layers(setting.method):
         one, other = (rehearsed(replace(setting, config=setting.config.with_blocks(layers))) for layers in SHALLOW)
@@ -214,7 +214,7 @@ def _rehearse(setting: Setting) -> Rehearsal:
 
 
 def prepared(setting: Setting) -> Model:
-    """A model as its training begins, with anything for numbers."""
+    """A model as its training begins; its numbers do not matter."""
     model = family(setting.family).build(setting.config)
     if setting.method.kind == "qlora":
         quantise_model(model, setting.method.quantisation or Quantisation(), Blocks.like)
@@ -241,7 +241,7 @@ def computes_in(model: nn.Module, numbers: torch.dtype) -> None:
 
 @lru_cache(maxsize=64)
 def _operators_a_step(family: str, config: Any) -> tuple[int, float]:
-    """Operators of 16 steps, and of each further one: none but where a loop goes over time."""
+    """Operators of 16 steps, and of each further step: none, except in a loop over time."""
     few, more = (_rehearse(Setting(family, config, length, 1)).operators for length in (16, 24))
     return few, (more - few) / 8
 
@@ -257,7 +257,7 @@ def _names_layers(method: Method) -> bool:
 
 
 def _longer(shorts: Sequence[Rehearsal], setting: Setting) -> Rehearsal:
-    """Of that setting's length, from those of SHORT, which have the same stages."""
+    """The rehearsal at that setting's length, from those at SHORT, which have the same stages."""
     looks_back, in_chunks = setting.config.looks_back, setting.checkpointing == "sqrt-time"
     powers = POWERS_LOOKING_BACK if looks_back else POWERS
     of_flops = of_bytes = _weights(SHORT, powers, setting.sequence)
@@ -272,8 +272,8 @@ def _longer(shorts: Sequence[Rehearsal], setting: Setting) -> Rehearsal:
 
 
 def _weights(known: Sequence[int], powers: Sequence[float], wanted: int) -> Sequence[float]:
-    """Of what is known at so many sizes, to be summed for the size that is wanted: as the combination of powers of the
-    size that goes through what is known at the last, as many as powers."""
+    """Weights of what is known at several sizes: their sum is the value at the size that is wanted, by the combination
+    of powers of the size that goes through the last known values, as many as there are powers."""
     last = known[-len(powers) :]
     at_last = np.array([[size**power for power in powers] for size in last])
     weights = np.linalg.solve(at_last.T, [wanted**power for power in powers])
@@ -281,7 +281,7 @@ def _weights(known: Sequence[int], powers: Sequence[float], wanted: int) -> Sequ
 
 
 def _combined(known: Sequence[Numbers], weights: Sequence[float]) -> Numbers:
-    """The last with every number in it replaced by the weighted sum."""
+    """The last rehearsal, with each number in it replaced by the weighted sum."""
     numbers: dict[str, Any] = {}
     for field in fields(known[-1]):
         values = [getattr(one, field.name) for one in known]
@@ -291,7 +291,7 @@ def _combined(known: Sequence[Numbers], weights: Sequence[float]) -> Numbers:
 
 
 def _deeper(one: Rehearsal, other: Rehearsal, depth: int) -> Rehearsal | None:
-    """Of a model of that depth, from those of SHALLOW; None where their stages do not match."""
+    """The rehearsal of a model of that depth, from those of SHALLOW; None if their stages do not match."""
     more = depth - SHALLOW[1]
     stages = _deeper_stages(one.stages, other.stages, more)
     if stages is None:
@@ -301,7 +301,7 @@ def _deeper(one: Rehearsal, other: Rehearsal, depth: int) -> Rehearsal | None:
 
 
 def _deeper_stages(first: Sequence[Stage], second: Sequence[Stage], more: int) -> tuple[Stage, ...] | None:
-    """Of a model of so many layers more than the second has; None where the two do not match.
+    """The rehearsal of a model with so many more layers than the second; None if the two do not match.
 
     A stage outside of layers, in the first layer or in the last one grows as it does from the first model to the
     second. Those of the layers between go evenly from one end to the other, so that the ends are enough: the second
@@ -309,7 +309,7 @@ def _deeper_stages(first: Sequence[Stage], second: Sequence[Stage], more: int) -
     """
     one, other = ({stage.path: stage for stage in stages} for stages in (first, second))
     growth = {path: [(path, path)] for path in other}
-    """By stage of the second model, what it grows as: (its stage in the first, in the second)."""
+    """For each stage of the second model, the stages that it grows as: (in the first, in the second)."""
     for last in other.keys() - one.keys():
         bottom, middle = next((pair for pair in _below(last) if one.keys() >= set(pair)), (None, None))
         if bottom is None or middle is None:
@@ -349,7 +349,7 @@ def _deeper_units(one: Units, other: Units, more: int) -> Units:
 
 
 def largest_micro_batch(setting: Setting, memory: float, most: int) -> int:
-    """How many rows, at most `most`, fit into so many bytes; 0: not one. Each answer was rehearsed.
+    """The number of rows, at most `most`, that fit into so many bytes; 0: not one. Each answer was rehearsed.
 
     The peak is the largest of several moments, each of which grows in proportion to the rows: a convex function.
     Between two rehearsals it lies below their chord, so that what fits by the chord fits.

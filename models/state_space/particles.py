@@ -1,4 +1,4 @@
-"""What a deep state-space model thinks of values in all: estimates of log p(x), and forecasts, by weighted latents.
+"""Estimates of log p(x) of a deep state-space model, and its forecasts, by weighted latents.
 
 Both estimates draw latents from the encoder q and weight them by p(x, z) / q(z | x). The mean weight is p(x) on
 average, so that the logarithm of a mean over finitely many lies below log p(x) on average, by less the more there are
@@ -37,7 +37,7 @@ class StateSpaceModel(Protocol):
 
 
 NUMBERS_AT_ONCE = 2**24
-"""Of the widest activation: how many particles `importance` holds at a time follows from it."""
+"""Numbers in the widest activation, from which follows how many particles `importance` holds at a time."""
 
 
 def importance(model: StateSpaceModel, batch: dict[str, Tensor], particles: int) -> Tensor:
@@ -70,7 +70,7 @@ class Filtered(NamedTuple):
 
 
 def particle_filter(model: StateSpaceModel, batch: dict[str, Tensor], particles: int) -> Filtered:
-    """Particles moved and weighted step by step, with systematic resampling where the effective number of them
+    """Particles moved and weighted step by step, with systematic resampling if the effective number of them
     (1 / sum of squared weights) falls below half. The loop over time cannot be avoided: resampling couples the steps.
     """
     seen = _Seen(model, batch)
