@@ -8,12 +8,14 @@ import socket
 import sys
 import tempfile
 import threading
+import traceback
 from collections.abc import Iterator, Mapping
 from contextlib import chdir, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import click
 import yaml
 
 from reducible.pipelines.cluster.upload import PACKAGE, code_files, pack, registered_files
@@ -31,7 +33,9 @@ SETTINGS = {
     "OMP_NUM_THREADS": "1",
 }
 LOOPBACK = {"RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER": "0"}  # without it Ray turns 127.0.0.1 into the interface's address
+SET_BY_RAY = ("PYTHONBREAKPOINT",)  # ray.init points it at Ray's debugger, and ray.shutdown leaves it there
 OBJECT_STORE_BYTES = 256 * 2**20  # small: paths travel between tasks, not objects
+NODE_TIMED_OUT = "The current node timed out during startup"  # Ray raises a bare Exception after 30 s, hard-coded
 TOKEN_HELP = "copy the cluster's to ~/.ray/auth_token, or name its file in RAY_AUTH_TOKEN_PATH"
 AUTOSCALER = Path("~/ray_bootstrap_config.yaml")  # written by `ray up` on the head, where the drivers of jobs run
 
@@ -183,6 +187,18 @@ def reread_environment() -> None:
 
 
 def _start(cpus: int | None, gpus: int | None, scratch: Path) -> None:
+    """Starts Ray, a second time if its node was not up in the half minute that Ray gives it, as on a busy machine."""
+    try:
+        _init(cpus, gpus, scratch)
+    except Exception as error:
+        if NODE_TIMED_OUT not in str(error):
+            raise
+        _end_processes(error)
+        click.echo("Ray was not up after 30 s, as happens on a busy machine: starting it once more", err=True)
+        _init(cpus, gpus, scratch)
+
+
+def _init(cpus: int | None, gpus: int | None, scratch: Path) -> None:
     import ray
 
     with chdir(scratch):  # Ray puts the current folder first on the path of workers
@@ -196,6 +212,17 @@ def _start(cpus: int | None, gpus: int | None, scratch: Path) -> None:
             log_to_driver=False,
             _temp_dir=str(scratch),
         )
+
+
+def _end_processes(error: Exception) -> None:
+    """Ends what a start of Ray that failed left running. Only the error's traceback still holds Ray's node."""
+    from ray._private.node import Node
+
+    for frame, _ in traceback.walk_tb(error.__traceback__):
+        node = frame.f_locals.get("self")
+        if isinstance(node, Node):
+            node.kill_all_processes(check_alive=False, wait=True)
+            return
 
 
 def _join(address: str, scratch: Path) -> None:
@@ -297,14 +324,14 @@ def _host(address: str) -> str:
 @contextmanager
 def _environment(settings: Mapping[str, str]) -> Iterator[None]:
     """Sets these variables for the length of a `with`, then restores them."""
-    before = {name: os.environ.get(name) for name in settings}
+    before = {name: os.environ.get(name) for name in (*settings, *SET_BY_RAY)}
     os.environ.update(settings)
     try:
         yield
     finally:
         for name, value in before.items():
             if value is None:
-                del os.environ[name]
+                os.environ.pop(name, None)
             else:
                 os.environ[name] = value
 

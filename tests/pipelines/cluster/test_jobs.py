@@ -7,6 +7,7 @@ import signal
 import socket
 import subprocess
 import sys
+import tempfile
 import time
 import zipfile
 from collections.abc import Iterator
@@ -292,6 +293,48 @@ def test_a_session_is_private_quiet_and_leaves_nothing(tmp_path: Path, monkeypat
     assert not psutil.Process().children(recursive=True)
     assert not scratch.exists()
     assert {name: value for name, value in os.environ.items() if "TOKEN" in name or name in before} == before
+
+
+def test_a_node_that_was_not_up_in_time_is_started_once_more(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Ray's own error, raised at the place where Ray raises it: its processes run, and the node is not known yet."""
+    from ray._private import services
+
+    get_node, started = services.get_node, []
+
+    def late_once(*arguments: Any) -> Any:
+        if not started:
+            started.extend(psutil.Process().children(recursive=True))
+            raise Exception("The current node timed out during startup. This could happen ...")
+        return get_node(*arguments)
+
+    monkeypatch.setattr(services, "get_node", late_once)
+    with session(cpus=1) as cluster:
+        assert cluster.machines == (Machine("this machine", 1.0, 0),)
+        assert len(started) > 1 and not any(process.is_running() for process in started)
+    assert "starting it once more" in capsys.readouterr().err
+    assert not psutil.Process().children(recursive=True)
+
+
+def test_another_error_of_a_start_or_a_second_late_node_ends_the_command(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    import ray
+
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))  # Ray's logs are kept after an error
+
+    errors: list[Exception] = []
+
+    def fails(*_: Any, **__: Any) -> None:
+        raise errors.pop()
+
+    monkeypatch.setattr(ray, "init", fails)
+    late = "The current node timed out during startup."
+    for errors[:], message in (([Exception(late), Exception(late)], "timed out"), ([OSError("no disk")], "no disk")):
+        with pytest.raises(Exception, match=message), session(cpus=1):
+            pass
+        assert not errors
 
 
 def _seen_by_a_worker() -> dict[str, str | None]:
