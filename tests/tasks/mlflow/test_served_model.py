@@ -7,6 +7,7 @@ import os
 import shutil
 import subprocess
 import sys
+import sysconfig
 import time
 from pathlib import Path
 
@@ -129,26 +130,31 @@ def test_the_best_training_of_a_pipeline_is_loaded_by_name(tmp_path: Path, monke
     given = [f" {source.upper()}" for source in sources]  # read as the data were: lower case, white space off
     translated = best_outputs(tmp_path / "artifacts" / "train" / identity("translated") / "model", sources)
     expected = nats_per_token(tmp_path / "artifacts" / "train" / identity("good") / "model", "some text")
-    # The store's own copies are gone and the code is not on the path: only what MLflow has is used.
+    # The store's own copies are gone and this package cannot be imported: only what MLflow has is used.
     shutil.rmtree(tmp_path / "artifacts")
+    site_packages = [sysconfig.get_path("purelib"), sysconfig.get_path("platlib")]
     program = f"""
-import json, mlflow
+import importlib.util, json, sys
+sys.path += {site_packages!r}  # without what their .pth files add, such as an editable installation
+assert importlib.util.find_spec("reducible") is None, "this package can be imported"
+import mlflow
 mlflow.set_tracking_uri({uri!r})
 model = mlflow.pyfunc.load_model("models:/my-notes@best")
 frame = model.predict(["some text", "αβγ"], params={{"tokens": 8}})
 again = model.predict(["some text"], params={{"tokens": 8}})
 drawn = model.predict(["some text"], params={{"tokens": 8, "temperature": 1.0, "seed": 3}})
 pairs = mlflow.pyfunc.load_model("models:/translator@best").predict({given!r}, params={{"beam": 1, "tokens": 8}})
-print(json.dumps([pairs.to_dict("records"), frame.to_dict("records"),
+code = [module.__file__ for name, module in sys.modules.items() if name.partition(".")[0] == "reducible"]
+print(json.dumps([code, pairs.to_dict("records"), frame.to_dict("records"),
     again.to_dict("records"), drawn.to_dict("records"),
     [c.type.name for c in model.metadata.get_input_schema()], [c.name for c in model.metadata.get_output_schema()]]))
 """
     environment = {**os.environ, "PYTHONWARNINGS": "ignore", "MLFLOW_LOGGING_LEVEL": "ERROR"}
-    environment.pop("PYTHONPATH", None)
-    command = [sys.executable, "-c", program]
+    command = [sys.executable, "-I", "-S", "-c", program]  # -I: no PYTHONPATH; -S: no .pth file
     done = subprocess.run(command, capture_output=True, text=True, cwd=tmp_path, env=environment, timeout=200)
     assert done.returncode == 0, done.stderr
-    pairs, frame, again, drawn, inputs, outputs = json.loads(done.stdout.strip().splitlines()[-1])
+    code, pairs, frame, again, drawn, inputs, outputs = json.loads(done.stdout.strip().splitlines()[-1])
+    assert code and all(Path(file).is_relative_to(tmp_path / "mlflow-artifacts" / "models") for file in code), code
     assert inputs == ["string"] and outputs == ["continuation", "nats", "bits_per_byte"]
     assert len(frame) == 2 and frame[0] == again[0]
     assert [row["output"] for row in pairs] == [bytes(ids).decode(errors="replace") for ids in translated]
