@@ -1,8 +1,8 @@
 """A home, a folder for temporary files and an environment of the tests' own; where the reference datasets lie.
 
 Before anything is imported that reads them: Ray, MLflow, torch and matplotlib look into the home as they are imported.
-What a user has there (a token, a configuration, a cache) must not decide whether a test passes, and no test leaves
-anything in it. Subprocesses and the workers of pytest-xdist inherit it.
+What a user has there (a token, a configuration, a cache) must not decide whether a test passes. Subprocesses inherit
+all three; each worker of pytest-xdist has its own, so that what is left behind is its own test's.
 """
 
 import os
@@ -15,50 +15,103 @@ import pytest
 
 OF_THE_USER = ("RAY_", "MLFLOW_", "HF_", "XDG_", "REDUCIBLE_", "MPL", "TORCH")
 KEPT = ("REDUCIBLE_DATASETS", "RAY_USAGE_STATS_ENABLED", "MLFLOW_DISABLE_TELEMETRY")
-ALONE = "PYTEST_XDIST_WORKER" not in os.environ
+WORKER = os.environ.get("PYTEST_XDIST_WORKER", "")
 
-if ALONE:
+if WORKER:
+    scratch = Path(os.environ["HOME"]).parent
+else:
     for name in [name for name in os.environ if name.startswith(OF_THE_USER) and name not in KEPT]:
         del os.environ[name]
-    scratch = Path(tempfile.mkdtemp(prefix="t"))  # short: Ray puts sockets below it, whose paths may have 107 bytes
-    for variable, folder in {"HOME": "home", "TMPDIR": "tmp"}.items():
-        (scratch / folder).mkdir()
-        os.environ[variable] = str(scratch / folder)
-    os.environ["TORCHINDUCTOR_CACHE_DIR"] = str(scratch / "home" / ".cache" / "torchinductor")
-    os.environ.setdefault("OMP_NUM_THREADS", "1")
-    os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
-    os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
+    scratch = Path(tempfile.mkdtemp(prefix="t"))
+home = scratch / f"home{WORKER}"
+temporary = scratch / f"t{WORKER.removeprefix('gw')}"  # short: Ray puts sockets below it, whose paths hold 107 bytes
+for variable, folder in {"HOME": home, "TMPDIR": temporary}.items():
+    folder.mkdir()
+    os.environ[variable] = str(folder)
+os.environ["TORCHINDUCTOR_CACHE_DIR"] = str(home / ".cache" / "torchinductor")
+os.environ.setdefault("OMP_NUM_THREADS", "1")
+os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
+os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
 tempfile.tempdir = None  # read again
 
-CACHES = {".cache", ".config", ".triton"}
-"""What libraries keep in a home, such as matplotlib's list of fonts."""
-OF_OTHERS = ("pytest-of-", "torchelastic_", "pymp-")
-"""What pytest and torchrun leave among temporary files."""
+VARIABLES = {
+    "PYTEST_CURRENT_TEST": "pytest names the running test in it",
+    "KMP_DUPLICATE_LIB_OK": "scikit-learn sets it as it is imported",
+    "KMP_INIT_AT_FORK": "scikit-learn sets it as it is imported",
+    "RAY_CLIENT_MODE": "Ray sets it as it is imported",
+    "_MLFLOW_TELEMETRY_SESSION_ID": "MLflow sets it as it is imported",
+    # What the package itself sets once for its process, unless the user has: libraries read it as they start.
+    "ONEDNN_PRIMITIVE_CACHE_CAPACITY": "read by oneDNN at its first product",
+    "GIT_PYTHON_REFRESH": "read by MLflow's import of git",
+    "MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR": "read by MLflow, as all that follow",
+    "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "",
+    "MLFLOW_HTTP_REQUEST_TIMEOUT": "",
+    "MLFLOW_LOGGING_LEVEL": "",
+    "MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT": "",
+}
+"""What may change in the environment, and why."""
+FILES = {
+    home / ".cache": "matplotlib's list of fonts, torch's compiled kernels: made once, for all later tests",
+    home / ".config": "matplotlib's and MLflow's, written as they are imported",
+    temporary / f"pytest-of-{os.environ.get('USER', 'root')}": "every test's own tmp_path",
+}
+"""What may stay in the home and among temporary files, and why."""
+
+
+def state() -> dict[str, str]:
+    """What a test must leave as it was: the environment, the current folder, the home and the temporary files."""
+    found = {f"variable {name}": value for name, value in os.environ.items() if name not in VARIABLES}
+    found["current folder"] = os.getcwd()
+    for folder in (home, temporary):
+        for path in folder.iterdir():
+            if path not in FILES:
+                found[f"file {path}"] = ""
+    return found
+
+
+def changes(before: dict[str, str], after: dict[str, str]) -> list[str]:
+    """One line for everything that is new, gone or another."""
+    lines = [f"new: {name} {after[name]}" for name in sorted(after.keys() - before.keys())]
+    lines += [f"gone: {name}" for name in sorted(before.keys() - after.keys())]
+    shared = sorted(before.keys() & after.keys())
+    return lines + [
+        f"changed: {name} {before[name]} -> {after[name]}" for name in shared if before[name] != after[name]
+    ]
+
+
+@pytest.fixture(scope="session", autouse=True)
+def session_leaves_everything_as_it_was() -> Iterator[None]:
+    """What fixtures of modules leave behind is an error of the last test."""
+    before = state()
+    yield
+    left = changes(before, state())
+    if left:
+        pytest.fail("\n".join(["left behind by fixtures that tests share:", *left]), pytrace=False)
+
+
+@pytest.fixture(autouse=True)
+def leaves_everything_as_it_was() -> Iterator[None]:
+    """A test that changes the environment, the current folder or the home, or leaves temporary files, fails."""
+    before, environment, folder = state(), dict(os.environ), os.getcwd()
+    yield
+    left = changes(before, state())
+    for name in os.environ.keys() - environment.keys() - VARIABLES.keys():  # one leak is one failure
+        del os.environ[name]
+    os.environ.update(environment)
+    os.chdir(folder)
+    if left:
+        pytest.fail("\n".join(["left behind by this test:", *left]), pytrace=False)
 
 
 @pytest.hookimpl(trylast=True)
 def pytest_sessionfinish(session: pytest.Session) -> None:
-    """Says what tests left in the home or among temporary files, and removes both unless a test failed."""
-    if not ALONE:
+    """Removes the home and the temporary files, unless a test failed."""
+    if WORKER:
         return
-    left = [str(path) for path in (scratch / "home").iterdir() if path.name not in CACHES]
-    left += [str(path) for path in (scratch / "tmp").iterdir() if not path.name.startswith(OF_OTHERS)]
-    if left:
-        print(f"\nleft behind by tests: {', '.join(sorted(left))}")
     if session.exitstatus in (pytest.ExitCode.OK, pytest.ExitCode.NO_TESTS_COLLECTED):
         shutil.rmtree(scratch, ignore_errors=True)
     else:
         print(f"\nthe files of these tests: {scratch}")
-
-
-@pytest.fixture(autouse=True)
-def environment_as_it_was() -> Iterator[None]:
-    """What a test, or a library in it, leaves in the environment does not reach the next."""
-    before = dict(os.environ)
-    yield
-    for name in os.environ.keys() - before.keys():
-        del os.environ[name]
-    os.environ.update(before)
 
 
 @pytest.fixture(scope="session")

@@ -25,8 +25,9 @@ def main(out: Path) -> None:
         seen = gradients_and_weights(spec, execution, data, work / "steps", steps=2, base=base)
         if dist.get_rank() == 0:
             torch.save(seen, out / f"{family_name}-{method}-{strategy}.pt")
-        record = Record(work / "record", "x")
-        train(spec, execution, data=data, start=None, work=work, record=record, base=base)
+        if family_name == "transformer":
+            record = Record(work / "record", "x")
+            train(spec, execution, data=data, start=None, work=work, record=record, base=base)
     if HALF:
         half = tuning_spec("qlora", precision="bf16")
         execution = Execution(workers=2, strategy="fsdp")

@@ -3,6 +3,7 @@
 import os
 import subprocess
 import sys
+import tempfile
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -171,6 +172,8 @@ def on_ranks(script: str, ranks: int, *arguments: str, more: Mapping[str, str] |
         *(sys.executable, "-m", "torch.distributed.run", "--standalone", f"--nproc-per-node={ranks}"),
         *(str(Path(__file__).parent / script), *arguments),
     ]
-    done = subprocess.run(command, env=environment(**(more or {})), capture_output=True, text=True, timeout=300)
+    with tempfile.TemporaryDirectory() as folder:  # torchrun leaves an empty folder of logs among temporary files
+        variables = environment(TMPDIR=folder, **(more or {}))
+        done = subprocess.run(command, env=variables, capture_output=True, text=True, timeout=300)
     assert done.returncode == 0, done.stdout + done.stderr
     return done.stdout
