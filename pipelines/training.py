@@ -4,17 +4,27 @@ import difflib
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass, fields
-from typing import Any, Literal, get_type_hints
+from typing import Any, get_type_hints
 
 from pydantic import TypeAdapter, ValidationError
 
 from reducible.models.contract import Family
 from reducible.models.cost.ledger import Cost, Lengths
 from reducible.models.families.registry import DEFAULT, family
+from reducible.pipelines.recipe.fields import said_alike
 from reducible.pipelines.recipe.recipe import Recipe
 from reducible.tasks.dataset.kind import kind_named
 from reducible.tasks.errors import UserError
-from reducible.tasks.train.train_spec import VERSION, Execution, ScheduleSpec, TrainSpec, ValidationSpec
+from reducible.tasks.train.train_spec import (
+    VERSION,
+    Execution,
+    ScheduleKind,
+    ScheduleSpec,
+    StepSettings,
+    TrainSpec,
+    ValidationSpec,
+    Workers,
+)
 from reducible.tasks.words import plural
 from reducible.tasks.workflow.task import Resources, Task
 
@@ -148,7 +158,7 @@ def train_spec(
     searched: bool = False,
     start_step: int = 0,
     warmup_steps: int | None = None,
-    kind: Literal["constant", "wsd", "cosine"] | None = None,
+    kind: ScheduleKind | None = None,
 ) -> TrainSpec:
     """One stretch of training up to `tokens` target units.
 
@@ -163,18 +173,21 @@ def train_spec(
     warmup = round(schedule.warmup * steps) if warmup_steps is None else warmup_steps
     cooldown = min(round(schedule.cooldown * steps), steps - start_step) if kind == "wsd" else 0
     micro_batch = train.micro_batch or max(1, min(units, LARGEST_MICRO_BATCH) // recipe.data.sequence)
+    settings = said_alike(train, StepSettings)
+    if seed is not None:
+        settings["seed"] = seed
+    if searched:
+        settings["optimizer"] = train.optimizer.model_copy(update={"learning_rate": None})
     return TrainSpec(
         family=model.family.name,
         family_code=model.family.code,
         model=model.settings,
         sequence=recipe.data.sequence,
         mask_documents=recipe.data.masks_documents,
-        seed=train.seed if seed is None else seed,
         start_step=start_step,
         stop_step=steps,
         batch=units,
         micro_batch=micro_batch,
-        optimizer=train.optimizer.model_copy(update={"learning_rate": None}) if searched else train.optimizer,
         schedule=ScheduleSpec(
             kind=kind, warmup_steps=warmup, cooldown_steps=cooldown, final_fraction=schedule.final_fraction
         ),
@@ -182,24 +195,17 @@ def train_spec(
             every=math.ceil(train.validation.every * (steps - start_step)),
             examples=max(1, train.validation.units // recipe.data.sequence),
         ),
-        precision=train.precision,
-        deterministic=train.deterministic,
-        spike_guard=train.spike_guard,
         method=recipe.finetune.spec if recipe.finetune else None,
+        **settings,
     )
 
 
 def execution_of(recipe: Recipe, spec: TrainSpec) -> Execution:
     compute, steps = recipe.compute, spec.stop_step - spec.start_step
     return Execution(
-        workers=compute.workers,
-        cpus_per_worker=compute.cpus_per_worker,
-        gpus_per_worker=compute.gpus_per_worker,
-        strategy=compute.strategy,
-        compile=compute.compile,
+        **said_alike(compute, Workers),
         checkpointing=recipe.train.checkpointing,
         checkpoint_every=compute.checkpoint_every or max(1, steps // 10),
-        keep_last=compute.keep_last,
         log_every=compute.log_every or max(1, steps // 200),
     )
 

@@ -13,6 +13,7 @@ from torch import Tensor, nn
 
 from reducible.models.finetune.held_matrices import HeldMatrix
 from reducible.models.quantise.quantised_base import FOUR_BITS, KINDS, Blocks, Quantisation, plain_name
+from reducible.models.step_settings import FewBits
 
 
 class Survival(NamedTuple):
@@ -33,7 +34,7 @@ class MergedMatrix:
     """By the format that the sum may be stored in: fp32, bf16, fp16, nf4, fp4, int8."""
 
 
-def _in_blocks(kind: str) -> Callable[[Tensor], Tensor]:
+def _in_blocks(kind: FewBits) -> Callable[[Tensor], Tensor]:
     return lambda dense: Blocks.of(dense, Quantisation(kind))()
 
 

@@ -13,13 +13,14 @@ sums over time run chunk by chunk, so that it differs in rounding.
 import math
 from collections.abc import Callable, Iterator, Sequence
 from functools import partial
-from typing import Any, TypeVar
+from typing import Any, TypeVar, get_args
 
 import torch
 from torch import Tensor, nn
 from torch.utils.checkpoint import CheckpointPolicy, checkpoint, create_selective_checkpoint_contexts
 
 from reducible.models.contract import Family, Model, Part
+from reducible.models.step_settings import Checkpointing
 
 Output = TypeVar("Output")
 
@@ -31,7 +32,7 @@ class CutsTime:
     """Whether it does so now; set_checkpointing decides."""
 
 
-MODES = ("none", "full", "selective", "sqrt-time")
+MODES: tuple[Checkpointing, ...] = get_args(Checkpointing)
 
 aten = torch.ops.aten
 SAVE: set[Any] = {

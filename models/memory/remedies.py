@@ -2,11 +2,11 @@
 
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
-from typing import Literal
 
 from reducible.models.families.registry import family
 from reducible.models.layers.activation_checkpointing import MODES, saves_nothing
 from reducible.models.memory.step_plan import Method, Setting, StepPlan, largest_micro_batch, planned
+from reducible.models.step_settings import Adaptation, Checkpointing, Strategy
 
 MOST_RANKS = 1024
 
@@ -32,10 +32,10 @@ def remedies(
     through a list of settings, as a progress bar does: each takes seconds.
     """
     first = planned(replace(setting, checkpointing="none", micro_batch=1)).flops
-    smaller: dict[str, list[Literal["lora", "qlora"]]] = {"full": ["lora", "qlora"], "lora": ["qlora"], "qlora": []}
+    smaller: dict[Adaptation, list[Adaptation]] = {"full": ["lora", "qlora"], "lora": ["qlora"], "qlora": []}
     others = [replace(setting.method, kind=kind) for kind in smaller[setting.method.kind]]
     methods = [setting.method, *(method for method in others if _takes(setting, method))]
-    strategies: Sequence[Literal["none", "ddp", "fsdp"]] = ("ddp", "fsdp") if setting.world > 1 else ("none",)
+    strategies: Sequence[Strategy] = ("ddp", "fsdp") if setting.world > 1 else ("none",)
     modes = [mode for mode in MODES if saves_nothing(family(setting.family), setting.config, mode) is None]
     candidates = [
         replace(setting, method=method, checkpointing=mode, strategy=strategy)
@@ -72,7 +72,9 @@ def _remedy(base: Setting, setting: Setting, memory: float, rows: int, first: fl
     return Remedy(plan, plan.flops / most / first if first else 1.0, _changes(base, plan.setting))
 
 
-def _with_more_ranks(setting: Setting, memory: float, rows: int, first: float, modes: Sequence[str]) -> list[Remedy]:
+def _with_more_ranks(
+    setting: Setting, memory: float, rows: int, first: float, modes: Sequence[Checkpointing]
+) -> list[Remedy]:
     """The fewest devices, by doubling, on which FSDP2 fits; each has fewer examples of the step."""
     world = max(2, 2 * setting.world)
     while world <= MOST_RANKS:

@@ -24,6 +24,7 @@ from reducible.models.memory.ranks import ddp_sent_bytes, fsdp_peak_bytes, fsdp_
 from reducible.models.memory.rehearsed_step import Path, Rehearsal, Stage, Units, rehearse
 from reducible.models.quantise.number_formats import DTYPES
 from reducible.models.quantise.quantised_base import Blocks, Quantisation, make_tables, quantise_model
+from reducible.models.step_settings import Adaptation, Checkpointing, Precision, Strategy
 
 Numbers = TypeVar("Numbers", Rehearsal, Stage)
 MANY_LAYERS = 12
@@ -45,7 +46,7 @@ LONG_LOOP = 20_000
 class Method:
     """What is trained: all of the model (full), or an adapter beside a base that is kept as it was or in few bits."""
 
-    kind: Literal["full", "lora", "qlora"] = "full"
+    kind: Adaptation = "full"
     adapter: Any = None
     """reducible.models.finetune.lora.Adapter; None: its defaults."""
     quantisation: Any = None
@@ -61,9 +62,9 @@ class Setting:
     sequence: int
     micro_batch: int
     method: Method = Method()
-    checkpointing: str = "none"
-    precision: str = "fp32"
-    strategy: Literal["none", "ddp", "fsdp"] = "none"
+    checkpointing: Checkpointing = "none"
+    precision: Precision = "fp32"
+    strategy: Strategy = "none"
     world: int = 1
     micro_batches: int = 1
     """Micro-batches that each rank runs in a step."""
@@ -113,12 +114,12 @@ def step_plan(
     family: str,
     config: Any,
     method: Method = Method(),  # noqa: B008  frozen
-    checkpointing: str = "none",
+    checkpointing: Checkpointing = "none",
     micro_batch: int = 1,
     sequence: int = 256,
     world: int = 1,
-    strategy: Literal["none", "ddp", "fsdp"] = "none",
-    precision: str = "fp32",
+    strategy: Strategy = "none",
+    precision: Precision = "fp32",
     micro_batches: int = 1,
     device: Literal["cpu", "cuda"] = "cpu",
 ) -> StepPlan:
@@ -168,7 +169,7 @@ def planned(setting: Setting) -> StepPlan:
 
 def _of_one_process(setting: Setting) -> Setting:
     """What the rehearsal depends on: FSDP2 computes with weights of the type, others under autocast."""
-    strategy: Literal["none", "fsdp"] = "fsdp" if setting.gathers_half and setting.world > 1 else "none"
+    strategy: Strategy = "fsdp" if setting.gathers_half and setting.world > 1 else "none"
     return replace(setting, strategy=strategy, world=1, micro_batches=1)
 
 

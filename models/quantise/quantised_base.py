@@ -20,7 +20,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass
 from functools import cache
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import torch
 from safetensors import SafetensorError, safe_open
@@ -32,20 +32,21 @@ from reducible.models.families.registry import family
 from reducible.models.finetune.held_matrices import HeldMatrix, hold
 from reducible.models.other_libraries import first_line, import_quietly
 from reducible.models.weights.model_folder import apart
+from reducible.models.step_settings import FewBits
 
 BLOCK, CONSTANTS_BLOCK = 64, 256
 SMALLEST = 1024
 """Numbers that a matrix must have: of smaller ones there is nothing to save."""
 
-FOUR_BITS = ("nf4", "fp4")
-KINDS = (*FOUR_BITS, "int8")
+KINDS: tuple[FewBits, ...] = get_args(FewBits)
+FOUR_BITS: tuple[FewBits, ...] = ("nf4", "fp4")
 
 
 @dataclass(frozen=True)
 class Quantisation:
     """The keys of a recipe's `quantisation`; raises ValueError naming the key."""
 
-    kind: str = "nf4"
+    kind: FewBits = "nf4"
     double: bool = True
     """Whether the constants are quantised too."""
 

@@ -4,7 +4,7 @@ import re
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any
 
 import click
 from tqdm import tqdm
@@ -13,6 +13,7 @@ from reducible.models.cost.ledger import state_bytes
 from reducible.models.families.registry import family
 from reducible.models.memory.gpus import Gpu, gpu
 from reducible.models.memory.step_plan import Method, Setting, StepPlan, largest_micro_batch, planned
+from reducible.models.step_settings import Strategy, strategy_on
 from reducible.pipelines.recipe.finetune_section import Finetune
 from reducible.pipelines.recipe.recipe import Recipe
 from reducible.pipelines.training import SHARE_OF_PEAK, cost_at, idle_workers
@@ -106,17 +107,12 @@ def setting_of(recipe: Recipe, spec: Any, asked: Asked) -> tuple[Setting, int]:
             f"train.micro_batch: {micro_batch} x {sequence} target units are more than the {MOST_UNITS} that are "
             "rehearsed; plan with a smaller one, or shorter sequences"
         )
-    strategy: Literal["none", "ddp", "fsdp"] = recipe.compute.strategy
-    if world == 1:
-        strategy = "none"
-    elif strategy == "none":
-        strategy = "ddp"
     method = method_of(spec, recipe.finetune)
     setting = Setting(
         *(kind.name, kind.config(**spec.model), sequence, micro_batch, method),
         checkpointing=recipe.train.checkpointing,
         precision=spec.precision,
-        strategy=strategy,
+        strategy=strategy_on(world, recipe.compute.strategy),
         world=world,
         micro_batches=-(-examples // (micro_batch * world)),
         device="cpu" if device is None else "cuda",
@@ -195,8 +191,9 @@ def _work(recipe: Recipe, spec: Any, plan: StepPlan, examples: int, asked: Asked
             f"at {mfu:.0%} of {peak:.3g} FLOP/s{longer}"
         )
     if setting.world > 1:
-        for strategy, title in (("ddp", "DDP"), ("fsdp", "FSDP2")):
-            other = planned(replace(setting, strategy=strategy))  # type: ignore[arg-type]
+        titles: dict[Strategy, str] = {"ddp": "DDP", "fsdp": "FSDP2"}
+        for strategy, title in titles.items():
+            other = planned(replace(setting, strategy=strategy))
             yield f"{title:17} peak {byte_count(other.peak)} and {byte_count(other.sent)} sent a step, each rank"
 
 

@@ -1,13 +1,14 @@
 """The types of a recipe's fields: numbers as YAML writes them, locations, strict sections."""
 
-from typing import Annotated
+from typing import Annotated, Any
 
-from pydantic import AfterValidator, BaseModel, ConfigDict
+from pydantic import AfterValidator
 
 from reducible.data import schemes
 from reducible.tasks.count import Number as Number
 from reducible.tasks.count import Share as Share
 from reducible.tasks.count import parse_number as parse_number
+from reducible.tasks.workflow.frozen import Frozen
 
 
 def location(value: str) -> str:
@@ -30,5 +31,10 @@ Location = Annotated[str, AfterValidator(location)]
 TokenizerPath = Annotated[str, AfterValidator(_path)]
 
 
-class Section(BaseModel):
-    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
+Section = Frozen
+"""What each section of a recipe extends."""
+
+
+def said_alike(section: Frozen, spec: type[Frozen]) -> dict[str, Any]:
+    """Of a section that extends part of a spec, that part: what both say in the same words."""
+    return {name: getattr(section, name) for name in spec.model_fields}

@@ -1,27 +1,24 @@
 """The recipe's finetune section: which base is adapted, and how."""
 
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any
 
 from pydantic import Field, field_validator, model_validator
 
-from reducible.pipelines.recipe.fields import Number, Section, Share
-from reducible.tasks.train.train_spec import MethodSpec
+from reducible.models.step_settings import Adaptation, FewBits
+from reducible.pipelines.recipe.fields import Number, said_alike
+from reducible.tasks.train.train_spec import AdapterSettings, MethodSpec
 
 LEARNING_RATE = {"full": 2e-4, "lora": 2e-3, "qlora": 2e-3}
 """The default learning rate. It is large because L2 begins at 0, so the updates of an adapter need larger steps."""
 
 
-class Finetune(Section):
+class Finetune(AdapterSettings):
     base: str = Field(description="the name of a run, a llama2.c .bin, a .gguf, or a folder of safetensors")
-    method: Literal["full", "lora", "qlora"] = "lora"
-    rank: int = Field(default=8, ge=1)
+    method: Adaptation = "lora"
     alpha: Annotated[Number, Field(gt=0)] | None = Field(default=None, description="default twice the rank")
-    dropout: Share = 0.0
-    targets: tuple[str, ...] = Field(default=(), description="patterns of weights; default those of hidden layers")
-    quantisation: Literal["nf4", "fp4", "int8"] = Field(default="nf4", description="qlora: how the base is stored")
+    quantisation: FewBits = Field(default="nf4", description="qlora: how the base is stored")
     double: bool = Field(default=True, description="qlora: the blocks' constants are quantised too")
     epochs: Annotated[Number, Field(gt=0)] = Field(default=3.0, description="used if train.tokens is not given")
-    merge: Literal["fp32", "bf16"] = Field(default="fp32", description="how the merged model is stored")
 
     @field_validator("targets", mode="before")
     @classmethod
@@ -46,14 +43,8 @@ class Finetune(Section):
         """The method as the training's spec has it."""
         if self.method == "full":
             return MethodSpec(kind="full")
-        return MethodSpec(
-            kind=self.method,
-            rank=self.rank,
-            alpha=2.0 * self.rank if self.alpha is None else self.alpha,
-            dropout=self.dropout,
-            targets=self.targets,
-            merge=self.merge,
-        )
+        alpha = 2.0 * self.rank if self.alpha is None else self.alpha
+        return MethodSpec(kind=self.method, alpha=alpha, **said_alike(self, AdapterSettings))
 
 
 def with_defaults(content: Any) -> Any:

@@ -4,20 +4,20 @@ from typing import Annotated, Any, Literal
 
 from pydantic import ConfigDict, Field, model_validator
 
+from reducible.models.step_settings import Checkpointing
 from reducible.pipelines.dataset.kinds import Data
-from reducible.pipelines.recipe.fields import Number, Section
+from reducible.pipelines.recipe.fields import Number, Section, Share
 from reducible.pipelines.recipe.finetune_section import Finetune, with_defaults
 from reducible.tasks.count import Count
-from reducible.tasks.train.optimizers.registry import AnyOptimizer, default_settings
+from reducible.tasks.train.optimizers.registry import AnyOptimizer
+from reducible.tasks.train.train_spec import ScheduleShape, StepSettings, Workers
 
 
-class Schedule(Section):
+class Schedule(ScheduleShape):
     """Shares of the run: the linear warm-up, and for wsd the linear cooldown at the end."""
 
-    kind: Literal["constant", "wsd", "cosine"] = "wsd"
-    warmup: Annotated[Number, Field(ge=0, lt=1)] = 0.02
+    warmup: Share = 0.02
     cooldown: Annotated[Number, Field(ge=0, le=1)] = 0.2
-    final_fraction: Annotated[Number, Field(ge=0, le=1)] = 0.0
 
 
 class Validation(Section):
@@ -27,7 +27,7 @@ class Validation(Section):
     units: Count = Field(default=65_536, description="target units of the fixed validation examples")
 
 
-class Train(Section):
+class Train(StepSettings):
     tokens: Count | None = Field(default=None, description="target units in total; default 20 for each parameter")
     batch: Count | None = Field(
         default=None, description="target units per step; the default grows with the square root of tokens"
@@ -35,14 +35,9 @@ class Train(Section):
     micro_batch: int | None = Field(
         default=None, ge=1, description="sequences per forward pass; default up to 16k units"
     )
-    optimizer: AnyOptimizer = default_settings()
     schedule: Schedule = Schedule()
     validation: Validation = Validation()
-    precision: Literal["fp32", "bf16", "fp16"] = "fp32"
-    checkpointing: Literal["none", "full", "selective", "sqrt-time"] = "none"
-    seed: int = Field(default=0, ge=0)
-    deterministic: bool = False
-    spike_guard: Annotated[Number, Field(gt=0)] | None = None
+    checkpointing: Checkpointing = "none"
 
     @model_validator(mode="after")
     def _rate_is_given(self) -> "Train":
@@ -51,16 +46,10 @@ class Train(Section):
         return self
 
 
-class Compute(Section):
+class Compute(Workers):
     """Where and how it runs. This is no part of any identity."""
 
-    workers: int = Field(default=1, ge=1)
-    cpus_per_worker: Annotated[Number, Field(gt=0)] = 1
-    gpus_per_worker: Annotated[Number, Field(ge=0)] = 0
-    strategy: Literal["none", "ddp", "fsdp"] = "none"
-    compile: bool = False
     checkpoint_every: int | None = Field(default=None, ge=1, description="steps; default a tenth of the run")
-    keep_last: int = Field(default=2, ge=1)
     log_every: int | None = Field(default=None, ge=1, description="steps; default about 200 rows a run")
 
 

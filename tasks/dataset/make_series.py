@@ -9,7 +9,8 @@ from reducible.data.errors import DataError
 from reducible.data.linear_gaussian import LinearGaussianSeries
 from reducible.data.series import split_series, write_series
 from reducible.data.series_files import Columns, NumericSeries, channel_names, is_roll, read_rolls, read_table
-from reducible.tasks.dataset.tokenise import FileSpec, Frozen, Naming
+from reducible.tasks.dataset.tokenise import FileSpec, Naming
+from reducible.tasks.workflow.frozen import Frozen
 from reducible.tasks.workflow.identity import fingerprint
 from reducible.tasks.workflow.record import Record
 from reducible.tasks.workflow.store import sha256_of

@@ -7,7 +7,6 @@ from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
-from pydantic import BaseModel, ConfigDict
 
 from reducible.data.errors import DataError
 from reducible.data.markov import MarkovText
@@ -16,16 +15,13 @@ from reducible.data.shards import SPLITS, statistics, tokenise_files, verify
 from reducible.data.sources import InputFile, Source, read
 from reducible.data.split import content_key
 from reducible.data.tokenizer import Tokenizer, byte_tokenizer, from_file, train_bpe
+from reducible.tasks.workflow.frozen import Frozen
 from reducible.tasks.workflow.identity import fingerprint
 from reducible.tasks.workflow.record import Record
 from reducible.tasks.workflow.store import MANIFEST
 from reducible.tasks.workflow.task import Context
 
 VERSION = 2
-
-
-class Frozen(BaseModel):
-    model_config = ConfigDict(frozen=True, extra="forbid")
 
 
 class FileSpec(Frozen):

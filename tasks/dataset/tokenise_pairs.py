@@ -16,7 +16,8 @@ from reducible.data.pairs import SPLITS, Division, HeldOut, Pairs, statistics, v
 from reducible.data.sources import InputFile
 from reducible.data.tokenizer import Tokenizer, train_bpe
 from reducible.data.vocabulary import count_vocabulary, whole
-from reducible.tasks.dataset.tokenise import FileSpec, Frozen, Naming
+from reducible.tasks.dataset.tokenise import FileSpec, Naming
+from reducible.tasks.workflow.frozen import Frozen
 from reducible.tasks.workflow.identity import fingerprint
 from reducible.tasks.workflow.record import Record
 from reducible.tasks.workflow.store import MANIFEST

@@ -3,9 +3,10 @@
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import Field
 
 from reducible.tasks.count import Count
+from reducible.tasks.workflow.frozen import Frozen
 
 if TYPE_CHECKING:
     from reducible.models.contract import Family
@@ -13,10 +14,8 @@ if TYPE_CHECKING:
 VERSION = 3  # of the task; raised when what it computes changes
 
 
-class EvaluateSpec(BaseModel):
+class EvaluateSpec(Frozen):
     """Settings of every evaluation. Each kind of data adds its own, so that those of another never make it stale."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
 
     WHOLE: ClassVar[tuple[str, ...]] = ("units",)
     """Names of the limits. `reducible evaluate` sets them to None, which means the whole split."""

@@ -2,17 +2,14 @@
 
 import json
 
-from pydantic import BaseModel, ConfigDict
-
+from reducible.tasks.workflow.frozen import Frozen
 from reducible.tasks.workflow.task import Context
 
 VERSION = 1  # of the task; a change of what it computes raises it
 
 
-class CompareSpec(BaseModel):
+class CompareSpec(Frozen):
     """Identity of a comparison; each family's fit is the input of its name."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
 
     name: str
     families: tuple[str, ...]

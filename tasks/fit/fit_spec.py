@@ -2,18 +2,17 @@
 
 from typing import Literal
 
-from pydantic import BaseModel, ConfigDict, Field, field_validator
+from pydantic import Field, field_validator
 
 from reducible.tasks.fit.laws.registry import form_named
+from reducible.tasks.workflow.frozen import Frozen
 
 VERSION = 1
 """Raised when the same spec and inputs would give another fit."""
 
 
-class FitOptions(BaseModel):
+class FitOptions(Frozen):
     """How to fit a table of runs."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
 
     form: str = Field(default="chinchilla", description="which law: a name in tasks/fit/laws/registry.py")
     counts: Literal["parameters", "parameters_without_embeddings"] = "parameters"
@@ -28,10 +27,8 @@ class FitOptions(BaseModel):
         return form_named(name).name
 
 
-class Cell(BaseModel):
+class Cell(Frozen):
     """One planned run of a sweep: which input holds its result and where it stood in the plan."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
 
     input: str
     label: str
@@ -39,19 +36,15 @@ class Cell(BaseModel):
     seed: int | None = None
 
 
-class Excluded(BaseModel):
+class Excluded(Frozen):
     """A planned run that has no result, and why."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
 
     label: str
     reason: str
 
 
-class FitSpec(BaseModel):
+class FitSpec(Frozen):
     """The fit of a sweep (identity)."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
 
     name: str = "fit"
     options: FitOptions = FitOptions()

@@ -1,14 +1,14 @@
 """What identifies a report beside the fit and the trainings it shows: the words and the recipe printed on it."""
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import Field
+
+from reducible.tasks.workflow.frozen import Frozen
 
 VERSION = 1  # of the task; a change of what it computes raises it
 
 
-class ReportSpec(BaseModel):
+class ReportSpec(Frozen):
     """Identity of a report. All of it is printed on the page, escaped."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
 
     title: str = Field(default="Scaling law", description="headline of the page: the name of the sweep")
     description: str = Field(default="", description="one paragraph for a reader who never saw the project")

@@ -5,20 +5,17 @@ import math
 from pathlib import Path
 from typing import Any
 
-from pydantic import BaseModel, ConfigDict
-
 from reducible.tasks.errors import UserError
 from reducible.tasks.train.train_spec import Execution, TrainSpec
+from reducible.tasks.workflow.frozen import Frozen
 from reducible.tasks.workflow.record import Record
 from reducible.tasks.workflow.task import Context
 
 VERSION = 1
 
 
-class SearchSpec(BaseModel):
+class SearchSpec(Frozen):
     """`samples` rates from low to high, evenly spaced in their logarithm. train is the short training of a trial."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
 
     train: TrainSpec
     samples: int

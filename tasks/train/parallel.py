@@ -18,6 +18,7 @@ from torch.nn.parallel import DistributedDataParallel
 from reducible.models.contract import Model
 from reducible.models.quantise.number_formats import DTYPES
 from reducible.models.quantise.quantised_base import blocks_of
+from reducible.models.step_settings import Precision, Strategy, strategy_on
 
 Item = TypeVar("Item")
 
@@ -95,14 +96,10 @@ class _OrNothing(nn.Module):
 class Parallel:
     """The model as training calls it, and the moment when its gradients are reduced."""
 
-    def __init__(self, model: Model, world: World, strategy: str, precision: str) -> None:
+    def __init__(self, model: Model, world: World, strategy: Strategy, precision: Precision) -> None:
         self.call: nn.Module = model
-        self.strategy = "none" if world.size == 1 and strategy != "fsdp" else strategy
-        if world.size > 1 and strategy == "none":
-            self.strategy = "ddp"
-        if self.strategy == "fsdp" and not world.joined:
-            # One process has nothing to shard, and a mesh of one would need a process group, which it does not have.
-            self.strategy = "none"
+        # A mesh of one rank would need a process group, which a plain run does not have.
+        self.strategy = strategy if strategy == "fsdp" and world.joined else strategy_on(world.size, strategy)
         # FSDP2 gathers a quantised base as it is stored: cast to 16 bits, its codes and constants would change.
         self.gathers_half = self.strategy == "fsdp" and precision != "fp32" and not blocks_of(model)
         """Whether weights are gathered in the precision; otherwise autocast casts them."""

@@ -3,9 +3,10 @@
 import json
 from pathlib import Path
 
-from reducible.tasks.dataset.tokenise import FileSpec, Frozen
+from reducible.tasks.dataset.tokenise import FileSpec
 from reducible.tasks.errors import UserError
 from reducible.tasks.train.folders import MODEL
+from reducible.tasks.workflow.frozen import Frozen
 from reducible.tasks.workflow.record import Record
 from reducible.tasks.workflow.store import sha256_of
 from reducible.tasks.workflow.task import Context

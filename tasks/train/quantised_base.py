@@ -1,10 +1,9 @@
 """A base model, quantised once into one file, which every fine-tuning reads. The manifest has the file's hash."""
 
-from typing import Literal
-
-from reducible.tasks.dataset.tokenise import Frozen
+from reducible.models.step_settings import FewBits
 from reducible.tasks.errors import UserError
 from reducible.tasks.train.folders import MODEL
+from reducible.tasks.workflow.frozen import Frozen
 from reducible.tasks.workflow.record import Record
 from reducible.tasks.workflow.task import Context
 
@@ -13,7 +12,7 @@ FILE = "quantised.safetensors"
 
 
 class QuantiseSpec(Frozen):
-    kind: Literal["nf4", "fp4", "int8"] = "nf4"
+    kind: FewBits = "nf4"
     double: bool = True
 
 

@@ -1,31 +1,36 @@
 """What a training is (TrainSpec, identity) and how it is carried out (Execution, not identity)."""
 
 from dataclasses import MISSING, fields
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import Field, model_validator
 
+from reducible.models.step_settings import Adaptation, Checkpointing, Precision, Strategy
+from reducible.tasks.count import Number, Share
 from reducible.tasks.train.optimizers.registry import AnyOptimizer, default_settings
+from reducible.tasks.workflow.frozen import Frozen
 from reducible.tasks.workflow.identity import canonical, equal
 
 VERSION = 3  # of the task; raised when what it computes changes
 
 
-class Frozen(BaseModel):
-    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
+ScheduleKind = Literal["constant", "wsd", "cosine"]
 
 
-class ScheduleSpec(Frozen):
+class ScheduleShape(Frozen):
     """The learning rate over the run, as a share of its peak (schedule.py).
 
-    wsd falls linearly to final_fraction over the last cooldown_steps before the stop. cosine falls from the end of the
-    warm-up to the stop.
+    After a linear warm-up, wsd falls linearly to final_fraction over a cooldown before the stop. cosine falls from the
+    end of the warm-up to the stop.
     """
 
-    kind: Literal["constant", "wsd", "cosine"] = "wsd"
+    kind: ScheduleKind = "wsd"
+    final_fraction: Annotated[Number, Field(ge=0, le=1)] = 0.0
+
+
+class ScheduleSpec(ScheduleShape):
     warmup_steps: int = Field(default=0, ge=0)
     cooldown_steps: int = Field(default=0, ge=0)
-    final_fraction: float = Field(default=0.0, ge=0, le=1)
 
 
 class ValidationSpec(Frozen):
@@ -36,14 +41,12 @@ class ValidationSpec(Frozen):
     """The number of examples of full length. Ragged examples are as many as have the same number of target units."""
 
 
-class MethodSpec(Frozen):
-    """How a base model is adapted: all of its weights (full), or low-rank updates of frozen ones (lora, qlora)."""
+class AdapterSettings(Frozen):
+    """Low-rank updates of frozen weights."""
 
-    kind: Literal["full", "lora", "qlora"]
     rank: int = Field(default=8, ge=1)
     """r of y = x W0 + (alpha / r) x L1 L2."""
-    alpha: float = Field(default=16.0, gt=0)
-    dropout: float = Field(default=0.0, ge=0, lt=1)
+    dropout: Share = 0.0
     """Dropout on the input of L1."""
     targets: tuple[str, ...] = ()
     """Patterns for the names of the adapted weights. Empty: the matrices of the hidden layers."""
@@ -51,7 +54,27 @@ class MethodSpec(Frozen):
     """The number format of the merged model."""
 
 
-class TrainSpec(Frozen):
+class MethodSpec(AdapterSettings):
+    """How a base model is adapted: all of its weights (full), or low-rank updates of frozen ones (lora, qlora)."""
+
+    kind: Adaptation
+    alpha: float = Field(default=16.0, gt=0)
+
+
+class StepSettings(Frozen):
+    """Settings of the train step that a recipe and a spec write alike."""
+
+    optimizer: AnyOptimizer = default_settings()
+    precision: Precision = "fp32"
+    """Format of matrix products and activations. Weights, moments and gradient sums are fp32. fp16 scales the loss."""
+    seed: int = Field(default=0, ge=0)
+    deterministic: bool = False
+    """Use deterministic kernels, so that killed and resumed equals never killed on a GPU too."""
+    spike_guard: Annotated[Number, Field(gt=0)] | None = None
+    """Skip a step if its loss or gradient norm is this many deviations above the recent mean."""
+
+
+class TrainSpec(StepSettings):
     """One stretch of training; all counts are in steps of the whole run.
 
     With start_step > 0 it continues the input artifact `start`, an earlier stretch that stopped there.
@@ -64,22 +87,14 @@ class TrainSpec(Frozen):
     """The family's configuration, vocabulary included."""
     sequence: int = Field(ge=1)
     mask_documents: bool = False
-    seed: int = Field(default=0, ge=0)
     start_step: int = Field(default=0, ge=0)
     stop_step: int = Field(ge=1)
     batch: int = Field(ge=1)
     """Target units per optimizer step, for any world size."""
     micro_batch: int = Field(ge=1)
     """Sequences per forward pass."""
-    optimizer: AnyOptimizer = default_settings()
     schedule: ScheduleSpec = ScheduleSpec()
     validation: ValidationSpec = ValidationSpec()
-    precision: Literal["fp32", "bf16", "fp16"] = "fp32"
-    """Format of matrix products and activations. Weights, moments and gradient sums are fp32. fp16 scales the loss."""
-    deterministic: bool = False
-    """Use deterministic kernels, so that killed and resumed equals never killed on a GPU too."""
-    spike_guard: float | None = Field(default=None, gt=0)
-    """Skip a step if its loss or gradient norm is this many deviations above the recent mean."""
     method: MethodSpec | None = None
     """Fine-tuning of the input artifact `base`. None: training from nothing."""
 
@@ -111,18 +126,24 @@ class TrainSpec(Frozen):
         return self
 
 
-class Execution(Frozen):
-    """How a training is carried out; none of it is identity."""
+class Workers(Frozen):
+    """Where and how a training runs."""
 
     workers: int = Field(default=1, ge=1)
-    cpus_per_worker: float = Field(default=1, gt=0)
-    gpus_per_worker: float = Field(default=0, ge=0)
-    strategy: Literal["none", "ddp", "fsdp"] = "none"
+    cpus_per_worker: Annotated[Number, Field(gt=0)] = 1
+    gpus_per_worker: Annotated[Number, Field(ge=0)] = 0
+    strategy: Strategy = "none"
     """How several workers keep their parameters equal. With more than one worker, none means ddp."""
     compile: bool = False
-    checkpointing: Literal["none", "full", "selective", "sqrt-time"] = "none"
+    keep_last: int = Field(default=2, ge=1)
+    """Checkpoints that are kept."""
+
+
+class Execution(Workers):
+    """How a training is carried out; none of it is identity."""
+
+    checkpointing: Checkpointing = "none"
     """Activation checkpointing: how much is computed again in backward (models/layers/activation_checkpointing.py)."""
     checkpoint_every: int | None = Field(default=None, ge=1)
     """Steps between checkpoints. None: one at the end."""
-    keep_last: int = Field(default=2, ge=1)
     log_every: int = Field(default=10, ge=1)

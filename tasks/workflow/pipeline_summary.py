@@ -2,15 +2,12 @@
 
 import json
 
-from pydantic import BaseModel, ConfigDict
-
+from reducible.tasks.workflow.frozen import Frozen
 from reducible.tasks.workflow.record import Record
 from reducible.tasks.workflow.task import Context
 
 
-class SummarySpec(BaseModel):
-    model_config = ConfigDict(frozen=True, extra="forbid")
-
+class SummarySpec(Frozen):
     name: str
 
 

@@ -2,15 +2,14 @@
 
 from typing import Annotated
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import Field
 
 from reducible.tasks.count import Number
+from reducible.tasks.workflow.frozen import Frozen
 
 
-class OptimizerSpec(BaseModel):
+class OptimizerSpec(Frozen):
     """Settings of every optimizer. Weight decay acts on matrices only; clip is the largest global gradient norm."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
 
     kind: str
     learning_rate: Annotated[Number, Field(gt=0)] | None = 4e-3
