@@ -24,6 +24,7 @@ from reducible.models.families.registry import family
 from reducible.models.weights.model_folder import load_model
 from reducible.tasks.evaluate.evaluate_text import measure
 from reducible.tasks.train.examples import TrainingData
+from reducible.tasks.train.folders import MODEL
 from reducible.tasks.train.loop import train
 from reducible.tasks.train.optimizers.adamw import AdamWSpec
 from reducible.tasks.train.train_spec import Execution, ScheduleSpec, TrainSpec, ValidationSpec
@@ -131,7 +132,7 @@ def trained(
     seconds = time.process_time() - began
     if outcome.status != "finished":
         raise SystemExit(f"{name} at {rate:g}: {outcome.reason}")
-    measured = measure(load_model(folder / "model"), held_out, np.ones(vocabulary, np.int64), None)
+    measured = measure(load_model(folder / MODEL), held_out, np.ones(vocabulary, np.int64), None)
     parameters = kind.cost(config, Lengths.fixed(CONTEXT)).parameters
     result.write_text(json.dumps(measured | {"seconds": seconds, "parameters": parameters}))
     return json.loads(result.read_text())

@@ -30,6 +30,7 @@ from reducible.data.vocabulary import count_vocabulary, whole
 from reducible.models.generate.beam_search import beam_search
 from reducible.models.weights.model_folder import load_model
 from reducible.tasks.train.examples import TrainingData, batches_of, lengths_of
+from reducible.tasks.train.folders import MODEL
 from reducible.tasks.train.loop import train
 from reducible.tasks.train.train_spec import Execution, TrainSpec
 from reducible.tasks.workflow.record import Record
@@ -241,7 +242,7 @@ def run(task: Task, datasets: Path, work: Path) -> None:
         f"this process had {time.process_time() - began:.0f} s of a core",
         flush=True,
     )
-    model = load_model(work / "model").eval()
+    model = load_model(work / MODEL).eval()
     for split in ("validation", "test"):
         began = time.perf_counter()
         texts = answers(model, examples[split], target, task)

@@ -19,6 +19,7 @@ from reducible.models.weights.model_folder import load_model
 from reducible.pipelines.recipe.load import load_recipe
 from reducible.pipelines.run import run_tasks
 from reducible.tasks.dataset.dataset import open_dataset
+from reducible.tasks.train.folders import MODEL
 from reducible.tasks.workflow.execute import _payload, run_here
 from reducible.tasks.workflow.record import read_rows
 from reducible.tasks.workflow.store import Store
@@ -47,7 +48,7 @@ def main() -> None:
     result = json.loads((trained / "result.json").read_text())
     print(f"{result['parameters']:,} parameters, {result['step']:,} steps, {result['units']:,} frames seen")
     torch.manual_seed(0)
-    report(trained / "model", dataset, arguments.samples)
+    report(trained / MODEL, dataset, arguments.samples)
 
 
 def curve(trained: Path, seconds: float) -> None:

@@ -34,6 +34,7 @@ from reducible.models.weights.model_folder import load_model
 from reducible.tasks.dataset.dataset import open_dataset
 from reducible.tasks.evaluate.evaluate_sentences import measure
 from reducible.tasks.train.examples import TrainingData, batches_of, lengths_of
+from reducible.tasks.train.folders import MODEL
 from reducible.tasks.train.loop import train
 from reducible.tasks.train.train_spec import Execution, TrainSpec
 from reducible.tasks.workflow.record import Record
@@ -148,7 +149,7 @@ def run(name: str, kind: str, model: dict[str, Any], arguments: argparse.Namespa
         record=Record(work / "record", str(time.time_ns())),
     )
     trained = time.process_time() - began
-    trained_model = load_model(work / "model")
+    trained_model = load_model(work / MODEL)
     examples = dataset.examples("sentences", "validation", SEQUENCE)
     torch.manual_seed(0)
     if kind == "vae":

@@ -10,6 +10,7 @@ from training_cases import small_spec
 from reducible.models.families.registry import family
 from reducible.models.quantise.quantised_base import Quantisation, quantise_model, save_quantised
 from reducible.models.weights.model_folder import load_model, save_weights
+from reducible.tasks.train.folders import MODEL
 from reducible.tasks.train.quantised_base import FILE
 from reducible.tasks.train.train_spec import MethodSpec, TrainSpec
 from reducible.tasks.workflow.store import write_manifest
@@ -42,8 +43,8 @@ def base_of(spec: TrainSpec, folder: Path) -> Path:
     if not base.exists():
         kind = family(spec.family)
         torch.manual_seed(11)
-        save_weights(kind.build(kind.config(**spec.model)).state_dict(), spec.family, spec.model, base / "model")
-        model, quantisation = load_model(base / "model"), Quantisation("nf4")
+        save_weights(kind.build(kind.config(**spec.model)).state_dict(), spec.family, spec.model, base / MODEL)
+        model, quantisation = load_model(base / MODEL), Quantisation("nf4")
         quantise_model(model, quantisation)
         save_quantised(model, spec.family, quantisation, base / FILE)
         write_manifest(base, {}, identity="b" * 64, label="base", attempt="a", started=0.0)

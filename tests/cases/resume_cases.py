@@ -7,6 +7,7 @@ import torch
 import torch.distributed.checkpoint as dcp
 
 from reducible.tasks.train import checkpoints
+from reducible.tasks.train.folders import CHECKPOINTS
 from reducible.tasks.workflow.record import read_rows
 
 
@@ -20,7 +21,7 @@ def final_state(folder: Path) -> dict[str, torch.Tensor]:
 
 
 def newest_state(work: Path) -> dict[str, torch.Tensor]:
-    return final_state(checkpoints.complete(work / "checkpoints")[-1])
+    return final_state(checkpoints.complete(work / CHECKPOINTS)[-1])
 
 
 def deterministic_rows(work: Path) -> list[dict[str, Any]]:

@@ -23,6 +23,7 @@ from reducible.pipelines.recipe.load import finetuning_recipe, load_recipe
 from reducible.pipelines.run import RunTasks, run_tasks
 from reducible.tasks.dataset.dataset import open_dataset
 from reducible.tasks.errors import UserError
+from reducible.tasks.train.folders import ADAPTER, MODEL
 from reducible.tasks.train.quantised_base import QuantiseSpec
 from reducible.tasks.train.quantised_base import run as quantise
 from reducible.tasks.workflow.execute import _payload, run_here
@@ -153,7 +154,7 @@ def test_fine_tuning_lowers_the_loss_on_the_new_data(folder, family, method):
     assert result["validation_loss"] < result["base_loss"]
     first = read_rows(artifact / "record")[0]
     assert first["step"] == 0 and first["metrics"]["val/loss"] == result["base_loss"]
-    assert (artifact / "adapter" / "adapter_config.json").is_file() == (method != "full")
+    assert (artifact / ADAPTER / "adapter_config.json").is_file() == (method != "full")
     note = (artifact / "record" / "note.md").read_text()
     assert f"{result['base_loss']:.4f} before fine-tuning" in note
     assert (f"{method}, rank 8, beside" in note and "| kept | 100.0% |" in note) == (method != "full")
@@ -214,7 +215,7 @@ def test_full_fine_tuning_starts_from_the_weights_of_the_base(folder):
     }
     tasks, _ = made(folder, "nothing", content)
     before, after = (
-        load_model(store.artifact("train", task.identity) / "model").state_dict() for task in (base.train, tasks.train)
+        load_model(store.artifact("train", task.identity) / MODEL).state_dict() for task in (base.train, tasks.train)
     )
     assert all(torch.allclose(before[name], after[name], atol=1e-9) for name in before)
 
@@ -318,7 +319,7 @@ def test_the_folders_that_a_run_prints_are_bases(folder):
     store = Store(folder / "root")
     named = base_of("base-transformer", store)
     artifact = store.artifact("train", named.model.identity)
-    for path in (artifact, artifact / "model"):
+    for path in (artifact, artifact / MODEL):
         assert base_of(str(path), store).model.identity == named.model.identity
 
 
@@ -335,7 +336,7 @@ def test_a_base_without_large_matrices_is_not_quantised(tmp_path):
     """One line, and not a traceback in a log."""
     kind = family("linear-gaussian")
     config = kind.config(channels=2)
-    save_weights(kind.build(config).state_dict(), kind.name, vars(config), tmp_path / "base" / "model")
+    save_weights(kind.build(config).state_dict(), kind.name, vars(config), tmp_path / "base" / MODEL)
     context: Any = SimpleNamespace(spec=QuantiseSpec(), inputs={"base": tmp_path / "base"}, staging=tmp_path)
     with pytest.raises(UserError, match=r"finetune.method: qlora: the model has no matrix .*; use lora"):
         quantise(context)
@@ -374,7 +375,7 @@ def test_making_the_training_again_leaves_its_base_alone(folder):
 def test_two_workers_under_ray_train_adapt_a_quantised_base(folder):
     """As a person would, with --fresh, for how a task is carried out is no part of its identity: the same adapter."""
     one, store = tuned(folder, "recurrent", "qlora", rank=4)
-    file = store.artifact("train", one.train.identity) / "adapter" / "adapter_model.safetensors"
+    file = store.artifact("train", one.train.identity) / ADAPTER / "adapter_model.safetensors"
     alone = load_file(file)
     recipe = str(folder / "recurrent-qlora.yaml")
     arguments = ["run", recipe, "compute.workers=2", "--fresh", "train", "--root", str(store.root)]
@@ -391,6 +392,6 @@ def test_a_base_that_lost_its_model_is_not_said_to_have_diverged(folder, tmp_pat
     shutil.copytree(folder / "root", tmp_path / "root", symlinks=True)
     store = Store(tmp_path / "root")
     base = find(store, "train", "base-recurrent")
-    shutil.rmtree(base / "model")
+    shutil.rmtree(base / MODEL)
     with pytest.raises(UserError, match=r"model: missing; remove the folder \S+ and run what made it again"):
         base_of("base-recurrent", store)

@@ -15,6 +15,7 @@ import pytest
 from mlflow_store import commit, identity, train_record, work_record
 
 from reducible.tasks.mlflow.recorder import catch_up
+from reducible.tasks.train.folders import MODEL
 
 SMALL = {
     "transformer": {"vocabulary": 257, "width": 16, "depth": 2, "heads": 2},
@@ -59,10 +60,10 @@ def commit_training(root: Path, name: str, loss: float, kind: str = "transformer
     torch.manual_seed(0)
     chosen = family(kind)
     config = chosen.config(**SMALL[kind])
-    (artifact / "model").mkdir()
-    save_file(chosen.build(config).state_dict(), artifact / "model" / "model.safetensors")
+    (artifact / MODEL).mkdir()
+    save_file(chosen.build(config).state_dict(), artifact / MODEL / "model.safetensors")
     described = {"family": kind, "config": dataclasses.asdict(config)}
-    (artifact / "model" / "config.json").write_text(json.dumps(described))
+    (artifact / MODEL / "config.json").write_text(json.dumps(described))
     return artifact
 
 
@@ -128,8 +129,8 @@ def test_the_best_training_of_a_pipeline_is_loaded_by_name(tmp_path: Path, monke
 
     sources = ["ab", "longer text"]
     given = [f" {source.upper()}" for source in sources]  # read as the data were: lower case, white space off
-    translated = best_outputs(tmp_path / "artifacts" / "train" / identity("translated") / "model", sources)
-    expected = nats_per_token(tmp_path / "artifacts" / "train" / identity("good") / "model", "some text")
+    translated = best_outputs(tmp_path / "artifacts" / "train" / identity("translated") / MODEL, sources)
+    expected = nats_per_token(tmp_path / "artifacts" / "train" / identity("good") / MODEL, "some text")
     # The store's own copies are gone and this package cannot be imported: only what MLflow has is used.
     shutil.rmtree(tmp_path / "artifacts")
     site_packages = [sysconfig.get_path("purelib"), sysconfig.get_path("platlib")]

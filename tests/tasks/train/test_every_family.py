@@ -15,6 +15,7 @@ from reducible.models.cost.ledger import Lengths
 from reducible.models.families.registry import FAMILIES
 from reducible.models.layers.activation_checkpointing import MODES
 from reducible.models.weights.model_folder import load_model
+from reducible.tasks.train.folders import MODEL
 from reducible.tasks.train.loop import Training
 from reducible.tasks.train.optimizers.settings import OPTIMIZERS
 from reducible.tasks.train.train_spec import Execution
@@ -144,8 +145,8 @@ def test_a_saved_model_loads_and_loses_as_much(name: str, tmp_path: Path) -> Non
     spec = family_spec(name)
     data = training_data(spec)
     run(spec, tmp_path)
-    loaded = load_model(tmp_path / "model")
-    assert load_file(tmp_path / "model" / "model.safetensors").keys() <= loaded.state_dict().keys()
+    loaded = load_model(tmp_path / MODEL)
+    assert load_file(tmp_path / MODEL / "model.safetensors").keys() <= loaded.state_dict().keys()
     training = Training(spec, Execution(), data, None, tmp_path / "again", Record(tmp_path / "record-again", "x"), None)
     training.model.load_state_dict(loaded.state_dict())
     found = training.validate()["val/loss"]

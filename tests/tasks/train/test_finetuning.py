@@ -13,6 +13,7 @@ from training_cases import Interrupted, gradients_and_weights, interrupted_at, o
 from reducible.models.finetune.lora import load_adapter
 from reducible.models.weights.model_folder import load_model
 from reducible.tasks.errors import UserError
+from reducible.tasks.train.folders import ADAPTER, MODEL
 from reducible.tasks.train.loop import train
 from reducible.tasks.train.progress import TrainResult
 from reducible.tasks.train.train_spec import Execution, TrainSpec
@@ -58,10 +59,10 @@ def test_the_merged_model_is_the_base_with_the_adapter(tmp_path: Path) -> None:
     spec = tuning_spec("lora")
     base = base_of(spec, tmp_path / "bases")
     run(spec, base, tmp_path / "work")
-    adapted = load_model(base / "model")
-    load_adapter(adapted, tmp_path / "work" / "adapter")
-    merged = load_model(tmp_path / "work" / "model")
-    plain = load_model(base / "model")
+    adapted = load_model(base / MODEL)
+    load_adapter(adapted, tmp_path / "work" / ADAPTER)
+    merged = load_model(tmp_path / "work" / MODEL)
+    plain = load_model(base / MODEL)
     tokens = torch.randint(17, (3, 8), generator=torch.Generator().manual_seed(0))
     with torch.inference_mode():
         torch.testing.assert_close(merged.logits(tokens), adapted.eval().logits(tokens), rtol=1e-4, atol=1e-4)
@@ -99,10 +100,10 @@ def test_two_ranks_train_what_one_does(
 @pytest.mark.parametrize(("method", "strategy"), TOGETHER)
 def test_two_ranks_leave_a_model_and_an_adapter(ranks: Path, method: str, strategy: str) -> None:
     work = ranks / f"transformer-{method}-{strategy}"
-    load_model(work / "model")
-    assert (work / "adapter" / "adapter_model.safetensors").is_file() == (method != "full")
-    one = load_file(work / "model" / "model.safetensors")
-    other = load_file(ranks / f"transformer-{method}-ddp" / "model" / "model.safetensors")
+    load_model(work / MODEL)
+    assert (work / ADAPTER / "adapter_model.safetensors").is_file() == (method != "full")
+    one = load_file(work / MODEL / "model.safetensors")
+    other = load_file(ranks / f"transformer-{method}-ddp" / MODEL / "model.safetensors")
     assert all(torch.allclose(one[name], other[name], atol=1e-3) for name in one)
 
 
@@ -134,4 +135,4 @@ def test_a_fine_tuning_that_gets_worse_than_its_base_has_diverged(tmp_path: Path
     spec = tuning_spec("full", optimizer={"learning_rate": 30.0, "clip": None})
     result = run(spec, base_of(spec, tmp_path / "bases"), tmp_path / "work")
     assert result.status == "diverged" and "above the base's" in str(result.reason)
-    assert not (tmp_path / "work" / "model").exists()
+    assert not (tmp_path / "work" / MODEL).exists()

@@ -22,6 +22,7 @@ from reducible.models.families.transformer import Transformer, TransformerConfig
 from reducible.models.memory.gpus import GPUS
 from reducible.tasks.errors import UserError
 from reducible.tasks.train import guards, loss_scale
+from reducible.tasks.train.folders import MODEL
 from reducible.tasks.train.loss_scale import LossScale
 from reducible.tasks.train.peak import peak_flops
 from reducible.tasks.train.resume import state
@@ -108,7 +109,7 @@ def test_where_nothing_rounds_a_scale_changes_no_bit(
     changes: dict[str, Any] = {"optimizer": {"learning_rate": 0.01, "clip": 0.3}, "spike_guard": 6.0}
     run(small_spec(**changes), tmp_path / "fp32", log_every=1)
     run(fp16(**changes), tmp_path / "scaled", log_every=1)
-    one, other = (load_file(tmp_path / kind / "model" / "model.safetensors") for kind in ("fp32", "scaled"))
+    one, other = (load_file(tmp_path / kind / MODEL / "model.safetensors") for kind in ("fp32", "scaled"))
     assert all(torch.equal(one[name], other[name]) for name in one)
     rows, plain = deterministic_rows(tmp_path / "scaled"), deterministic_rows(tmp_path / "fp32")
     assert [row.pop("train/loss_scale") for row in rows] == [2.0**16] * 4 + [2.0**17] * 5 + [2.0**18] * 3
@@ -256,7 +257,7 @@ def test_a_loss_that_is_not_finite_ends_the_run_at_any_scale(
     result = run(spec, tmp_path, examples, log_every=5)
     assert result.status == "diverged" and result.step == 6
     assert result.reason is not None and "the loss is not finite in micro-batch 3" in result.reason
-    assert not (tmp_path / "model").exists()
+    assert not (tmp_path / MODEL).exists()
 
 
 # The device

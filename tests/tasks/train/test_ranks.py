@@ -21,6 +21,7 @@ from training_cases import (
 
 from reducible.models.families.transformer import Transformer, TransformerConfig
 from reducible.tasks.train import loss_scale
+from reducible.tasks.train.folders import MODEL
 from reducible.tasks.train.loop import train
 from reducible.tasks.train.progress import TrainResult
 from reducible.tasks.train.train_spec import Execution
@@ -143,8 +144,8 @@ def test_resumed_at_other_world_sizes_it_sees_the_same_examples(out: Path, strai
 
 @pytest.mark.parametrize("work", ["chain", "whole"])
 def test_weights_agree_to_rounding_after_any_chain_of_world_sizes(out: Path, straight: Path, work: str) -> None:
-    expected = load_file(straight / "model" / "model.safetensors")
-    weights = load_file(out / work / "model" / "model.safetensors")
+    expected = load_file(straight / MODEL / "model.safetensors")
+    weights = load_file(out / work / MODEL / "model.safetensors")
     assert weights.keys() == expected.keys()
     for name, tensor in expected.items():
         torch.testing.assert_close(weights[name], tensor, rtol=1e-4, atol=1e-4)

@@ -20,6 +20,7 @@ from training_cases import Interrupted, environment, interrupted_at, on_ranks, r
 from reducible.tasks.errors import UserError
 from reducible.tasks.train import checkpoints
 from reducible.tasks.train.checkpoints import Checkpoints
+from reducible.tasks.train.folders import CHECKPOINTS, STATE, checkpoint_name
 from reducible.tasks.train.guards import FEWEST
 from reducible.tasks.train.loop import train
 from reducible.tasks.train.parallel import World
@@ -73,7 +74,7 @@ def test_a_killed_rank_of_two_resumed_equals_never_killed(tmp_path: Path) -> Non
     on_ranks("train_alone.py", 2, str(tmp_path / "straight"))
     with pytest.raises(AssertionError):
         on_ranks("train_alone.py", 2, str(tmp_path / "killed"), "14", "0.01")
-    assert checkpoints.complete(tmp_path / "killed" / "checkpoints")[-1].name < "step-00000030"
+    assert checkpoints.complete(tmp_path / "killed" / CHECKPOINTS)[-1].name < checkpoint_name(30)
     on_ranks("train_alone.py", 2, str(tmp_path / "killed"))
     assert_identical(tmp_path / "killed", tmp_path / "straight")
 
@@ -102,8 +103,8 @@ def test_a_damaged_checkpoint_is_named_and_the_one_before_is_used(
     spec = small_spec()
     with pytest.raises(Interrupted):
         run(spec, tmp_path, stop=9)
-    last = checkpoints.complete(tmp_path / "checkpoints")[-1]
-    assert last.name == "step-00000008"
+    last = checkpoints.complete(tmp_path / CHECKPOINTS)[-1]
+    assert last.name == checkpoint_name(8)
     file = last / "__0_0.distcp"
     content = file.read_bytes()
     if damage == "altered":
@@ -119,9 +120,9 @@ def test_a_damaged_checkpoint_is_named_and_the_one_before_is_used(
     ours = [record for record in caplog.records if record.name.startswith("reducible.tasks.")]
     warnings = [record.getMessage() for record in ours if record.levelno >= logging.WARNING]
     assert len(warnings) == 1
-    assert "step-00000008" in warnings[0]
+    assert checkpoint_name(8) in warnings[0]
     assert ("manifest.json" if damage == "no manifest" else "__0_0.distcp") in warnings[0]
-    assert any("going on from" in m and "step-00000004" in m for m in caplog.messages)
+    assert any("going on from" in m and checkpoint_name(4) in m for m in caplog.messages)
     run(spec, tmp_path / "straight")
     assert_identical(tmp_path, tmp_path / "straight")
 
@@ -130,11 +131,11 @@ def test_a_half_written_checkpoint_is_nobodys(tmp_path: Path) -> None:
     spec = small_spec()
     with pytest.raises(Interrupted):
         run(spec, tmp_path, stop=6)
-    complete = checkpoints.complete(tmp_path / "checkpoints")
-    part = tmp_path / "checkpoints" / ".step-00000005.part"
+    complete = checkpoints.complete(tmp_path / CHECKPOINTS)
+    part = tmp_path / CHECKPOINTS / f".{checkpoint_name(5)}.part"
     part.mkdir()
     (part / "__0_0.distcp").write_bytes(b"half")
-    assert checkpoints.newest(tmp_path / "checkpoints", World()) == complete[-1]
+    assert checkpoints.newest(tmp_path / CHECKPOINTS, World()) == complete[-1]
     run(spec, tmp_path, "b")
     assert not part.exists()
 
@@ -158,7 +159,7 @@ def test_a_checkpoint_behind_the_trainings_back_does_not_see_later_weights(tmp_p
     for tensor in weights.values():
         tensor.mul_(-1)
     saver.close()
-    for name, tensor in final_state(tmp_path / "step-00000001").items():
+    for name, tensor in final_state(tmp_path / checkpoint_name(1)).items():
         assert torch.equal(tensor, expected[name])
 
 
@@ -176,23 +177,23 @@ def test_a_damaged_checkpoint_pushes_no_sound_one_out(tmp_path: Path) -> None:
     for step in (2, 8):
         saver.save(step, {"a": torch.ones(2)}, {}, [])
     saver.close()
-    (tmp_path / "step-00000008" / "progress.json").write_text("{")
-    assert checkpoints.newest(tmp_path, World()) == tmp_path / "step-00000002"
+    (tmp_path / checkpoint_name(8) / "progress.json").write_text("{")
+    assert checkpoints.newest(tmp_path, World()) == tmp_path / checkpoint_name(2)
     saver = Checkpoints(tmp_path, World(), keep_last=2)
     saver.save(3, {"a": torch.ones(2)}, {}, [])
     saver.close()
-    assert [path.name for path in checkpoints.complete(tmp_path)] == ["step-00000002", "step-00000003"]
-    assert checkpoints.newest(tmp_path, World()) == tmp_path / "step-00000003"
+    assert [path.name for path in checkpoints.complete(tmp_path)] == [checkpoint_name(2), checkpoint_name(3)]
+    assert checkpoints.newest(tmp_path, World()) == tmp_path / checkpoint_name(3)
 
 
 def test_an_old_unreadable_checkpoint_fails_no_new_one(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     saver = Checkpoints(tmp_path, World(), keep_last=3)
     saver.save(1, {"a": torch.ones(2)}, {"validated": 1.0}, [])
     saver.finish()
-    (tmp_path / "step-00000001" / "progress.json").write_text("{")
+    (tmp_path / checkpoint_name(1) / "progress.json").write_text("{")
     saver.save(2, {"a": torch.ones(2)}, {"validated": 2.0}, [])
     saver.close()
-    assert saver.newest == tmp_path / "step-00000002"
+    assert saver.newest == tmp_path / checkpoint_name(2)
     assert not [record for record in caplog.records if record.levelno >= logging.ERROR]
 
 
@@ -203,7 +204,7 @@ def test_the_checkpoint_of_another_model_is_refused_by_name(tmp_path: Path, held
     saver.close()
     state = {"model.a": torch.ones(3)} if held == "shape" else {"model.a": torch.ones(2), "model.b": torch.ones(1)}
     with pytest.raises(UserError, match=r"model\.a is \(2,\) there and \(3,\)" if held == "shape" else r"'model\.b'"):
-        checkpoints.load(tmp_path / "step-00000001", state, World())
+        checkpoints.load(tmp_path / checkpoint_name(1), state, World())
 
 
 def test_a_full_disk_costs_a_line_in_the_log_and_no_training(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
@@ -240,9 +241,9 @@ def test_a_full_disk_costs_a_line_in_the_log_and_no_training(tmp_path: Path, cap
     ours = [record for record in caplog.records if record.name.startswith("reducible.tasks.")]
     errors = [record.getMessage() for record in ours if record.levelno >= logging.ERROR]
     assert len(errors) == 1 and "\n" not in errors[0]
-    assert "step 8" in errors[0] and "File too large" in errors[0] and "step-00000004" in errors[0]
-    names = [path.name for path in (tmp_path / "full" / "checkpoints").iterdir()]
-    assert sorted(names) == ["step-00000004", "step-00000012"]
+    assert "step 8" in errors[0] and "File too large" in errors[0] and checkpoint_name(4) in errors[0]
+    names = [path.name for path in (tmp_path / "full" / CHECKPOINTS).iterdir()]
+    assert sorted(names) == [checkpoint_name(4), checkpoint_name(12)]
     run(spec, tmp_path / "straight", log_every=4)
     assert_identical(tmp_path / "full", tmp_path / "straight")
 
@@ -260,7 +261,7 @@ def test_the_spike_guard_remembers_across_a_resume(tmp_path: Path) -> None:
 
 def artifact(work: Path) -> Path:
     """The part of a train artifact that a later segment starts from."""
-    shutil.copytree(checkpoints.complete(work / "checkpoints")[-1], work / "artifact" / "state")
+    shutil.copytree(checkpoints.complete(work / CHECKPOINTS)[-1], work / "artifact" / STATE)
     return work / "artifact"
 
 
@@ -299,7 +300,7 @@ def test_a_start_that_stopped_elsewhere_is_refused(tmp_path: Path) -> None:
         run(small_spec(start_step=6, stop_step=9, schedule={"kind": "constant"}), tmp_path / "second", start=start)
     with pytest.raises(UserError, match="needs the input `start`"):
         run(small_spec(start_step=6, stop_step=9, schedule={"kind": "constant"}), tmp_path / "third")
-    progress = json.loads((start / "state" / "progress.json").read_text())
-    (start / "state" / "progress.json").write_text(json.dumps(progress | {"validated": 0.0}))
+    progress = json.loads((start / STATE / "progress.json").read_text())
+    (start / STATE / "progress.json").write_text(json.dumps(progress | {"validated": 0.0}))
     with pytest.raises(UserError, match="progress.json"):
         run(small_spec(start_step=5, stop_step=9, schedule={"kind": "constant"}), tmp_path / "fourth", start=start)

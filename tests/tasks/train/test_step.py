@@ -19,6 +19,7 @@ from reducible.models.cost.ledger import Lengths
 from reducible.models.families.registry import FAMILIES
 from reducible.models.families.transformer import Transformer, TransformerConfig
 from reducible.tasks.errors import UserError
+from reducible.tasks.train.folders import CHECKPOINTS, MODEL, checkpoint_name
 from reducible.tasks.train.guards import FEWEST, SpikeGuard
 from reducible.tasks.train.optimizers.adamw import AdamW, AdamWSpec
 from reducible.tasks.train.resume import state
@@ -202,10 +203,10 @@ def test_what_is_not_finite_stops_the_run_and_is_named(
     assert result.reason is not None
     assert f"step 6: the {kind} is not finite" in result.reason
     assert "micro-batch 3" in result.reason
-    assert str(tmp_path / "checkpoints" / "step-00000006") in result.reason
+    assert str(tmp_path / CHECKPOINTS / checkpoint_name(6)) in result.reason
     # Nothing of what came after reached a checkpoint.
-    assert not (tmp_path / "checkpoints" / "step-00000008").exists()
-    assert not (tmp_path / "model").exists()
+    assert not (tmp_path / CHECKPOINTS / checkpoint_name(8)).exists()
+    assert not (tmp_path / MODEL).exists()
 
 
 def test_the_weights_stay_those_of_the_bad_step(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -318,7 +319,7 @@ def test_activation_checkpointing_changes_memory_and_nothing_else(tmp_path: Path
     model = {"vocabulary": 17, "width": 16, "depth": 2, "heads": 2, "dropout": 0.3}
     run(small_spec(model=model), tmp_path / "none")
     run(small_spec(model=model), tmp_path / "full", checkpointing="full")
-    one, other = (load_file(tmp_path / kind / "model" / "model.safetensors") for kind in ("none", "full"))
+    one, other = (load_file(tmp_path / kind / MODEL / "model.safetensors") for kind in ("none", "full"))
     assert one.keys() == other.keys()
     assert all(torch.equal(one[name], other[name]) for name in one)
 

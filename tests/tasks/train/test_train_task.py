@@ -22,6 +22,7 @@ from reducible.models.weights.model_folder import load_model
 from reducible.tasks.errors import UserError
 from reducible.tasks.train import checkpoints
 from reducible.tasks.train import train_task as task
+from reducible.tasks.train.folders import CHECKPOINTS, MODEL, STATE
 from reducible.tasks.train.train_spec import Execution, TrainSpec
 from reducible.tasks.workflow.record import read_rows
 from reducible.tasks.workflow.store import Store
@@ -84,9 +85,9 @@ def alone(data: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 def test_the_artifact_holds_model_state_record_and_result(alone: Path) -> None:
     result = json.loads((alone / "result.json").read_text())
     assert result["status"] == "finished" and result["step"] == 20 and result["reason"] is None
-    model = load_model(alone / "model")
+    model = load_model(alone / MODEL)
     assert sum(parameter.numel() for parameter in model.parameters()) == result["parameters"]
-    checkpoints.verify(alone / "state")
+    checkpoints.verify(alone / STATE)
     description = json.loads((alone / "record" / "describe.json").read_text())
     assert description["kind"] == "train" and description["name"] == "train numbers"
     assert description["parameters"]["optimizer.learning_rate"] == 0.01
@@ -129,7 +130,7 @@ def test_a_diverged_training_is_a_result_without_a_model(data: Path, tmp_path: P
     task.run(context(tmp_path, data, spec, Execution()))
     result = json.loads((tmp_path / "staging" / "result.json").read_text())
     assert result["status"] == "diverged" and "\n" not in result["reason"]
-    assert not (tmp_path / "staging" / "model").exists()
+    assert not (tmp_path / "staging" / MODEL).exists()
 
 
 def test_torchrun_trains_the_same_without_ray(data: Path, alone: Path, tmp_path: Path) -> None:
@@ -154,7 +155,7 @@ def test_torchrun_trains_the_same_without_ray(data: Path, alone: Path, tmp_path:
     assert result["validation_loss"] == pytest.approx(
         json.loads((alone / "result.json").read_text())["validation_loss"], rel=1e-4
     )
-    expected, weights = (load_file(f / "model" / "model.safetensors") for f in (alone, tmp_path / "work"))
+    expected, weights = (load_file(f / MODEL / "model.safetensors") for f in (alone, tmp_path / "work"))
     for name, tensor in expected.items():
         torch.testing.assert_close(weights[name], tensor, rtol=1e-3, atol=1e-4)
 
@@ -169,7 +170,7 @@ def test_several_workers_train_under_ray_and_outlive_one_of_them(data: Path, alo
     execution = Execution(workers=2, strategy="ddp", checkpoint_every=50, log_every=5)
 
     def kill_one() -> None:
-        folder = tmp_path / "work" / "checkpoints"
+        folder = tmp_path / "work" / CHECKPOINTS
         while not killed:
             time.sleep(0.01)
             if len(checkpoints.complete(folder)) >= 2:
@@ -225,7 +226,7 @@ def test_it_runs_as_a_task_of_the_store(data: Path, tmp_path: Path) -> None:
         "code": "none",
     }
     artifact = run_here(payload, store)
-    assert (artifact / "state" / ".metadata").is_file()
+    assert (artifact / STATE / ".metadata").is_file()
     names = {file["path"] for file in store.manifest("train", "e" * 64)["files"]}
     assert {"result.json", "model/model.safetensors", "state/.metadata", "state/__0_0.distcp"} <= names
     assert not store.work("train", "e" * 64).exists()
