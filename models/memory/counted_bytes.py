@@ -76,13 +76,6 @@ class Alive(TorchDispatchMode):
         found = {tensor.untyped_storage()._cdata for tensor in tensors} & self._known.keys()
         return sum(self._sizes[key] for key in found)
 
-    def resized(self, tensor: Tensor) -> None:
-        """To be called where a storage got another size, as FSDP2 does to free what it gathered: no operator tells."""
-        storage = tensor.untyped_storage()
-        if storage._cdata in self._known:
-            self.now += storage.nbytes() - self._sizes[storage._cdata]
-            self._sizes[storage._cdata] = storage.nbytes()
-
     def _add(self, storage: Any) -> None:
         key, size = storage._cdata, storage.nbytes()
         if key in self._known:

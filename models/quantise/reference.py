@@ -151,20 +151,3 @@ def pack(codes: Tensor) -> Tensor:
 def unpack(packed: Tensor, count: int) -> Tensor:
     """The first `count` codes."""
     return torch.stack([packed >> 4, packed & 15], dim=1).flatten()[:count]
-
-
-def as_bf16(packed: Tensor) -> Tensor:
-    """The same bytes called bf16, so that what moves and shards bf16 weights (FSDP) takes them along.
-
-    Never to be computed with or cast: many patterns are NaN, and a cast makes all of those the same one.
-
-    Raises ValueError for an odd number of bytes.
-    """
-    if len(packed) % 2:
-        raise ValueError(f"{len(packed)} bytes are no whole number of bf16; weights must come in multiples of four")
-    return packed.view(torch.bfloat16)
-
-
-def from_bf16(stored: Tensor) -> Tensor:
-    """The bytes that as_bf16 was given."""
-    return stored.view(torch.uint8)

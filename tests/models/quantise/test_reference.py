@@ -15,11 +15,9 @@ from reducible.models.quantise.reference import (
     INT8,
     NF4,
     Quantised,
-    as_bf16,
     bits_per_parameter,
     dequantise,
     dequantise_constants,
-    from_bf16,
     pack,
     quantise,
     quantise_constants,
@@ -226,19 +224,7 @@ def test_packed_codes_come_back_whatever_their_number() -> None:
         assert torch.equal(unpack(pack(codes), count), codes)
 
 
-def test_bytes_called_bf16_come_back_unchanged_and_a_cast_would_change_them() -> None:
-    patterns = torch.arange(65536, dtype=torch.int32).to(torch.uint16).view(torch.uint8)
-    stored = as_bf16(patterns)
-    assert (
-        stored.dtype == torch.bfloat16 and stored.untyped_storage().data_ptr() == patterns.untyped_storage().data_ptr()
-    )
-    assert torch.equal(from_bf16(stored.clone()), patterns)
-    assert not torch.equal(from_bf16(stored.float().bfloat16()), patterns)  # NaN patterns became one
-
-
 def test_what_cannot_be_quantised_is_refused() -> None:
     for bad in (math.inf, math.nan):
         with pytest.raises(ValueError, match="infinities or NaN"):
             quantise(torch.tensor([1.0, bad]), NF4)
-    with pytest.raises(ValueError, match="multiples of four"):
-        as_bf16(pack(quantise(normal(6), NF4).codes))
