@@ -36,8 +36,6 @@ class StepBatches(Protocol):
 
     units_per_step: int
 
-    def steps_for(self, units: int) -> int: ...
-
     def micro_batches(self, step: int) -> list[np.ndarray]: ...
 
     def fetch(self, indices: np.ndarray) -> dict[str, np.ndarray]: ...
@@ -58,10 +56,6 @@ class Batches:
         self._micro_batch = micro_batch
         self._seed = seed
         self._blocks: dict[tuple[int, int], np.ndarray] = {}
-
-    def steps_for(self, units: int) -> int:
-        """The number of steps in which at least `units` target units are seen."""
-        return -(-units // self.units_per_step)
 
     def micro_batches(self, step: int) -> list[np.ndarray]:
         """Example indices of every micro-batch of the step, over all ranks; only the last may be smaller."""

@@ -57,10 +57,6 @@ class Buckets:
         """Target units of a step on average; single steps differ by at most one example at either end."""
         self._current: tuple[int, np.ndarray, np.ndarray, np.ndarray] | None = None
 
-    def steps_for(self, units: int) -> int:
-        """The number of steps in which at least `units` target units are seen, on average."""
-        return -(-units // self.units_per_step)
-
     def micro_batches(self, step: int) -> list[np.ndarray]:
         """Example indices of every micro-batch of the step, over all ranks: rows x largest size is at most
         micro_batch x sequence, and about the same for all of them."""

@@ -164,11 +164,6 @@ def test_a_batch_larger_than_the_data_takes_several_epochs() -> None:
     assert np.bincount(lap_of(buckets)).tolist() == [5] * 10
 
 
-def test_steps_for_units() -> None:
-    buckets = Buckets(Ragged(np.full(100, 5), 8), 50, 4, 0)
-    assert [buckets.steps_for(units) for units in (1, 50, 51, 500)] == [1, 1, 2, 10]
-
-
 def test_fixed_ragged_examples_are_spread_sorted_and_bounded() -> None:
     ragged = drawn(1000, 64)
     pieces = fixed(ragged, 100, 4)

@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from reducible.models.cost.ledger import Lengths
 from reducible.pipelines.recipe.load import load_recipe
 from reducible.pipelines.recipe.recipe import Recipe
-from reducible.pipelines.training import batch_units, family_of, model_of, train_spec
+from reducible.pipelines.training import batch_units, execution_of, family_of, model_of, train_spec
 from reducible.tasks.count import parse_count
 from reducible.tasks.errors import UserError
 
@@ -30,6 +30,25 @@ def test_everything_but_the_data_has_a_default(recipe_file: Path) -> None:
     spec = train_spec(recipe, model, tokens=1_000_000)
     assert spec.batch % recipe.data.sequence == 0
     assert spec.stop_step == round(1_000_000 / spec.batch)
+
+
+def test_what_a_recipe_and_a_spec_write_alike_arrives_as_it_is_written(recipe_file: Path) -> None:
+    train: dict[str, object] = {"precision": "bf16", "seed": 7, "deterministic": True, "spike_guard": 6.5}
+    compute: dict[str, object] = {"workers": 3, "cpus_per_worker": 2.5, "gpus_per_worker": 0.5, "strategy": "fsdp"}
+    compute |= {"compile": True, "keep_last": 4, "checkpoint_every": 11, "log_every": 13}
+    given = [f"train.{key}={value}" for key, value in train.items()]
+    given += [f"compute.{key}={value}" for key, value in compute.items()]
+    given += ["train.checkpointing=full", "train.optimizer={learning_rate: 1e-3, clip: null}"]
+    given += ["train.schedule={kind: cosine, final_fraction: 0.3}"]
+    recipe = load_recipe(recipe_file, given)
+    spec = train_spec(
+        recipe, model_of(recipe, {"vocabulary": 257}, Lengths.fixed(recipe.data.sequence)), tokens=1_000_000
+    )
+    execution = execution_of(recipe, spec)
+    assert spec.model_dump(include=set(train)) == train
+    assert (spec.optimizer.learning_rate, spec.optimizer.clip) == (1e-3, None)
+    assert (spec.schedule.kind, spec.schedule.final_fraction) == ("cosine", 0.3)
+    assert execution.model_dump() == compute | {"checkpointing": "full"}
 
 
 @pytest.mark.parametrize(
