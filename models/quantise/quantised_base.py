@@ -31,8 +31,8 @@ from reducible.models.contract import Model
 from reducible.models.families.registry import family
 from reducible.models.finetune.held_matrices import HeldMatrix, hold
 from reducible.models.other_libraries import first_line, import_quietly
-from reducible.models.weights.model_folder import apart
 from reducible.models.step_settings import FewBits
+from reducible.models.weights.model_folder import apart
 
 BLOCK, CONSTANTS_BLOCK = 64, 256
 SMALLEST = 1024

@@ -85,7 +85,7 @@ def test_a_suffix_multiplies(number: int) -> None:
         ("train.schedule.warmup=1.5", "train.schedule.warmup: 1.5 is not allowed; it must be less than 1"),
         ("data.tokenizer.kind=file", "data.tokenizer: path names a tokenizer.json"),
         ("train", "train: an override reads key=value"),
-        ("data.source.first=x", "data.source.first=x: source holds a value"),
+        ("data.source.first=x", "data.source.first=x: source is a value, not a section"),
         ("data.generated={kind: markov}", "data: give one of source"),
         ("sweep={budgets: [1e12], sizs: [1k]}", "sweep.sizs: unknown key; did you mean sizes?"),
         ("sweep={budgets: [1e12]}", "sweep: give one of widths and sizes"),
