@@ -19,6 +19,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor, nn
 from torch._subclasses.fake_tensor import FakeTensor, FakeTensorMode, unset_fake_temporarily
+from torch.distributions import Distribution
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
@@ -130,7 +131,7 @@ def rehearse(
         UncountedOperator: the step multiplies matrices in a way that has no formula.
     """
     alive = Alive(onednn_scratch) if device == "cpu" else Alive()
-    with torch.random.fork_rng(devices=()), rehearsed_for(device), fake_where_it_matters(device), alive:
+    with torch.random.fork_rng(devices=()), unchecked(), rehearsed_for(device), fake_where_it_matters(device), alive:
         with moves_that_move_nothing():
             model = build()
         trained = {parameter: path for parameter, path in paths_of(model).items() if parameter.requires_grad}
@@ -238,6 +239,17 @@ def parameters_of(model: nn.Module) -> int:
     codes = {parameter for module in blocks for parameter in module.parameters()}
     plain = sum(parameter.numel() for parameter in model.parameters() if parameter not in codes)
     return plain + sum(math.prod(module.shape) for module in blocks)
+
+
+@contextmanager
+def unchecked() -> Iterator[None]:
+    """torch.distributions would look at its arguments, and fake tensors have no numbers to look at."""
+    before = Distribution._validate_args
+    Distribution.set_default_validate_args(False)
+    try:
+        yield
+    finally:
+        Distribution.set_default_validate_args(before)
 
 
 @contextmanager
