@@ -18,6 +18,7 @@ from reducible.models.families.recurrent import Recurrent, RecurrentConfig
 from reducible.models.families.transformer import Transformer, TransformerConfig
 from reducible.models.finetune.lora import Adapter, adapter_parameters, add_adapter
 from reducible.models.quantise.quantised_base import Quantisation, quantise_model, quantised
+from reducible.models.quantise.reference import bits_per_parameter
 
 VOCABULARY = 64
 
@@ -72,7 +73,7 @@ def measured(family: str, width: int, depth: int) -> dict[str, float]:
     numbers = sum(each.shape[0] * each.shape[1] for each in blocks)
     return {
         "measured": after - before,
-        "expected": numbers * Quantisation().bytes_per_parameter + rest + 16 * trained,
+        "expected": numbers * bits_per_parameter(4, double=True) / 8 + rest + 16 * trained,
         "quantised numbers": numbers,
     }
 
