@@ -21,10 +21,10 @@ HELD = {
     "recurrent lstm": Held(16.3, "oneDNN's LSTM under a language model, h included; a little more for short sequences"),
     "recurrent gru": Held(8.0, "torch's own GRU, h included"),
     "recurrent elman": Held(2.0, "torch's own RNN, h included"),
-    "seq2seq": Held(16.5, "oneDNN's LSTM of encoder and decoder, h not included; 20 % more at widths of 16"),
-    "ssm": Held(17.0, "the LSTM of the posterior or of the transition, h included"),
+    "seq2seq lstm": Held(16.5, "oneDNN's LSTM of encoder and decoder, h not included; 20 % more at widths of 16"),
+    "ssm lstm": Held(17.0, "the LSTM of the posterior or of the transition, h included"),
     "ssm elman": Held(3.0, "torch's own RNN in the posterior, h included"),
-    "vae": Held(19.0, "oneDNN's LSTM in a layer of encoder or decoder, h included"),
+    "vae lstm": Held(19.0, "oneDNN's LSTM in a layer of encoder or decoder, h included"),
 }
 
 

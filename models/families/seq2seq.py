@@ -379,11 +379,11 @@ def seq2seq_cost(config: Seq2SeqConfig, lengths: Lengths) -> Cost:
 
     dropped = width if config.dropout else 0
     between = (depth - 1) * dropped
-    encoder = sources * (depth * (held("seq2seq") + 1) * width + (width if attends else 0) + between)
+    encoder = sources * (depth * (held("seq2seq lstm") + 1) * width + (width if attends else 0) + between)
     if feeds:
         decoder = depth * 8 * width + 2 * width + 2 * between + pairs * (width + 1.25)
     else:
-        decoder = depth * (held("seq2seq") + 1) * width + 2 * between + (width + pairs if attends else 0)
+        decoder = depth * (held("seq2seq lstm") + 1) * width + 2 * between + (width + pairs if attends else 0)
     if config.hard:
         decoder += pairs
     outside = (3 * width if attends else 0) + dropped + width + (2 * width if config.label_smoothing else 0)

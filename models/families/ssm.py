@@ -337,9 +337,9 @@ def ssm_cost(config: SsmConfig, lengths: Lengths) -> Cost:
         model = StateSpace(config)
     parameters = sum(p.numel() for p in model.parameters())
     forward = model.posterior.flops + model.transition.flops + model.emission.flops
-    inside = held("ssm" if config.cell == "lstm" else "ssm elman") + (0 if config.posterior == "causal" else 2)
+    inside = held(f"ssm {config.cell}") + (0 if config.posterior == "causal" else 2)
     read = inside * config.width * (2 if config.posterior == "bidirectional" else 1)
-    moved = {"lstm": held("ssm"), "gated": 2, "linear": 0}[config.transition if config.A is None else "linear"]
+    moved = {"lstm": held("ssm lstm"), "gated": 2, "linear": 0}[config.transition if config.A is None else "linear"]
     # Rebuilding stops at the last tensor that backward needs: the result of a plain product at the emission's end is
     # not among them. With a known model only the posterior is trained, and nothing is rebuilt.
     rebuilt = 0

@@ -377,8 +377,8 @@ def vae_cost(config: VaeConfig, lengths: Lengths) -> Cost:
         forward_flops_per_unit=forward,
         training_flops_per_unit=3 * forward,
         checkpointing_flops_per_unit=2 * (encoder_step + samples * decoder_step),
-        activation_elements_per_unit=layers * held("vae") * width + outside,
-        checkpointed_elements_per_unit=(layers + samples * held("vae")) * width + outside,
+        activation_elements_per_unit=layers * held("vae lstm") * width + outside,
+        checkpointed_elements_per_unit=(layers + samples * held("vae lstm")) * width + outside,
     )
 
 

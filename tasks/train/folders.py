@@ -13,13 +13,15 @@ STATE = "state"
 
 MANIFEST = "manifest.json"
 """In a checkpoint: every file's size and SHA-256. It is written last."""
+PREFIX = "step-"
+"""The name of a checkpoint's folder begins with it."""
 
 
 def checkpoint_name(step: int) -> str:
     """The folder's name for a step. Names sort in the order of steps."""
-    return f"step-{step:08d}"
+    return f"{PREFIX}{step:08d}"
 
 
 def complete(checkpoints: Path) -> list[Path]:
     """The checkpoints in a folder of them, oldest first."""
-    return sorted(path.parent for path in checkpoints.glob(f"step-*/{MANIFEST}"))
+    return sorted(path.parent for path in checkpoints.glob(f"{PREFIX}*/{MANIFEST}"))
