@@ -55,7 +55,10 @@ def called(arguments: Sequence[object]) -> Result:
         (["sample", "toy", "--tokens", "0"], "--tokens"),
         (["evaluate", "toy"], "no train of that name"),
         (["evaluate", "s3://b/k"], "'s3://b/k' is not found: s3:// is not a known scheme; give the name of"),
-        (["finetune", "hf://me/it.gguf", "--data", "notes"], "'hf://me/it.gguf' is not found: hf:// is not a known scheme"),
+        (
+            ["finetune", "hf://me/it.gguf", "--data", "notes"],
+            "'hf://me/it.gguf' is not found: hf:// is not a known scheme",
+        ),
         (["run", "{toy}", "data.generated=", "data.source=s3://b/k"], "data.source: 's3://b/k' is not allowed"),
     ],
 )

@@ -157,7 +157,7 @@ def test_fine_tuning_lowers_the_loss_on_the_new_data(folder, family, method):
     assert (artifact / ADAPTER / "adapter_config.json").is_file() == (method != "full")
     note = (artifact / "record" / "note.md").read_text()
     assert f"{result['base_loss']:.4f} before fine-tuning" in note
-    assert (f"{method}, rank 8, beside" in note and "| kept | 100.0% |" in note) == (method != "full")
+    assert (f"{method}, rank 8, on" in note and "| kept | 100.0% |" in note) == (method != "full")
     evaluation = json.loads((store.artifact("evaluate", tasks.evaluate.identity) / "evaluation.json").read_text())
     # The merged model says what the adapted one said: other examples of the split, so nearly.
     assert evaluation["loss"] == pytest.approx(result["validation_loss"], rel=0.15)
