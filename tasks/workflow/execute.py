@@ -169,6 +169,7 @@ def _payload(task: Task) -> dict[str, Any]:
 
 def _run_task(payload: Mapping[str, Any], root: str, *upstream: str) -> str:
     """Runs on a worker. `upstream` is for Ray only, which starts this task when those have succeeded."""
+    os.environ["REDUCIBLE_CODE"] = payload["code"]  # of the driver: a worker may run from an upload without .git
     return str(run_here(payload, Store(root)))
 
 
@@ -178,7 +179,6 @@ def run_here(payload: Mapping[str, Any], store: Store) -> Path:
     artifact = store.artifact(name, identity)
     if store.committed(name, identity):
         return artifact
-    os.environ["REDUCIBLE_CODE"] = payload["code"]
     work = store.work(name, identity)
     work.mkdir(parents=True, exist_ok=True)
     try:
