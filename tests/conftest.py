@@ -5,6 +5,7 @@ What a user has there (a token, a configuration, a cache) must not decide whethe
 all three; each worker of pytest-xdist has its own, so that what is left behind is its own test's.
 """
 
+import getpass
 import os
 import shutil
 import tempfile
@@ -40,6 +41,7 @@ VARIABLES = {
     "KMP_INIT_AT_FORK": "scikit-learn sets it as it is imported",
     "RAY_CLIENT_MODE": "Ray sets it as it is imported",
     "_MLFLOW_TELEMETRY_SESSION_ID": "MLflow sets it as it is imported",
+    "_TORCHINDUCTOR_PYOBJECT_TENSOR_DATA_PTR": "torch's compiler sets it as it is imported",
     # What the package itself sets once for its process, unless the user has: libraries read it as they start.
     "ONEDNN_PRIMITIVE_CACHE_CAPACITY": "read by oneDNN at its first product",
     "GIT_PYTHON_REFRESH": "read by MLflow's import of git",
@@ -53,7 +55,8 @@ VARIABLES = {
 FILES = {
     home / ".cache": "matplotlib's list of fonts, torch's compiled kernels: made once, for all later tests",
     home / ".config": "matplotlib's and MLflow's, written as they are imported",
-    temporary / f"pytest-of-{os.environ.get('USER', 'root')}": "every test's own tmp_path",
+    temporary / f"torchinductor_{getpass.getuser()}": "torch's compiler makes it as it is imported",
+    temporary / f"pytest-of-{getpass.getuser()}": "every test's own tmp_path",
 }
 """What may stay in the home and among temporary files, and why."""
 
