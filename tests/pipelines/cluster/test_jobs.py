@@ -106,7 +106,7 @@ def test_an_upload_that_a_job_cannot_carry_names_the_file(tmp_path: Path, monkey
     (tmp_path / "small").write_text("x")
     (tmp_path / "large").write_bytes(os.urandom(3 * 2**20))
     upload.pack(tmp_path / "small.zip", [("small", tmp_path / "small")])
-    with pytest.raises(UserError, match=r"passes 1 MiB, the most that a job can carry, at .*large \(3 MiB\)"):
+    with pytest.raises(UserError, match=r"exceeds 1 MiB, the most that a job can carry, at .*large \(3 MiB\)"):
         upload.pack(tmp_path / "large.zip", [(name, tmp_path / name) for name in ("large", "small")])
     with pytest.raises(UserError, match="absent: cannot be uploaded"):
         upload.pack(tmp_path / "absent.zip", [("absent", tmp_path / "absent")])
