@@ -163,11 +163,11 @@ def small_spec(**changes: Any) -> TrainSpec:
 
 
 def environment(**more: str) -> dict[str, str]:
-    return os.environ | {"PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"} | more
+    return os.environ | {"PYTHONPATH": f"{ROOT}:{ROOT / 'tests' / 'cases'}", "OMP_NUM_THREADS": "1"} | more
 
 
 def on_ranks(script: str, ranks: int, *arguments: str, more: Mapping[str, str] | None = None) -> str:
-    """Runs a Python file of this folder on so many gloo processes through torchrun; its output."""
+    """Runs a Python file of this folder, or a whole path, on so many gloo processes through torchrun; its output."""
     command = [
         *(sys.executable, "-m", "torch.distributed.run", "--standalone", f"--nproc-per-node={ranks}"),
         *(str(Path(__file__).parent / script), *arguments),

@@ -24,7 +24,7 @@ def spec_of(case: str) -> TrainSpec:
 @pytest.fixture(scope="module")
 def ranks(tmp_path_factory: pytest.TempPathFactory) -> Path:
     out = tmp_path_factory.mktemp("checkpointing-ranks")
-    on_ranks("test_checkpointing_ranks.py", 2, str(out))
+    on_ranks(__file__, 2, str(out))
     return out
 
 

@@ -17,7 +17,7 @@ from reducible.models.layers.activation_checkpointing import MODES
 from reducible.models.weights.model_folder import load_model
 from reducible.tasks.train.folders import MODEL
 from reducible.tasks.train.loop import Training
-from reducible.tasks.train.optimizers.settings import OPTIMIZERS
+from reducible.tasks.train.optimizers.registry import OPTIMIZERS
 from reducible.tasks.train.train_spec import Execution
 from reducible.tasks.workflow.record import Record
 

@@ -69,7 +69,7 @@ def test_checkpointing_inside_pieces_is_the_same_to_rounding(tmp_path: Path) -> 
 @pytest.mark.slow
 @pytest.mark.parametrize("checkpointing", ["none", "full", "sqrt-time"])
 def test_two_ranks_step_as_one_does(tmp_path: Path, checkpointing: str) -> None:
-    on_ranks("test_train_recurrent.py", 2, str(tmp_path), checkpointing)
+    on_ranks(__file__, 2, str(tmp_path), checkpointing)
     spec = truncated()
     expected = gradients_and_weights(spec, Execution(), training_data(spec), tmp_path, steps=2)
     for strategy in STRATEGIES:

@@ -149,7 +149,7 @@ def test_torchrun_trains_the_same_without_ray(data: Path, alone: Path, tmp_path:
         *(str(tmp_path / "spec.json"), "--execution", str(tmp_path / "execution.json")),
         *("--data", str(data), "--work", str(tmp_path / "work")),
     ]
-    done = subprocess.run(command, env=environment(), capture_output=True, text=True, timeout=300)
+    done = subprocess.run(command, env=environment(TMPDIR=str(tmp_path)), capture_output=True, text=True, timeout=300)
     assert done.returncode == 0, done.stderr
     result = json.loads(done.stdout.splitlines()[-1])
     assert result["validation_loss"] == pytest.approx(
