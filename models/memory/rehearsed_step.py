@@ -20,6 +20,7 @@ import torch
 from torch import Tensor, nn
 from torch._subclasses.fake_tensor import FakeTensor, FakeTensorMode, unset_fake_temporarily
 from torch.distributions import Distribution
+from torch.overrides import TorchFunctionMode
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
@@ -131,7 +132,15 @@ def rehearse(
         UncountedOperator: the step multiplies matrices in a way that has no formula.
     """
     alive = Alive(onednn_scratch) if device == "cpu" else Alive()
-    with torch.random.fork_rng(devices=()), unchecked(), rehearsed_for(device), fake_where_it_matters(device), alive:
+    own_kernels = _FusedNorms() if device == "cuda" else nullcontext()
+    with (
+        torch.random.fork_rng(devices=()),
+        unchecked(),
+        rehearsed_for(device),
+        own_kernels,
+        fake_where_it_matters(device),
+        alive,
+    ):
         with moves_that_move_nothing():
             model = build()
         trained = {parameter: path for parameter, path in paths_of(model).items() if parameter.requires_grad}
@@ -274,6 +283,32 @@ def moves_that_move_nothing() -> Iterator[None]:
         yield
     finally:
         torch.utils.swap_tensors = swap
+
+
+class _FusedNorms(TorchFunctionMode):
+    """RMSNorm as a GPU computes it, by one kernel. On a CPU torch puts it together from several."""
+
+    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        if func in (torch.rms_norm, nn.functional.rms_norm):
+            return _FusedNorm.apply(*args, **(kwargs or {}))
+        return func(*args, **(kwargs or {}))
+
+
+class _FusedNorm(torch.autograd.Function):
+    """The sizes of torch's kernel: it keeps its input and one number a row for backward."""
+
+    @staticmethod
+    def forward(
+        ctx: Any, x: Tensor, shape: list[int], weight: Tensor | None = None, eps: float | None = None
+    ) -> Tensor:
+        rows = x.new_empty(x.shape[: x.ndim - len(shape)], dtype=torch.float32)
+        ctx.save_for_backward(x, weight, rows)
+        return torch.empty_like(x)
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: Tensor) -> Any:
+        x, weight, _ = ctx.saved_tensors
+        return torch.empty_like(x), None, None if weight is None else torch.empty_like(weight), None
 
 
 class _RealStaysReal(TorchDispatchMode):

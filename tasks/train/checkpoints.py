@@ -52,7 +52,6 @@ class Checkpoints:
         self.keep_last = keep_last
         self.newest: Path | None = None
         """The last complete checkpoint that this run knows of."""
-        self.stager = DefaultStager(StagingOptions(False, False, False, False))
         self.writer = ThreadPoolExecutor(1, thread_name_prefix="checkpoint")
         self.pending: Future[None] | None = None
         # A process that was taken for dead may still write, so each has its own unfinished folders.
@@ -68,7 +67,8 @@ class Checkpoints:
         If a save fails (full disk), the log says so in one line. Training goes on and earlier checkpoints stay.
         """
         self.finish()
-        copy: Any = self.stager.stage(dict(state))
+        # A stager for each save: torch 2.11's is of no use after its first, and this one keeps nothing between saves.
+        copy: Any = DefaultStager(StagingOptions(False, False, False, False)).stage(dict(state))
         self.pending = self.writer.submit(self._write, step, copy, dict(progress), rows)
 
     def finish(self) -> None:

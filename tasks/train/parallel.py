@@ -4,6 +4,7 @@ Plain torch.distributed: the same under torchrun, under Ray Train and in one pro
 """
 
 import os
+import warnings
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any, TypeVar
@@ -111,6 +112,7 @@ class Parallel:
             mesh = init_device_mesh(world.device.type, (world.size,))
             half = MixedPrecisionPolicy(param_dtype=DTYPES[precision], reduce_dtype=torch.float32)
             policy = half if self.gathers_half else MixedPrecisionPolicy()
+            _leave_recurrent_weights(model)
             for block in model.blocks():
                 fully_shard(block, mesh=mesh, mp_policy=policy)
             fully_shard(model, mesh=mesh, mp_policy=policy)
@@ -126,6 +128,22 @@ class Parallel:
                 yield
         else:
             yield
+
+
+def _leave_recurrent_weights(model: nn.Module) -> None:
+    """Keeps recurrences from moving their weights together for cuDNN, which copies them at each call instead.
+
+    FSDP2 gives a module other parameters for each forward. nn.RNNBase takes that for new weights, and moves them out of
+    the memory into which the next ones are gathered: from the second step on it would use those of the first.
+    """
+    for module in model.modules():
+        if isinstance(module, nn.RNNBase):
+            vars(module)["flatten_parameters"] = _leave
+    warnings.filterwarnings("ignore", message="RNN module weights are not part of single contiguous chunk")
+
+
+def _leave() -> None:
+    pass
 
 
 def full(tensor: Tensor) -> Tensor:
