@@ -10,12 +10,13 @@ import tempfile
 import threading
 import traceback
 from collections.abc import Iterator, Mapping
-from contextlib import chdir, contextmanager
+from contextlib import chdir, contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import click
+import psutil  # type: ignore[import-untyped]
 import yaml
 
 from reducible.pipelines.cluster.upload import PACKAGE, code_files, pack, registered_files
@@ -221,8 +222,20 @@ def _end_processes(error: Exception) -> None:
     for frame, _ in traceback.walk_tb(error.__traceback__):
         node = frame.f_locals.get("self")
         if isinstance(node, Node):
+            started = [info.process.pid for infos in node.all_processes.values() for info in infos]
+            agents = [agent for pid in started for agent in _children(pid)]  # of the raylet: they outlive it by a while
             node.kill_all_processes(check_alive=False, wait=True)
+            for agent in agents:
+                with suppress(psutil.NoSuchProcess):
+                    agent.kill()
+            psutil.wait_procs(agents, timeout=5)
             return
+
+
+def _children(pid: int) -> list[psutil.Process]:
+    with suppress(psutil.NoSuchProcess):
+        return psutil.Process(pid).children(recursive=True)
+    return []
 
 
 def _join(address: str, scratch: Path) -> None:

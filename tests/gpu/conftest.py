@@ -33,3 +33,10 @@ def drawn_on_the_cpu(monkeypatch: pytest.MonkeyPatch) -> None:
             return draw(*size, device="cpu" if device is not None else None, **keys).to(device)
 
         monkeypatch.setattr(torch, name, moved)
+
+    def dropout(x: torch.Tensor, p: float = 0.5, training: bool = True) -> torch.Tensor:
+        if not training or not p:
+            return x
+        return x * (torch.rand(x.shape, device=x.device) >= p).to(x.dtype) / (1 - p)
+
+    monkeypatch.setattr(torch.nn.functional, "dropout", dropout)
