@@ -2,6 +2,7 @@
 
 import json
 import platform
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, fields
@@ -11,6 +12,8 @@ from typing import Any
 
 import numpy as np
 import torch
+from torch.autograd import DeviceType
+from torch.profiler import ProfilerActivity
 
 from reducible.data.batches import Batches
 from reducible.models.cost.ledger import Lengths
@@ -116,6 +119,21 @@ def run(training: Training, first: int, last: int) -> None:
     for step in range(first, last):
         training.step(step)
     training.look(last)
+
+
+def profiled(training: Training, first: int) -> tuple[float, float, Any]:
+    """One step under the profiler: seconds that kernels ran (on a CPU, operators), seconds in all, the averages."""
+    on_gpu = training.world.device.type == "cuda"
+    activities = [ProfilerActivity.CPU, *([ProfilerActivity.CUDA] if on_gpu else [])]
+    with torch.profiler.profile(activities=activities) as recorded:
+        began = time.perf_counter()
+        run(training, first, first + 1)
+        wall = time.perf_counter() - began
+    averages = recorded.key_averages()
+    # Operators carry the time of their kernels, which are listed too.
+    counted = [event for event in averages if not on_gpu or event.device_type != DeviceType.CPU]
+    busy = sum(event.self_device_time_total if on_gpu else event.self_cpu_time_total for event in counted)
+    return busy / 1e6, wall, averages
 
 
 def device_facts() -> dict[str, Any]:

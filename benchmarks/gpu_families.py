@@ -16,11 +16,9 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from gpu_cases import Shape, device_facts, run, training, write
-from torch.profiler import ProfilerActivity
+from gpu_cases import Shape, device_facts, profiled, run, training, write
 
 from reducible.models.families.registry import FAMILIES
-from reducible.tasks.train.loop import Training
 from reducible.tasks.train.peak import peak_flops
 
 
@@ -70,7 +68,7 @@ def measured(name: str, arguments: argparse.Namespace) -> tuple[dict[str, Any], 
         began = time.perf_counter()
         run(one, 3, 3 + arguments.steps)
         seconds = (time.perf_counter() - began) / arguments.steps
-        share, table = profiled(one, 3 + arguments.steps)
+        busy, wall, averages = profiled(one, 3 + arguments.steps)
         peak = peak_flops(one.world.device, precision)
     cost = FAMILIES[name].cost(shape.config, shape.lengths)
     row = {
@@ -79,9 +77,10 @@ def measured(name: str, arguments: argparse.Namespace) -> tuple[dict[str, Any], 
         "units_per_second": shape.units / seconds,
         "seconds_a_step": seconds,
         "mfu": shape.units / seconds * cost.training_flops_per_unit / peak if peak else None,
-        "share_in_kernels": share,
+        "share_in_kernels": busy / wall,
     }
-    return row, table
+    order = "self_device_time_total" if one.world.device.type == "cuda" else "self_cpu_time_total"
+    return row, averages.table(sort_by=order, row_limit=10, max_name_column_width=70)
 
 
 def said(row: dict[str, Any]) -> str:
@@ -92,19 +91,6 @@ def said(row: dict[str, Any]) -> str:
         f"{row['family']:16} {row['parameters']:12,} {row['units_per_second']:12,.0f} "
         f"{row['seconds_a_step'] * 1e3:9.1f} {mfu:>7} {row['share_in_kernels']:8.0%}"
     )
-
-
-def profiled(one: Training, first: int) -> tuple[float, str]:
-    on_gpu = torch.cuda.is_available()
-    activities = [ProfilerActivity.CPU, *([ProfilerActivity.CUDA] if on_gpu else [])]
-    with torch.profiler.profile(activities=activities) as recorded:
-        began = time.perf_counter()
-        run(one, first, first + 1)
-        wall = time.perf_counter() - began
-    events = recorded.key_averages()
-    total = sum(event.self_device_time_total if on_gpu else event.self_cpu_time_total for event in events)
-    order = "self_device_time_total" if on_gpu else "self_cpu_time_total"
-    return total / 1e6 / wall, events.table(sort_by=order, row_limit=10, max_name_column_width=70)
 
 
 if __name__ == "__main__":

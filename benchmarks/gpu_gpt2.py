@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from gpu_cases import Shape, device_facts, run, training, write
+from gpu_cases import Shape, device_facts, profiled, run, training, write
 
 from reducible.models.families.registry import family
 from reducible.models.families.transformer import TransformerConfig
@@ -100,23 +100,14 @@ def measured(shape: Shape, arguments: argparse.Namespace, profile: Path | None) 
             "peak_gib": torch.cuda.max_memory_allocated() / 2**30 if device.type == "cuda" else None,
         }
         if profile is not None:
-            row["share_in_kernels"] = profiled(one, WARM_UP + arguments.steps, profile)
+            row["share_in_kernels"] = share_in_kernels(one, WARM_UP + arguments.steps, profile)
     return row
 
 
-def profiled(one: Training, first: int, file: Path) -> float:
+def share_in_kernels(one: Training, first: int, file: Path) -> float:
     """Writes the operators and kernels of one step as a table; the share of the time that kernels ran."""
-    from torch.profiler import ProfilerActivity
-
-    on_gpu = one.world.device.type == "cuda"
-    activities = [ProfilerActivity.CPU, *([ProfilerActivity.CUDA] if on_gpu else [])]
-    with torch.profiler.profile(activities=activities) as recorded:
-        began = time.perf_counter()
-        run(one, first, first + 1)
-        wall = time.perf_counter() - began
-    averages = recorded.key_averages()
-    busy = sum(event.self_device_time_total if on_gpu else event.self_cpu_time_total for event in averages) / 1e6
-    order = "self_device_time_total" if on_gpu else "self_cpu_time_total"
+    busy, wall, averages = profiled(one, first)
+    order = "self_device_time_total" if one.world.device.type == "cuda" else "self_cpu_time_total"
     file.parent.mkdir(parents=True, exist_ok=True)
     file.write_text(
         f"One step, kernels {busy:.4f} s of {wall:.4f} s (the profiler's own time in it)\n"

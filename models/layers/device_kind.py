@@ -14,6 +14,11 @@ def device_kind(tensor: Tensor) -> str:
     return _rehearsed.get() or tensor.device.type
 
 
+def rehearsing() -> bool:
+    """Whether a step is rehearsed: nothing is computed, and what is counted is the same on every machine."""
+    return _rehearsed.get() is not None
+
+
 @contextmanager
 def rehearsed_for(kind: str) -> Iterator[None]:
     """Inside, tensors count as being on that kind of device, which this machine need not have."""

@@ -6,8 +6,9 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch._subclasses.fake_tensor import FakeTensor
 from torch.utils._python_dispatch import _disable_current_modes
+
+from reducible.models.layers.device_kind import rehearsing
 
 States = tuple[Tensor, Tensor]
 """Hidden and cell states."""
@@ -32,7 +33,7 @@ def in_precision_of_cpu(
     """
     half = torch.get_autocast_dtype("cpu")
     fused = isinstance(x, Tensor) and x.is_cpu  # a packed sequence runs step by step
-    if not torch.is_autocast_enabled("cpu") or not fused or isinstance(x, FakeTensor) or has_kernel(half):
+    if not torch.is_autocast_enabled("cpu") or not fused or rehearsing() or has_kernel(half):
         return kernel(x, states)
     with torch.autocast("cpu", enabled=False):
         given = None if states is None else (states[0].to(weights), states[1].to(weights))

@@ -20,7 +20,6 @@ import torch
 from torch import Tensor, nn
 from torch._subclasses.fake_tensor import FakeTensor, FakeTensorMode, unset_fake_temporarily
 from torch.distributions import Distribution
-from torch.overrides import TorchFunctionMode
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
@@ -28,7 +27,7 @@ from reducible.models.contract import Model
 from reducible.models.cost.flop_counter import WholeOperators
 from reducible.models.layers.device_kind import rehearsed_for
 from reducible.models.memory.counted_bytes import Alive
-from reducible.models.memory.lstm_workspace import cudnn_bytes, onednn_bytes, onednn_scratch
+from reducible.models.memory.lstm_workspace import cudnn_bytes, cudnn_scratch, onednn_bytes, onednn_scratch
 from reducible.models.quantise.quantised_base import blocks_of
 
 aten = torch.ops.aten
@@ -131,13 +130,13 @@ def rehearse(
     Raises:
         UncountedOperator: the step multiplies matrices in a way that has no formula.
     """
-    alive = Alive(onednn_scratch) if device == "cpu" else Alive()
-    own_kernels = _FusedNorms() if device == "cuda" else nullcontext()
+    alive = Alive(onednn_scratch if device == "cpu" else cudnn_scratch)
+    norms = norms_in_one_kernel() if device == "cuda" else nullcontext()
     with (
         torch.random.fork_rng(devices=()),
         unchecked(),
         rehearsed_for(device),
-        own_kernels,
+        norms,
         fake_where_it_matters(device),
         alive,
     ):
@@ -285,13 +284,16 @@ def moves_that_move_nothing() -> Iterator[None]:
         torch.utils.swap_tensors = swap
 
 
-class _FusedNorms(TorchFunctionMode):
-    """RMSNorm as a GPU computes it, by one kernel. On a CPU torch puts it together from several."""
-
-    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        if func in (torch.rms_norm, nn.functional.rms_norm):
-            return _FusedNorm.apply(*args, **(kwargs or {}))
-        return func(*args, **(kwargs or {}))
+@contextmanager
+def norms_in_one_kernel() -> Iterator[None]:
+    """RMSNorm as a GPU computes it. On a CPU torch puts it together from several operators, and keeps more."""
+    before = torch.rms_norm
+    # A TorchFunctionMode would not see what backward rebuilds.
+    torch.rms_norm = _FusedNorm.apply
+    try:
+        yield
+    finally:
+        torch.rms_norm = before
 
 
 class _FusedNorm(torch.autograd.Function):
