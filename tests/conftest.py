@@ -50,6 +50,7 @@ VARIABLES = {
     "MLFLOW_HTTP_REQUEST_TIMEOUT": "",
     "MLFLOW_LOGGING_LEVEL": "",
     "MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT": "",
+    "TOKENIZERS_PARALLELISM": "read by tokenizers after a fork",
 }
 """What may change in the environment, and why."""
 FILES = {
