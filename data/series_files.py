@@ -21,7 +21,7 @@ import pyarrow.parquet
 from reducible.data.errors import DataError
 
 MISSING = {"", "na", "nan", "n/a", "null", "none"}
-"""Cells, in lower case, that say that a value is missing."""
+"""The contents of a cell, in lower case, that mean a missing value."""
 
 KEYS, LOWEST_KEY = 88, 21
 """A piano's keys as MIDI notes: 21 to 108."""
@@ -31,7 +31,7 @@ ROLL_SPLITS = {"train": "train", "valid": "validation", "validation": "validatio
 
 @dataclass(frozen=True)
 class NumericSeries:
-    """One series: its name, its values (T, C) float64 with NaN where missing, and a split if its file says one."""
+    """One series: its name, its values (T, C) float64 with NaN where missing, and its split if the file gives one."""
 
     name: str
     values: np.ndarray
@@ -54,12 +54,12 @@ class Columns:
                     raise DataError(f"data.{key}: {path} has no column {one!r}; it has {', '.join(header)}")
         values = list(self.names) or [name for name in header if name not in (self.time, self.series)]
         if not values:
-            raise DataError(f"{path}: has no column of values beside time and series")
+            raise DataError(f"{path}: has no column of values besides time and series")
         return values
 
 
 def header_of(path: Path) -> list[str]:
-    """Names of the columns, without reading the rest."""
+    """The names of the columns. Reads nothing else."""
     if _is_parquet(path):
         try:
             return list(pyarrow.parquet.read_schema(path).names)
@@ -70,7 +70,7 @@ def header_of(path: Path) -> list[str]:
 
 
 def channel_names(path: Path, columns: Columns) -> list[str]:
-    """What the channels of a file are called, from its header alone."""
+    """The names of a file's channels, from its header."""
     if is_roll(path):
         return [f"note-{LOWEST_KEY + key}" for key in range(KEYS)]
     return columns.chosen(header_of(path), path)
@@ -104,7 +104,7 @@ def _roll(piece: Any, where: str) -> np.ndarray:
     for step, notes in enumerate(piece):
         for note in notes if isinstance(notes, list) else [None]:
             if not isinstance(note, int) or not LOWEST_KEY <= note < LOWEST_KEY + KEYS:
-                what = "a step is a list of MIDI notes" if note is None else f"{note!r} is no MIDI note of a piano"
+                what = "a step is a list of MIDI notes" if note is None else f"{note!r} is not a MIDI note of a piano"
                 raise DataError(f"{where}: step {step}: {what} (whole numbers from {LOWEST_KEY} to 108)")
             values[step, note - LOWEST_KEY] = 1.0
     return values
@@ -114,7 +114,8 @@ def read_table(path: Path, name: str, columns: Columns) -> Iterator[NumericSerie
     """The series of one CSV, TSV or Parquet file: one, named as the file, or one for each value of the series column.
 
     Raises:
-        DataError: naming file, line (Parquet: row) and column of what is no number, no time, or out of order.
+        DataError: a cell is not a number or time, or a time is out of order. The line names file, line (Parquet: row)
+            and column.
     """
     table = _Table(path, columns)
     if _is_parquet(path):
@@ -188,7 +189,7 @@ class _Table:
         if self.columns.time is not None:
             moment = _moment(time)
             if moment is None:
-                raise self.error(where, self.columns.time, f"{time!r} is no number, date or time (ISO 8601)")
+                raise self.error(where, self.columns.time, f"{time!r} is not a number, date or time (ISO 8601)")
             if key in self.last and not moment > self.last[key]:
                 raise self.error(where, self.columns.time, f"{time!r} is not after the step before; sort by time")
             self.last[key] = moment
@@ -196,7 +197,9 @@ class _Table:
         for name, cell in zip(self.names, cells, strict=True):
             value = _number(cell)
             if value is None:
-                raise self.error(where, name, f"{cell!r} is no finite number; choose data.columns, or leave it empty")
+                raise self.error(
+                    where, name, f"{cell!r} is not a finite number; choose data.columns, or leave the cell empty"
+                )
             row.append(value)
         self.rows.setdefault(key, []).append(row)
 
@@ -205,7 +208,7 @@ class _Table:
 
 
 def _number(cell: Any) -> float | None:
-    """NaN for a missing value, None for what is no number."""
+    """NaN for a missing value, None if the cell is not a number."""
     if cell is None or (isinstance(cell, str) and cell.strip().lower() in MISSING):
         return math.nan
     try:
@@ -238,12 +241,12 @@ def _header(reader: Any, path: Path) -> list[str]:
     except (csv.Error, UnicodeDecodeError, EOFError, OSError) as error:
         raise DataError(f"{path}: line 1: {_first_line(error)}") from None
     if not any(header):
-        raise DataError(f"{path}: line 1: holds no names of columns")
+        raise DataError(f"{path}: line 1: does not name the columns")
     if all(_number(name) is not None for name in header):
         raise DataError(f"{path}: line 1: {', '.join(header)[:60]} are numbers; the first line has to name the columns")
     twice = sorted({name for name in header if header.count(name) > 1})
     if twice:
-        raise DataError(f"{path}: line 1: the column {twice[0]!r} is there twice")
+        raise DataError(f"{path}: line 1: two columns are called {twice[0]!r}")
     return header
 
 

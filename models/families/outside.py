@@ -1,4 +1,4 @@
-"""Families from outside this package: found by address, and what their code is."""
+"""Families from outside this package: how they are found, and how their code is identified."""
 
 import hashlib
 import importlib
@@ -12,33 +12,33 @@ from reducible.models.contract import Family
 from reducible.models.other_libraries import first_line
 
 GROUP = "reducible.families"
-"""Of entry points: a package that declares one there makes its family known under a short name."""
+"""The group of entry points. A package that declares one in it makes its family known under a short name."""
 
 
 def entry_points() -> dict[str, str]:
-    """Addresses by name, of the packages that are installed."""
+    """The addresses that installed packages declare, by short name."""
     return {point.name: point.value for point in metadata.entry_points(group=GROUP)}
 
 
 def imported(address: str) -> tuple[Family, str]:
-    """The family at `module:name`, and what its code is (`code_of`).
+    """The family at `module:name`, and the identity of its code (`code_of`).
 
     Raises:
-        ValueError: one line that says why not.
+        ValueError: it cannot be imported, or is not a Family. One line says why.
     """
     module_name, _, attribute = address.partition(":")
     find_in_current_folder(module_name)
     try:
         found = getattr(importlib.import_module(module_name), attribute)
-    except Exception as error:  # whatever the module does when it is imported
+    except Exception as error:  # a module can raise anything when it is imported
         raise ValueError(f"model.family: {address} cannot be imported: {first_line(error)}") from None
     if not isinstance(found, Family):
-        raise ValueError(f"model.family: {address} is a {type(found).__name__}, and no Family (models/contract.py)")
+        raise ValueError(f"model.family: {address} is a {type(found).__name__}, not a Family (models/contract.py)")
     return found, code_of(module_name)
 
 
 def find_in_current_folder(module_name: str) -> None:
-    """Lets Python look in the current folder too, after everything else, if it knows no such package otherwise."""
+    """If Python finds no such package, adds the current folder to the end of its path."""
     top = module_name.partition(".")[0]
     here = str(Path.cwd())
     if here not in sys.path and top not in sys.modules and importlib.util.find_spec(top) is None:
@@ -47,7 +47,7 @@ def find_in_current_folder(module_name: str) -> None:
 
 
 def code_of(module_name: str) -> str:
-    """`distribution version` if the package was installed as files that stay as they are, else a SHA-256 of it."""
+    """`distribution version` if the package is installed and its files do not change, otherwise their SHA-256."""
     if (requirement := installed(module_name)) is not None:
         return requirement
     digest = hashlib.sha256()
@@ -57,7 +57,7 @@ def code_of(module_name: str) -> str:
 
 
 def installed(module_name: str) -> str | None:
-    """`distribution version`; None for a package in the current folder, or an editable one: its files may change."""
+    """`distribution version`; None for a package in the current folder or an editable one, whose files may change."""
     some = next((file for _, file in code_files(module_name)), None)
     for name in metadata.packages_distributions().get(module_name.partition(".")[0], ()):
         distribution = metadata.distribution(name)
@@ -67,7 +67,7 @@ def installed(module_name: str) -> str | None:
 
 
 def module_of(name: str) -> str | None:
-    """Where a family from outside is defined, by its address or by its short name. None: there is none of that name."""
+    """The module that defines a family from outside, by the family's address or short name; None if it is unknown."""
     address = name if ":" in name else entry_points().get(name, "")
     module_name = address.partition(":")[0]
     if not module_name:
@@ -77,7 +77,8 @@ def module_of(name: str) -> str | None:
 
 
 def travelling_files(name: str) -> Iterator[tuple[str, Path]]:
-    """What another machine needs on its path to find the family: its code, and of a short name what declares it."""
+    """The files that another machine needs on its path to find the family: its code, and the entry point's metadata
+    if the name is a short one."""
     module_name = module_of(name)
     if module_name is None:
         return
@@ -90,7 +91,7 @@ def travelling_files(name: str) -> Iterator[tuple[str, Path]]:
 
 
 def code_files(module_name: str) -> Iterator[tuple[str, Path]]:
-    """The Python files of a module's whole package, by their path from where it is imported."""
+    """The Python files of the whole package that holds a module, by their paths relative to the import path."""
     top = module_name.partition(".")[0]
     spec = importlib.util.find_spec(top)
     if spec is None:

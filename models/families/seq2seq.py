@@ -68,7 +68,7 @@ class Seq2SeqConfig(ModelConfig):
         self.require_one_of("attention", ATTENTIONS)
         self.require_number("dropout", "label_smoothing", least=0, below=1)
         if self.hard and self.attention == "none":
-            raise ValueError("model.hard: there is no attention to be hard; set model.attention to luong or bahdanau")
+            raise ValueError("model.hard: needs attention; set model.attention to luong or bahdanau")
         if self.bidirectional and self.width % 2:
             raise ValueError(f"model.width: {self.width} must be even, or model.bidirectional false")
         if self.shared and self.source_vocabulary != self.vocabulary:

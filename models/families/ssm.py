@@ -94,7 +94,7 @@ class SsmConfig(ModelConfig):
         for name in "ABCD":
             rows = getattr(self, name)
             if rows is None:
-                raise ValueError(f"model.{name}: a known model has all of A, B, C and D")
+                raise ValueError(f"model.{name}: is missing; a known model needs all of A, B, C and D")
             # Lists, as JSON has them, become what compares and hashes.
             object.__setattr__(self, name, tuple(tuple(float(cell) for cell in row) for row in rows))
         assert self.A is not None and self.C is not None
@@ -108,7 +108,7 @@ class SsmConfig(ModelConfig):
             rows = getattr(self, name)
             if len(rows) != height or any(len(row) != width for row in rows):
                 raise ValueError(
-                    f"model.{name}: must be {height} x {width}, with A and the data's {self.channels} channels"
+                    f"model.{name}: must be {height} x {width}, to match A and the data's {self.channels} channels"
                 )
         for name in "BD":
             matrix = np.array(getattr(self, name))
@@ -241,7 +241,7 @@ class StateSpace(SeriesModel):
         if len(wrong):
             hint = ", or raise model.categories" if self.config.emission == "categorical" else ""
             raise Unsayable(
-                f"model.emission: {self.config.emission} says whole numbers from 0 to {classes - 1}; the data holds "
+                f"model.emission: {self.config.emission} takes whole numbers from 0 to {classes - 1}; the data hold "
                 f"{float(wrong[0]):g}; set data.standardise: false{hint}, or take gaussian"
             )
         self.checked = True

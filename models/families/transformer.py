@@ -45,7 +45,7 @@ class TransformerConfig(ModelConfig):
         self.require_whole("key_value_heads", "feed_forward", or_none=True)
         if self.width % (2 * self.heads):
             raise ValueError(
-                f"model.heads: {self.heads} heads do not cut width {self.width} into heads of an even size"
+                f"model.heads: width {self.width} cannot be divided into {self.heads} heads of an even size"
             )
         if self.heads % self.kv_heads:
             raise ValueError(f"model.key_value_heads: {self.key_value_heads} must divide model.heads ({self.heads})")

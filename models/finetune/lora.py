@@ -109,8 +109,8 @@ def add_adapter(model: Model, adapter: Adapter, name: str = DEFAULT) -> None:
     recurrent = next((place for place in places if place.parameter is not None), None)
     if adapter.dropout and recurrent is not None:
         raise ValueError(
-            f"adapter.dropout: {adapter.dropout} has no place at {recurrent.name}, whose input never leaves the fused "
-            "kernel; set it to 0 or leave that matrix out of adapter.targets"
+            f"adapter.dropout: {adapter.dropout} cannot act on the input of {recurrent.name}, which stays inside the "
+            "fused kernel; set it to 0 or leave that matrix out of adapter.targets"
         )
     _insert(model, places, name, adapter.rank, adapter.alpha, adapter.dropout)
 
@@ -192,7 +192,7 @@ def chosen(model: Model, targets: Sequence[str]) -> list[Place]:
     if not targets:
         hidden = [place for place in places.values() if not _is_one_of(model.tables(), model, place)]
         if not hidden:
-            raise ValueError("adapter.targets: the model has no matrix beside its tables to put an adapter at")
+            raise ValueError("adapter.targets: the model has no matrix to adapt, except its tables")
         return hidden
     for pattern in targets:
         if not any(fnmatchcase(name, pattern) for name in places):
@@ -349,7 +349,7 @@ def _read(folder: Path) -> tuple[dict[str, Any], dict[str, Tensor]]:
     if settings.get("bias", "none") != "none":
         used.append("bias")
     if used:
-        raise ValueError(f"{folder / CONFIG}: {', '.join(used)}: plain LoRA loads, and nothing that changes it")
+        raise ValueError(f"{folder / CONFIG}: {', '.join(used)}: not supported; only plain LoRA loads")
     return settings, tensors
 
 
@@ -379,7 +379,7 @@ def _places(
     ]
     lost = [place.name for place in [*whole, *parameters] if place not in found]
     if lost:
-        raise ValueError(f"{folder / WEIGHTS}: has no update of {lost[0]}, which {CONFIG} lists")
+        raise ValueError(f"{folder / WEIGHTS}: lacks the update of {lost[0]}, which {CONFIG} lists")
     return found
 
 

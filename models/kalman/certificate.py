@@ -177,5 +177,7 @@ def _inverse(covariance: np.ndarray, name: str) -> np.ndarray:
     try:
         factor = np.linalg.inv(np.linalg.cholesky(covariance))
     except np.linalg.LinAlgError:
-        raise ValueError(f"{name}: has no full rank, so that latents have no density and no gap is finite") from None
+        raise ValueError(
+            f"{name}: does not have full rank, so the latents have no density and no gap is finite"
+        ) from None
     return factor.T @ factor

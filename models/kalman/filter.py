@@ -215,7 +215,7 @@ def masked(model: LinearGaussian, x_BTC: np.ndarray, observed_BTC: np.ndarray | 
     if observed_BTC.shape != x_BTC.shape:
         raise ValueError(f"observed: has shape {observed_BTC.shape}, must be that of the values, {x_BTC.shape}")
     if not present_BTC[observed_BTC].all():
-        raise ValueError("values: hold a number that is not finite where observed says that one was observed")
+        raise ValueError("values: hold a number that is not finite and that `observed` marks as observed")
     centred_TBC = np.empty((x_BTC.shape[1], x_BTC.shape[0], x_BTC.shape[2]))
     np.subtract(x_BTC.swapaxes(0, 1), model.emission_offset, out=centred_TBC)
     if not observed_BTC.all():

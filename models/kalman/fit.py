@@ -121,7 +121,7 @@ def _noise(regression: Regression, weights: Tensor, name: str) -> Tensor:
     """Cholesky factor of the covariance of what W x leaves of y."""
     factor, failed = torch.linalg.cholesky_ex(regression.spread(weights) / regression.terms)
     if failed:
-        raise ValueError(f"{name}: these series leave it no noise in some direction; keep it out of `free`")
+        raise ValueError(f"{name}: these series leave no noise in some direction; leave it out of `free`")
     return factor
 
 
@@ -205,4 +205,4 @@ def _tensors(model: LinearGaussian, x_BTC: np.ndarray, observed_BTC: np.ndarray 
 def _check(free: Collection[str]) -> None:
     for name in free:
         if name not in TENSORS:
-            raise ValueError(f"free: {name!r} is no parameter; there are {', '.join(TENSORS)}")
+            raise ValueError(f"free: {name!r} is not a parameter; the parameters are {', '.join(TENSORS)}")

@@ -115,7 +115,7 @@ def _observed(P: np.ndarray, C: np.ndarray, R: np.ndarray) -> tuple[np.ndarray, 
     innovation = C @ PC + R
     sign, log_determinant = np.linalg.slogdet(innovation)
     if not (sign > 0).all() or not np.isfinite(log_determinant).all():
-        raise ValueError("emission_noise: some of what is observed has no density; add noise")
+        raise ValueError("emission_noise: some observed values have no noise and therefore no density; add noise")
     precision = np.linalg.inv(innovation)
     K = PC @ precision
     # Joseph's form: what is left after the first look at a diffuse latent is not lost in rounding.

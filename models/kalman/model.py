@@ -18,7 +18,7 @@ DIFFUSE_VARIANCE = 1e7
 
 @dataclass(frozen=True)
 class LinearGaussian:
-    """The parameters; ValueError names the one whose shape does not fit or that is no covariance."""
+    """The parameters. Raises ValueError naming one that has a wrong shape or is not a covariance."""
 
     transition: np.ndarray
     """A (D, D)."""
@@ -69,7 +69,7 @@ class LinearGaussian:
                 raise ValueError(f"{name}: holds a number that is not finite")
         spread = np.linalg.eigvalsh(symmetric(self.initial_covariance))
         if spread.min() < -1e-9 * abs(spread).max():
-            raise ValueError("initial_covariance: has a negative eigenvalue, so it is no covariance")
+            raise ValueError("initial_covariance: has a negative eigenvalue, so it is not a covariance")
 
     @classmethod
     def long_running(

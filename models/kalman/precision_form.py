@@ -48,7 +48,7 @@ def parameters_of(model: LinearGaussian) -> Parameters:
             factors[name] = torch.from_numpy(np.linalg.cholesky(getattr(model, name)))
         except np.linalg.LinAlgError:
             raise ValueError(
-                f"{name}: has no full rank; models/kalman/filter.py takes it, the precision form does not"
+                f"{name}: does not have full rank; models/kalman/filter.py accepts that, the precision form does not"
             ) from None
     return Parameters(
         torch.tensor(model.transition),

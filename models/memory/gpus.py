@@ -37,7 +37,7 @@ def gpu(name: str) -> Gpu:
         return GPUS[name.lower()]
     near = difflib.get_close_matches(name.lower(), GPUS, n=1)
     hint = f"did you mean {near[0]}? " if near else ""
-    raise ValueError(f"gpu {name!r}: nothing is known of it; {hint}known are {', '.join(GPUS)}")
+    raise ValueError(f"gpu {name!r}: unknown; {hint}known: {', '.join(GPUS)}")
 
 
 def named_by_driver(name: str) -> Gpu | None:

@@ -68,12 +68,12 @@ class Float:
         return math.ldexp(1.0, max(octave, 1 - self.bias) - self.fraction)
 
     def value(self, pattern: int) -> float:
-        """What a bit pattern means; sign first, then exponent, then fraction.
+        """The number that a bit pattern stands for: sign first, then exponent, then fraction.
 
         Raises ValueError for a pattern of more bits than the format has.
         """
         if not 0 <= pattern < 2**self.bits:
-            raise ValueError(f"{pattern:#x} is no pattern of {self.bits} bits, which {self.name} has")
+            raise ValueError(f"{pattern:#x} is not a pattern of {self.bits} bits; {self.name} has {self.bits}")
         fraction = pattern & (2**self.fraction - 1)
         exponent = pattern >> self.fraction & (2**self.exponent - 1)
         sign = -1.0 if pattern >> (self.bits - 1) else 1.0
@@ -118,9 +118,9 @@ class Integer:
         return 1.0
 
     def value(self, pattern: int) -> float:
-        """What a bit pattern means; raises ValueError for one of more bits."""
+        """The number that a bit pattern stands for. Raises ValueError for a pattern of more bits."""
         if not 0 <= pattern < 2**self.bits:
-            raise ValueError(f"{pattern:#x} is no pattern of {self.bits} bits, which {self.name} has")
+            raise ValueError(f"{pattern:#x} is not a pattern of {self.bits} bits; {self.name} has {self.bits}")
         return float(pattern - (pattern >> (self.bits - 1) << self.bits))
 
 

@@ -299,7 +299,7 @@ def _read(file: Path) -> tuple[dict[str, str], dict[str, Tensor]]:
     if metadata.get("format") != FORMAT:
         raise ValueError(f"{file}: holds no quantised base, or one of another version")
     if metadata.get("sha256") != _digest(tensors):
-        raise ValueError(f"{file}: is not what was saved; its numbers have changed")
+        raise ValueError(f"{file}: was altered after it was saved: its numbers have another SHA-256")
     return metadata, tensors
 
 

@@ -35,7 +35,7 @@ def checkpoint_files(path: Path) -> list[Path]:
     if not weights or not (path / "config.json").is_file():
         others = [file.name for file in sorted(path.glob("*.bin"))] if path.is_dir() else []
         hint = f" (pickled weights such as {others[0]} are not opened: convert them to safetensors)" if others else ""
-        raise ValueError(f"{path}: is no checkpoint{hint}; it must be {ACCEPTED}")
+        raise ValueError(f"{path}: is not a checkpoint{hint}; it must be {ACCEPTED}")
     return [path / "config.json", *weights]
 
 

@@ -207,7 +207,7 @@ def _fits(recipe: Recipe, spec: Any, plan: StepPlan, examples: int, asked: Asked
         yield f"largest           micro-batch {most} fits into {byte_count(memory)}"
     else:
         one = planned(replace(setting, micro_batch=1)).peak
-        yield f"too large         one example takes {byte_count(one)}, there are {byte_count(memory)}"
+        yield f"too large         one example takes {byte_count(one)}; the limit is {byte_count(memory)}"
     if plan.peak <= memory:
         return
     from reducible.models.memory.remedies import remedies

@@ -12,7 +12,7 @@ from reducible.tasks.workflow.frozen import Frozen
 
 
 def location(value: str) -> str:
-    """The value as a number. Raises ValueError if it is not one, saying what it must be."""
+    """The location, unchanged. Raises ValueError if it is not allowed, saying what it must be."""
     wrong = schemes.refusal(value)
     if wrong is not None:
         raise ValueError(wrong)
@@ -36,5 +36,5 @@ Section = Frozen
 
 
 def said_alike(section: Frozen, spec: type[Frozen]) -> dict[str, Any]:
-    """Of a section that extends part of a spec, that part: what both say in the same words."""
+    """The fields that a section shares with the spec that it extends."""
     return {name: getattr(section, name) for name in spec.model_fields}

@@ -80,18 +80,18 @@ def test_parquet_tsv_and_gz_say_the_same_as_csv(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("text", "columns", "said"),
     [
-        ("a,b\n1,2\n3,x\n", {}, "line 3, column 'b': 'x' is no finite number"),
-        ("a,b\n1,inf\n", {}, "line 2, column 'b': 'inf' is no finite number"),
+        ("a,b\n1,2\n3,x\n", {}, "line 3, column 'b': 'x' is not a finite number"),
+        ("a,b\n1,inf\n", {}, "line 2, column 'b': 'inf' is not a finite number"),
         ("a,b\n1,2\n3\n", {}, "line 3: 1 cells under 2 column names"),
         ('a,b\n"1\n1",2\n3\n', {}, "line 3, column 'a'"),
         ("a,b\n1,2\n", {"names": ("c",)}, "data.columns: .*has no column 'c'; it has a, b"),
         ("a,b\n1,2\n", {"time": "t"}, "data.time: .*has no column 't'"),
         ("t,b\n2,1\n2,2\n", {"time": "t"}, "line 3, column 't': '2' is not after the step before"),
-        ("t,b\n2020-01-01,1\nlater,2\n", {"time": "t"}, "line 3, column 't': 'later' is no number, date or time"),
+        ("t,b\n2020-01-01,1\nlater,2\n", {"time": "t"}, "line 3, column 't': 'later' is not a number, date or time"),
         ("s,b\n,1\n", {"series": "s"}, "line 2, column 's': names no series"),
         ("1,2\n3,4\n", {}, "line 1: 1, 2 are numbers; the first line has to name the columns"),
-        ("a,a\n1,2\n", {}, "line 1: the column 'a' is there twice"),
-        ("", {}, "line 1: holds no names"),
+        ("a,a\n1,2\n", {}, "line 1: two columns are called 'a'"),
+        ("", {}, "line 1: does not name"),
         ("t\n1\n", {"time": "t"}, "no column of values"),
     ],
 )
@@ -112,7 +112,7 @@ def test_parquet_that_is_none_and_columns_of_text(tmp_path: Path) -> None:
     with pytest.raises(DataError, match="no.parquet: not a readable Parquet file"):
         list(read_table(tmp_path / "no.parquet", "no", Columns()))
     pandas.DataFrame({"x": [1.0, 2.0], "y": ["a", "b"]}).to_parquet(tmp_path / "text.parquet")
-    with pytest.raises(DataError, match="row 1, column 'y': 'a' is no finite number"):
+    with pytest.raises(DataError, match="row 1, column 'y': 'a' is not a finite number"):
         list(read_table(tmp_path / "text.parquet", "text", Columns()))
 
 
@@ -152,7 +152,7 @@ def test_piano_rolls(tmp_path: Path) -> None:
     assert found[0].values[1].sum() == 0
     assert np.flatnonzero(found[2].values[0]).tolist() == [39, 43]
     for text, said in (
-        ('{"train": [[[20]]]}', r"train\[0\]: step 0: 20 is no MIDI note"),
+        ('{"train": [[[20]]]}', r"train\[0\]: step 0: 20 is not a MIDI note"),
         ('{"train": [[60]]}', r"train\[0\]: step 0: a step is a list"),
         ('{"other": []}', "piano rolls are one object"),
         ("[1", "not readable as JSON"),

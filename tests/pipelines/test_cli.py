@@ -239,7 +239,7 @@ def test_plan_of_gpus_that_are_not_there_says_what_would_fit(toy: Path, tmp_path
         assert words in found
     assert not list((tmp_path / "root" / "artifacts").iterdir())
     for options, words in (
-        (("--gpu", "h101"), "gpu 'h101': nothing is known of it; did you mean h100"),
+        (("--gpu", "h101"), "gpu 'h101': unknown; did you mean h100"),
         (("--memory", "much"), "--memory: 'much' must be a size such as 80GB"),
         (("--gpu", "t4", "train.precision=bf16"), "train.precision: t4 has no bf16"),
     ):

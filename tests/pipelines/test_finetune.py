@@ -252,7 +252,7 @@ def test_a_checkpoint_from_elsewhere_is_a_base(folder, datasets):
         ({"finetune": {"rank": 0}}, r"finetune.rank: 0 is not allowed"),
         (
             {"finetune": {"base": "base-recurrent", "dropout": 0.1}},
-            r"^finetune.dropout: 0.1 has no place at layers.0.weight_ih_l0.* leave that matrix out of finetune.targets",
+            r"^finetune.dropout: 0.1 cannot act on the input of layers.0.weight_ih_l0.* out of finetune.targets",
         ),
         (
             {"finetune": {"base": "base-recurrent"}, "data": {"mask_documents": True}},

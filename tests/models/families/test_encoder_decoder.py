@@ -392,7 +392,7 @@ def test_the_ladder_reaches_from_thousands_of_parameters_to_the_papers_base():
     ("keys", "message"),
     [
         ({"width": 0}, "model.width: 0 must be a whole number of at least 1"),
-        ({"heads": 3}, "model.heads: 3 heads do not cut width 16"),
+        ({"heads": 3}, "model.heads: width 16 cannot be divided into 3 heads"),
         ({"label_smoothing": 1.0}, "model.label_smoothing: 1.0 must be at least 0 and below 1"),
         ({"dropout": -0.1}, "model.dropout: -0.1 must be"),
         ({"source_vocabulary": 0}, "model.source_vocabulary: 0 must be a whole number"),

@@ -115,13 +115,13 @@ def test_the_optimum_of_the_nile_is_a_published_one(skip):
 
 def test_what_cannot_be_learnt_is_said():
     model = random_system(2, 1)
-    with pytest.raises(ValueError, match="free: 'noise' is no parameter; there are transition"):
+    with pytest.raises(ValueError, match="free: 'noise' is not a parameter; the parameters are transition"):
         fit_by_em(model, draw(model, 1, 9), free=["noise"])
     still = LinearGaussian(np.eye(1), np.zeros((1, 1)), np.eye(1), np.eye(1), np.zeros(1), np.eye(1))
-    with pytest.raises(ValueError, match="transition_covariance: has no full rank"):
+    with pytest.raises(ValueError, match="transition_covariance: does not have full rank"):
         fit_by_em(still, np.zeros((1, 9, 1)))
     deaf = LinearGaussian(np.eye(1), np.eye(1), np.zeros((1, 1)), np.eye(1), np.zeros(1), np.eye(1))
-    with pytest.raises(ValueError, match="emission_noise: these series leave it no noise"):
+    with pytest.raises(ValueError, match="emission_noise: these series leave no noise"):
         fit_by_em(deaf, np.ones((1, 9, 1)), free=["emission_offset", "emission_noise"])
 
 

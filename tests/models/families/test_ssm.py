@@ -307,7 +307,7 @@ def test_values_that_an_emission_cannot_say_are_named(emission: str, value: floa
     model(batch)
     again = made(emission=emission, categories=3)
     batch["values"][0, 2, 1] = value
-    with pytest.raises(ValueError, match=f"model.emission: {emission} says .* the data holds {value:g}; set data"):
+    with pytest.raises(ValueError, match=f"model.emission: {emission} takes .* the data hold {value:g}; set data"):
         again(batch)
 
 
@@ -353,7 +353,7 @@ def test_the_ladder_keeps_proportions() -> None:
         ({"latent": 0}, "model.latent: 0"),
         ({"dropout": 1.0}, "model.dropout"),
         ({"kl_start": -0.1}, "model.kl_start"),
-        ({"A": ((0.9,),)}, "model.B: a known model has all"),
+        ({"A": ((0.9,),)}, "model.B: is missing; a known model needs all"),
         ({**AR, "A": ((1.0,),), "channels": 1, "latent": None}, "model.A: its largest eigenvalue is 1"),
         ({**AR, "B": ((-1.0,),), "channels": 1, "latent": None}, "model.B: must be diagonal"),
         ({**AR, "channels": 2, "latent": None}, "model.C: must be 2 x 1"),

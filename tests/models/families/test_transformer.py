@@ -180,7 +180,7 @@ def test_the_same_seed_builds_the_same_model_also_from_the_meta_device():
     ("keys", "message"),
     [
         ({"width": 0}, "model.width: 0 must be a whole number of at least 1"),
-        ({"heads": 3}, "model.heads: 3 heads do not cut width 16"),
+        ({"heads": 3}, "model.heads: width 16 cannot be divided into 3 heads"),
         ({"heads": 4, "key_value_heads": 3}, r"model.key_value_heads: 3 must divide model.heads \(4\)"),
         ({"activation": "relu"}, "model.activation: 'relu' must be swiglu or gelu"),
         ({"dropout": 1.0}, "model.dropout: 1.0 must be"),

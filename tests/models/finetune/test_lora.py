@@ -230,7 +230,7 @@ def test_dropout_acts_on_linear_layers_makes_the_model_stochastic_and_is_refused
     model.eval()
     assert model(batch).nats == model(batch).nats
     recurrent, _ = drawn("recurrent lstm")
-    with pytest.raises(ValueError, match="adapter.dropout: 0.5 has no place at layers.0.weight_ih_l0"):
+    with pytest.raises(ValueError, match="adapter.dropout: 0.5 cannot act on the input of layers.0.weight_ih_l0"):
         add_adapter(recurrent, Adapter(dropout=0.5))
     feeding, pairs = drawn("seq2seq bahdanau")
     add_adapter(feeding, Adapter(dropout=0.5, targets=("decoder.gates.*",)))
@@ -305,7 +305,7 @@ def test_a_model_says_itself_which_tables_it_has_and_which_group_trains_an_adapt
         def tables(self) -> list[nn.Module]:
             return [*super().tables(), self.hidden]
 
-    with pytest.raises(ValueError, match="adapter.targets: the model has no matrix beside its tables"):
+    with pytest.raises(ValueError, match="adapter.targets: the model has no matrix to adapt"):
         add_adapter(OnlyTables(), Adapter())
 
 
@@ -338,7 +338,7 @@ def test_files_that_do_not_fit_name_what_does_not(tmp_path: Path) -> None:
         load_adapter(LinearGaussianModel(LinearGaussianConfig(2, 4)), tmp_path)
     file = tmp_path / "adapter_model.safetensors"
     save_file({name: t for name, t in load_file(file).items() if ".layers.1." not in name}, file)
-    with pytest.raises(ValueError, match="has no update of layers.1.weight_ih_l0, which adapter_config.json lists"):
+    with pytest.raises(ValueError, match="lacks the update of layers.1.weight_ih_l0, which adapter_config.json lists"):
         load_adapter(drawn("recurrent lstm")[0], tmp_path)
     file.write_bytes(b"torn")
     with pytest.raises(ValueError, match="holds no adapter"):

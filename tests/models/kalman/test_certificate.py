@@ -169,5 +169,5 @@ def test_a_model_that_learns_its_own_p_can_come_below_the_floor_of_the_true_one(
 
 
 def test_a_latent_without_noise_has_no_floor():
-    with pytest.raises(ValueError, match="transition_noise: has no full rank"):
+    with pytest.raises(ValueError, match="transition_noise: does not have full rank"):
         certificate(LinearGaussian(np.eye(1), np.zeros((1, 1)), np.eye(1), np.eye(1), np.zeros(1), np.eye(1)), 3)

@@ -323,10 +323,10 @@ def test_values_that_do_not_fit_are_named():
     model = random_system(2, 2)
     with pytest.raises(ValueError, match=r"values: have shape \(1, 5, 3\), must be \(series, steps, 2\)"):
         kalman_filter(model, np.zeros((1, 5, 3)))
-    with pytest.raises(ValueError, match="values: hold a number that is not finite where observed says"):
+    with pytest.raises(ValueError, match="values: hold a number that is not finite and that `observed` marks"):
         kalman_filter(model, np.full((1, 5, 2), np.nan), np.ones((1, 5, 2), bool))
     still = LinearGaussian(
         np.eye(1), np.zeros((1, 1)), np.ones((1, 1)), np.zeros((1, 1)), np.zeros(1), np.zeros((1, 1))
     )
-    with pytest.raises(ValueError, match="emission_noise: some of what is observed has no density"):
+    with pytest.raises(ValueError, match="emission_noise: some observed values have no noise"):
         kalman_filter(still, np.zeros((1, 3, 1)))

@@ -103,7 +103,7 @@ def test_pickled_weights_are_never_opened(tmp_path):
     (tmp_path / "config.json").write_text("{}")
     (tmp_path / "pytorch_model.bin").write_bytes(b"cos\nsystem\n")
     with pytest.raises(
-        ValueError, match=r"is no checkpoint \(pickled weights such as pytorch_model.bin are not opened"
+        ValueError, match=r"is not a checkpoint \(pickled weights such as pytorch_model.bin are not opened"
     ):
         checkpoint_files(tmp_path)
 

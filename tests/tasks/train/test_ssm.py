@@ -42,6 +42,6 @@ def test_a_step_is_the_sum_of_its_micro_batches_over_their_units(tmp_path: Path)
 def test_data_that_the_emission_cannot_say_are_one_line(tmp_path: Path) -> None:
     spec = family_spec("ssm", model=settings("ssm") | {"emission": "bernoulli"})
     with pytest.raises(
-        UserError, match=r"model.emission: bernoulli says whole numbers from 0 to 1; the data holds \S+;"
+        UserError, match=r"model.emission: bernoulli takes whole numbers from 0 to 1; the data hold \S+;"
     ):
         run(spec, tmp_path)
