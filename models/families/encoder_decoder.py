@@ -1,8 +1,8 @@
 """Encoder-decoder transformer: the decoder also attends to what the encoder made of the source (Vaswani et al. 2017).
 
-Layers are those of models/families/transformer.py: pre-norm, RMSNorm, rotary positions in self-attention, SwiGLU or
-GELU. It is a file of its own because two models in one would pass 500 lines. Cross-attention knows no positions: its
-keys carry what the encoder wrote there, and distances between two languages mean little.
+The layers are those of models/families/transformer.py: pre-norm, RMSNorm, rotary positions in self-attention, SwiGLU or
+GELU. Cross-attention has no positions: its keys carry what the encoder wrote there, and distances between a position in
+one language and a position in another mean little.
 
 Axes: B sentences, R rows of a search, S source tokens, T target tokens, D width, H heads, K size of a head.
 """
@@ -30,20 +30,20 @@ from reducible.models.loss import Loss
 
 @dataclass(frozen=True)
 class EncoderDecoderConfig(ModelConfig):
-    """The keys of a recipe's `model`; raises ValueError naming the key where a value makes no model."""
+    """The keys of a recipe's `model`. Raises ValueError naming a key whose value is not allowed."""
 
     repeated = "depth"
 
     source_vocabulary: int
     vocabulary: int
     shared: bool
-    """Whether both sides have one tokenizer, and so one embedding table."""
+    """Whether both sides have one tokenizer, and therefore one embedding table."""
     width: int = 128
     depth: int = 3
     """Layers of the encoder, and of the decoder."""
     heads: int = 4
     feed_forward: int | None = None
-    """Size of the feed-forward layer's inside. None: 8/3 width for swiglu (in eights), 4 width for gelu."""
+    """Inner size of the feed-forward layer. None: 8/3 width for swiglu (a multiple of 8), 4 width for gelu."""
     activation: str = "swiglu"
     tied: bool = True
     """Whether the output layer is the target's embedding table."""
@@ -57,7 +57,7 @@ class EncoderDecoderConfig(ModelConfig):
         self.require_whole("source_vocabulary")
         self.require_flag("shared")
         self.require_number("label_smoothing", least=0, below=1)
-        _ = self.stack  # names what else is wrong
+        _ = self.stack  # checks the other keys
         if self.shared and self.source_vocabulary != self.vocabulary:
             raise ValueError(
                 f"model.shared: one tokenizer has one vocabulary, not {self.source_vocabulary} and {self.vocabulary}"
@@ -65,7 +65,7 @@ class EncoderDecoderConfig(ModelConfig):
 
     @property
     def stack(self) -> TransformerConfig:
-        """What the layers of either side are made from."""
+        """The configuration that the layers of both sides are made from."""
         return TransformerConfig(
             vocabulary=self.vocabulary,
             width=self.width,
@@ -96,7 +96,7 @@ class EncoderDecoderConfig(ModelConfig):
 
 
 class GrowingCache:
-    """The Cache of one layer's self-attention in a search: it grows by what it is given, and its rows are chosen."""
+    """The cache of one layer's self-attention in a search. It grows with every step, and rows can be selected."""
 
     def __init__(self, keys_RHTK: Tensor | None = None, values_RHTK: Tensor | None = None) -> None:
         self.keys_RHTK, self.values_RHTK = keys_RHTK, values_RHTK
@@ -120,12 +120,12 @@ class GrowingCache:
 
 @dataclass(frozen=True)
 class Source:
-    """What the decoder's layers attend to: one key and value a layer and source token, computed once for a search."""
+    """The keys and values that the decoder's layers attend to, computed once for a search."""
 
     keys_values: Sequence[tuple[Tensor, Tensor]]
     """By layer, each (R, H, S, K)."""
     mask_R11S: Tensor
-    """To add to the scores: -inf where the source is padding."""
+    """Added to the scores: -inf where the source is padding."""
 
     def rows(self, rows_R: Tensor) -> "Source":
         pairs = [(k_RHSK[rows_R], v_RHSK[rows_R]) for k_RHSK, v_RHSK in self.keys_values]
@@ -134,11 +134,11 @@ class Source:
 
 @dataclass(frozen=True)
 class DecodingState:
-    """Where a search stands (models/generate/beam_search.py)."""
+    """The state of a search (models/generate/beam_search.py)."""
 
     source: Source
     sentences: list[int]
-    """Which sentence each row belongs to: as long as that stays, the source need not be gathered anew."""
+    """The sentence of each row. While it does not change, the source need not be gathered again."""
     caches: list[GrowingCache]
 
 
@@ -168,13 +168,13 @@ class CrossAttention(nn.Module):
         return k_BHSK, v_BHSK
 
     def weights(self, x_BTD: Tensor, key_value: tuple[Tensor, Tensor], mask_B11S: Tensor) -> Tensor:
-        """(B, H, T, S): what share of its attention each target token gives to each source token."""
+        """The share of its attention that each target token gives to each source token (B, H, T, S)."""
         scores_BHTS = self.queries(x_BTD) @ key_value[0].transpose(-2, -1) / math.sqrt(self.head_size)
         return torch.softmax(scores_BHTS + mask_B11S, dim=-1)
 
 
 class DecoderBlock(nn.Module):
-    """Self-attention over what is written, cross-attention to the source, feed-forward: pre-norm, as in Block."""
+    """Self-attention over the written tokens, cross-attention to the source, feed-forward; pre-norm, as in Block."""
 
     def __init__(self, config: TransformerConfig, rotary: Rotary) -> None:
         super().__init__()
@@ -204,7 +204,7 @@ class DecoderBlock(nn.Module):
 
 
 class EncoderDecoder(PairModel):
-    """Reads a source, writes a target; trained with the target given, searched by models/generate/beam_search.py."""
+    """Reads a source and writes a target: by teacher forcing in training, by models/generate/beam_search.py later."""
 
     config: EncoderDecoderConfig
 
@@ -224,7 +224,7 @@ class EncoderDecoder(PairModel):
 
     @torch.no_grad()
     def reset_parameters(self) -> None:
-        """Draw every parameter anew from torch's global generator, as the width rule says."""
+        """Draws every parameter anew from torch's global generator, by the width rule."""
         for table in self.tables():
             nn.init.normal_(table.weight, std=EMBEDDING_DEVIATION)
         for side, writers in ((self.encoder, 2), (self.decoder, 3)):
@@ -250,7 +250,7 @@ class EncoderDecoder(PairModel):
         return output_loss(x_BTD, self.output_table, batch["targets"], smoothing)
 
     def encode(self, source_BS: Tensor, lengths_B: Tensor) -> tuple[Tensor, Tensor]:
-        """What the decoder attends to (B, S, D), and the mask of its scores (B, 1, 1, S): -inf behind each source."""
+        """The encoder's output (B, S, D), and the mask of the decoder's scores (B, 1, 1, S): -inf after each source."""
         table = self.embedding if self.source_embedding is None else self.source_embedding
         x_BSD = self._drop(table(source_BS))
         real_B1S = padding_mask(lengths_B, source_BS.shape[1])
@@ -266,7 +266,7 @@ class EncoderDecoder(PairModel):
         mask_B11S: Tensor,
         caches: Sequence[GrowingCache | None] | None = None,
     ) -> Tensor:
-        """(B, T, D): what the output table turns into logits. One memory a layer, as DecoderBlock takes it."""
+        """The input of the output table (B, T, D). `memories` has one for each layer, as DecoderBlock takes it."""
         x_BTD = self._drop(self.embedding(tokens_BT))
         caches = caches or [None] * len(self.decoder)
         for block, memory, cache in zip(self.decoder, memories, caches, strict=True):
@@ -282,7 +282,7 @@ class EncoderDecoder(PairModel):
     # Searching (models/generate/beam_search.py: Decoder) --------------------------------------------------------------
 
     def start(self, batch: dict[str, Tensor]) -> DecodingState:
-        """Reads the sources: one row a sentence, nothing written."""
+        """Reads the sources. The state has one row for each sentence, and nothing is written yet."""
         memory_BSD, mask_B11S = self.encode(batch["source"], batch["source_lengths"])
         key_value = [block.cross.keys_values(memory_BSD) for block in self.decoder]  # type: ignore[union-attr, operator]
         return DecodingState(
@@ -356,8 +356,8 @@ def encoder_decoder_remembers(config: EncoderDecoderConfig, element: int) -> Rem
 def encoder_decoder_cost(config: EncoderDecoderConfig, lengths: Lengths) -> Cost:
     """Exact parameters and FLOPs per target unit (models/cost/ledger.py); activations as eager fp32 on a CPU.
 
-    Layers of the encoder work once a source token, which is `source_per_unit` times a target unit; the keys and values
-    of cross-attention too.
+    The encoder's layers, and the keys and values of cross-attention, are counted once per source token, which is
+    `source_per_unit` times per target unit.
     """
     stack = config.stack
     width, hidden, depth, vocabulary = config.width, stack.hidden, config.depth, config.vocabulary
@@ -372,11 +372,11 @@ def encoder_decoder_cost(config: EncoderDecoderConfig, lengths: Lengths) -> Cost
     tables = (0 if config.shared else config.source_vocabulary) + vocabulary * (1 if config.tied else 2)
 
     products = 2 * (per_unit * (source_block + key_value) + target_block)
-    # Scores and weighted sum: per query two products of K and T numbers a head, so 4 T width FLOPs.
+    # Scores and weighted sum: for each query and head two products of K and T numbers, together 4 T width FLOPs.
     square = 2 * (lengths.source_span + lengths.target_span + lengths.cross_span) * width
     forward = depth * (products + 2 * square) + 2 * vocabulary * width
 
-    # Rebuilding a block stops at the last tensor that backward needs: without dropout that is what enters `down`.
+    # Rebuilding a block ends with the last tensor that backward needs: without dropout that is the input of `down`.
     spared = 0 if config.dropout else 2 * width * hidden * (1 + per_unit)
 
     norm = 3 * width + 1

@@ -1,9 +1,9 @@
 """The linear-Gaussian state-space model as a family that trains like any other: exact likelihood, exact gradient.
 
-Its loss is -log p(x) itself, no bound. Likelihood and gradient come out of one pass in float64 over the posterior's
-precision (models/kalman/precision_form.py): by Fisher's identity the gradient of log p(x) is that of the expected
-log p(x, z), so that autograd sees a handful of small matrices and never the recursion over time. Series of a batch
-that miss the same values share everything but their means.
+Its loss is -log p(x) itself, not a bound. One pass in float64 over the posterior's precision gives likelihood and
+gradient (models/kalman/precision_form.py). By Fisher's identity the gradient of log p(x) is that of the expected
+log p(x, z). Autograd therefore sees a few small matrices and never the recursion over time. Series of a batch that miss
+the same values share everything except their means.
 """
 
 import math
@@ -23,30 +23,30 @@ from reducible.models.layers.width_rule import ParameterGroup
 from reducible.models.loss import Loss
 
 BASE_LATENTS = 8
-"""Width at which matrices move as fast as vectors. Sunspots, 390 steps of 512, best learning rate of 4e-3, 1.6e-2 and
-6e-2, nats per step with a base of 1, 8 and 64: width 4 0.568, 0.569, 0.570; width 16 0.508, 0.514, 0.537; with 1.6e-2
-at both widths 0.569, 0.569, 0.570 and 0.526, 0.515, 0.559."""
+"""The width at which matrices have the learning rate of vectors. Measured on sunspots (390 steps of 512) with a base of
+1, 8 and 64, in nats per step. With the best learning rate of 4e-3, 1.6e-2 and 6e-2: width 4 0.568, 0.569, 0.570; width
+16 0.508, 0.514, 0.537. With 1.6e-2 at both widths: 0.569, 0.569, 0.570 and 0.526, 0.515, 0.559."""
 
 
 @dataclass(frozen=True)
 class LinearGaussianConfig(ModelConfig):
-    """The keys of a recipe's `model`; raises ValueError naming the key where a value makes no model."""
+    """The keys of a recipe's `model`. Raises ValueError naming a key whose value is not allowed."""
 
     channels: int
-    """Values seen at a step; the data says how many."""
+    """The number of values at a step, which the data decide."""
     width: int = 8
-    """Latents."""
+    """The number of latents."""
 
     def __post_init__(self) -> None:
         self.require_whole("channels", "width")
 
 
 class LinearGaussianModel(SeriesModel):
-    """z_t = A z_{t-1} + b + B e_t, x_t = C z_t + c + D psi_t B and D lower triangular; see models/kalman/filter.py."""
+    """z_t = A z_{t-1} + b + B e_t, x_t = C z_t + c + D psi_t; B and D lower triangular (models/kalman/filter.py)."""
 
     config: LinearGaussianConfig
     compiles = False
-    """Its work is linear algebra in float64, which a compiler leaves as it is."""
+    """Its work is linear algebra in float64, which a compiler does not change."""
     stochastic = False
     exact = True
     """Its loss is the likelihood, and its forecasts have a closed form."""
@@ -57,7 +57,7 @@ class LinearGaussianModel(SeriesModel):
         self.transition = nn.Parameter(torch.empty(width, width))
         self.emission = nn.Parameter(torch.empty(channels, width))
         self.transition_noise = nn.Parameter(torch.empty(triangle(width)))
-        """B by rows, its diagonal by logarithms (`factor_of`); so are the two below."""
+        """B by rows, with the logarithms of its diagonal (`factor_of`). The two below have the same form."""
         self.emission_noise = nn.Parameter(torch.empty(triangle(channels)))
         self.initial_noise = nn.Parameter(torch.empty(triangle(width)))
         self.initial_mean = nn.Parameter(torch.empty(width))
@@ -67,9 +67,9 @@ class LinearGaussianModel(SeriesModel):
 
     @torch.no_grad()
     def reset_parameters(self) -> None:
-        """Latents of variance 1 that forget within 2 to 200 steps, as many slow as fast ones; every pair turns.
+        """Draws latents of variance 1 that rotate in pairs and forget within 2 to 200 steps, evenly in the logarithm.
 
-        A latent that forgets in n steps loses the share 1/n of itself in each. Values get a random mixture of all.
+        A latent that forgets in n steps loses the share 1/n in each step. Each value gets a random mixture of latents.
         """
         width = self.config.width
         memory = 2 * 100 ** (torch.arange(width) // 2 * 2 / max(1, width - 1))
@@ -88,7 +88,7 @@ class LinearGaussianModel(SeriesModel):
             nn.init.zeros_(vector)
 
     def parameters_in_double(self) -> Parameters:
-        """As models/kalman/precision_form.py takes them; gradients pass."""
+        """The parameters as models/kalman/precision_form.py takes them. Gradients pass through."""
         return Parameters(
             transition=self.transition.double(),
             transition_factor=factor_of(self.transition_noise.double()),
@@ -101,9 +101,9 @@ class LinearGaussianModel(SeriesModel):
         )
 
     def forward(self, batch: dict[str, Tensor]) -> Loss:
-        """values (B, T, C), observed (B, T, C) bool, steps (B, T) bool -> -log p(x), exact.
+        """-log p(x), exact, from values (B, T, C), observed (B, T, C) bool and steps (B, T) bool.
 
-        A step behind the end of a series is one that misses everything: it adds nothing.
+        A step after the end of a series is a step with all values missing, which adds nothing.
         """
         parameters, units = self.parameters_in_double(), batch["steps"].sum()
         if torch.is_grad_enabled():
@@ -114,12 +114,12 @@ class LinearGaussianModel(SeriesModel):
 
     @torch.no_grad()
     def log_likelihood(self, batch: dict[str, Tensor], particles: int = 1, method: str = "exact") -> Tensor:
-        """(B,) float64: log p(x) of every series; exact, so that both settings change nothing."""
+        """log p(x) of every series (B,) float64. It is exact, so the settings change nothing."""
         return posterior(self.parameters_in_double(), batch["values"], batch["observed"]).log_likelihood_B
 
     @torch.no_grad()
     def forecast(self, batch: dict[str, Tensor], horizon: int, samples: int, particles: int = 1) -> Tensor:
-        """(samples, B, horizon, C): values of the steps that follow each series, drawn from torch's generator."""
+        """Values of the steps that follow each series (samples, B, horizon, C), drawn from torch's generator."""
         p = self.parameters_in_double()
         mean_BD, covariance_BDD = self._last(p, batch)
 
@@ -136,7 +136,7 @@ class LinearGaussianModel(SeriesModel):
 
     @torch.no_grad()
     def predict(self, batch: dict[str, Tensor], horizon: int) -> tuple[Tensor, Tensor]:
-        """Mean (B, horizon, C) and deviation of every value that `forecast` draws: each is normal, float64."""
+        """Mean and deviation (B, horizon, C) of the values that `forecast` draws. Each value is normal. float64."""
         p = self.parameters_in_double()
         mean_BD, covariance_BDD = self._last(p, batch)
         moved, read = p.transition_factor @ p.transition_factor.mT, p.emission_factor @ p.emission_factor.mT
@@ -150,7 +150,7 @@ class LinearGaussianModel(SeriesModel):
         return torch.stack(means, dim=1), torch.stack(deviations, dim=1)
 
     def _last(self, parameters: Parameters, batch: dict[str, Tensor]) -> tuple[Tensor, Tensor]:
-        """Mean (B, D) and covariance (B, D, D) of the latent of every series' last step."""
+        """Mean (B, D) and covariance (B, D, D) of the latent at the last step of every series."""
         given = posterior(parameters, batch["values"], batch["observed"])
         covariance_GTDD, _ = given.factor.inverse_blocks()
         last_B = batch["steps"].sum(1) - 1
@@ -163,7 +163,7 @@ class LinearGaussianModel(SeriesModel):
 
     @torch.no_grad()
     def set(self, model: LinearGaussian) -> None:
-        """Takes over the parameters of a model, as EM or a generated source has them; its noise must have full rank."""
+        """Copies the parameters of a model, such as one from EM or a generated source; its noise has full rank."""
         given = parameters_of(model)
         for name in ("transition", "emission", "initial_mean", "latent_offset", "emission_offset"):
             getattr(self, name).copy_(getattr(given, name))
@@ -171,14 +171,14 @@ class LinearGaussianModel(SeriesModel):
             getattr(self, f"{name}_noise").copy_(packed_of(getattr(given, f"{name}_factor")))
 
     def blocks(self) -> list[nn.Module]:
-        """None: all parameters are needed at once, and nothing is held for backward."""
+        """An empty list: all parameters are needed at once, and nothing is held for backward."""
         return []
 
     def parameter_groups(self) -> list[ParameterGroup]:
-        """Matrices move by the width rule; nothing decays, for a pull towards 0 is no maximum of the likelihood.
+        """Groups by the width rule, without weight decay, which would move the maximum away from the likelihood's.
 
-        The rule's base is BASE_LATENTS and not that of networks: its matrices have a handful of rows, and the noise,
-        which is learnt by logarithms, has to keep up with them.
+        The base of the rule is BASE_LATENTS, not that of networks: the matrices have few rows, and the noise, whose
+        logarithms are learnt, must keep up with them.
         """
         matrices = [p for p in self.parameters() if p.ndim == 2]
         vectors = [p for p in self.parameters() if p.ndim == 1]
@@ -187,7 +187,7 @@ class LinearGaussianModel(SeriesModel):
 
 
 def triangle(size: int) -> int:
-    """Entries of a lower triangular matrix."""
+    """The number of entries of a lower triangular matrix."""
     return size * (size + 1) // 2
 
 
@@ -196,12 +196,12 @@ def linear_gaussian_remembers(config: LinearGaussianConfig, element: int) -> Rem
 
 
 def linear_gaussian_cost(config: LinearGaussianConfig, lengths: Lengths) -> Cost:
-    """Parameters, and FLOPs per step of a complete series by itself (conventions: models/cost/ledger.py).
+    """Parameters, and FLOPs per step of one complete series (conventions: models/cost/ledger.py).
 
-    Cholesky factors, triangular solves and inverses are no matrix products and count nothing, as in torch's counter;
-    neither does what a batch needs once. That complete series of a batch share the covariances, and with them all
-    that grows with the cube of the latents, is a saving like any other: it shows as speed and not in the ledger.
-    Training is not three times forward: the gradient costs what the posterior covariances cost.
+    Only matrix products count, as in torch's counter: not Cholesky factors, triangular solves or inverses, and not what
+    a batch needs once. Complete series of a batch share the covariances, and with them all work that grows with the
+    cube of the latents. Like any saving it shows in the speed, not in the ledger. Training is not three times forward:
+    the gradient costs as much as the posterior covariances.
     """
     C, D = config.channels, config.width
     # Cyclic reduction eliminates all steps but one, and a transition has one step less than the series.

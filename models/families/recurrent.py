@@ -1,19 +1,19 @@
 """Recurrent language model: an embedding, several layers of LSTM, GRU or Elman cells, and an output layer.
 
-The recurrences, with x_t what the layer below gives at step t (sigma the logistic function, * elementwise):
+The recurrences. x_t is the output of the layer below at step t, sigma the logistic function, and * is elementwise:
 
     elman   h_t = phi(W_h h_{t-1} + W_x x_t + b),  phi = tanh or relu (Elman 1990)
     gru     r, u = sigma(W h_{t-1} + W' x_t + b);  n = tanh(W_n x_t + b_n + r * (W_m h_{t-1} + b_m));
-            h_t = (1 - u) * n + u * h_{t-1}  (Cho et al. 2014, with r after the product, as fused kernels have it)
+            h_t = (1 - u) * n + u * h_{t-1}  (Cho et al. 2014, with r after the product, as in fused kernels)
     lstm    i, f, o = sigma(W h_{t-1} + W' x_t + b);  g = tanh(W_g h_{t-1} + W_g' x_t + b_g);
             c_t = f * c_{t-1} + i * g;  h_t = o * tanh(c_t)  (Hochreiter and Schmidhuber 1997, Gers et al. 2000)
 
-Elman's output y_t = phi(W_y h_t + b_y) is here the distribution of the next token: phi is the softmax, W_y the output
-layer (the embedding table where it is tied) and b_y a bias per token; all cells share it. Every b is the sum of the
-two vectors that the fused kernels have.
+Elman's output y_t = phi(W_y h_t + b_y) is the distribution of the next token for all cells. phi is the softmax, W_y the
+output layer (the embedding table if it is tied) and b_y a bias per token. Every other b is the sum of the two bias
+vectors of the fused kernels.
 
-Each layer is one call of torch's kernel over all steps: nothing here loops over time. Tensors inside have time first
-(`x_TBD`), as the kernels want it.
+Each layer is one call of torch's kernel over all steps. Nothing here loops over time. Inside, time is the first axis
+(`x_TBD`), as the kernels require.
 """
 
 import math
@@ -39,24 +39,26 @@ from reducible.models.loss import IGNORE, Loss, cross_entropy
 KERNELS: dict[str, Callable[..., nn.RNNBase]] = {"lstm": LSTM, "gru": nn.GRU, "elman": nn.RNN}
 GATES = {"lstm": 4, "gru": 3, "elman": 1}
 FORGET_BIAS = 1.0
-"""Start of the LSTM's forget bias: what a new cell holds survives some steps (Jozefowicz et al. 2015)."""
+"""The first value of the LSTM's forget bias: a new cell keeps its content for some steps (Jozefowicz et al. 2015)."""
 
 LOGIT_GAIN = {"lstm": 7.5, "gru": 7.5, "elman": 3.0}
-"""Logits, times the width rule's: h is bounded and small where a transformer's last norm makes it 1.
+"""A factor of the logits, besides that of the width rule: h is bounded and small, whereas the last norm of a
+transformer scales it to 1.
 
-Tried on bytes of the standard library, width 64, 300 to 400 steps of 1,024, best of two or three learning rates: LSTM
-2.00 nats at 1, 1.78 at 3, 1.75 at 7.5, 1.79 at 20; GRU 2.01, 1.79, 1.78 at 1, 3, 7.5; Elman 1.98, 2.06 at 3, 7.5.
+Measured on bytes of the standard library, at width 64, in 300 to 400 steps of 1,024, with the best of two or three
+learning rates: LSTM 2.00 nats at 1, 1.78 at 3, 1.75 at 7.5, 1.79 at 20; GRU 2.01, 1.79, 1.78 at 1, 3, 7.5; Elman 1.98,
+2.06 at 3, 7.5.
 """
 
 State = tuple[Tensor, ...]
-"""Of one layer, each (1, B, D): (h,) or, of an LSTM, (h, c)."""
+"""The state of one layer: (h,), or (h, c) of an LSTM, each (1, B, D)."""
 
 REFUSED_DOCUMENTS = "documents: a recurrent model carries its state over their borders and cannot mask them"
 
 
 @dataclass(frozen=True)
 class RecurrentConfig(ModelConfig):
-    """The keys of a recipe's `model`; raises ValueError naming the key where a value makes no model."""
+    """The keys of a recipe's `model`. Raises ValueError naming a key whose value is not allowed."""
 
     repeated = "depth"
 
@@ -66,13 +68,13 @@ class RecurrentConfig(ModelConfig):
     depth: int = 2
     cell: str = "lstm"
     nonlinearity: str = "tanh"
-    """Phi of an Elman cell: tanh or relu."""
+    """The function phi of an Elman cell: tanh or relu."""
     tied: bool = True
     """Whether the output layer is the embedding table."""
     dropout: float = 0.0
-    """On what goes into each layer and into the output, one mask for all steps of a sequence."""
+    """Dropout on the input of each layer and of the output. One mask serves all steps of a sequence."""
     truncation: int | None = None
-    """Steps that gradients reach back at most; the state goes on. None: the whole sequence."""
+    """The most steps that gradients reach back; the state is carried on. None: the whole sequence."""
 
     def __post_init__(self) -> None:
         self.require_whole("vocabulary", "width", "depth")
@@ -95,8 +97,8 @@ class RecurrentConfig(ModelConfig):
     def scaled(self, width: int) -> "RecurrentConfig":
         """The ladder: this config at another width, which sets the depth: 1 layer, 2 from width 24, 3 from 512.
 
-        Tried on bytes (300 steps of 1,024): a second layer pays more than width from about 10,000 parameters on; a
-        third one is slower to start.
+        Measured on bytes (300 steps of 1,024): from about 10,000 parameters on a second layer helps more than width. A
+        third layer learns more slowly at first.
         """
         if width < 2:
             raise ValueError(f"model.width: {width!r} must be at least 2")
@@ -104,36 +106,39 @@ class RecurrentConfig(ModelConfig):
 
 
 class Memory:
-    """The state of every layer after what was read so far; `logits` moves it on."""
+    """The state of every layer after the tokens read so far; `logits` updates it."""
 
     def __init__(self, depth: int) -> None:
         self.states: list[State | None] = [None] * depth
 
 
 class Recurrent(CutsTime, CarriesState):
-    """Initialised and scaled by the width rule (layers/width_rule.py): input and state matrices are hidden matrices."""
+    """The width rule (layers/width_rule.py) initialises and scales it; input and state matrices are hidden matrices."""
 
     config: RecurrentConfig
     compiles = False
-    """torch.compile finds no graph in a fused recurrence (pytorch #141184)."""
+    """torch.compile cannot make a graph of a fused recurrence (pytorch #141184)."""
 
     def __init__(self, config: RecurrentConfig) -> None:
         super().__init__(config)
         self.logit_scale = LOGIT_GAIN[config.cell] * logit_scale(config.width)
         self.embedding = nn.Embedding(config.vocabulary, config.width)
-        # Layers apart, and dropout between them ours: cuDNN's draws from a state of its own.
+        # Layers are separate modules with dropout between them, because cuDNN's dropout has a random state of its own.
         more = {"nonlinearity": config.nonlinearity} if config.cell == "elman" else {}
         kernel = KERNELS[config.cell]
         self.layers = nn.ModuleList(kernel(config.width, config.width, **more) for _ in range(config.depth))
         self.output = None if config.tied else nn.Linear(config.width, config.vocabulary, bias=False)
         self.output_bias = nn.Parameter(torch.empty(config.vocabulary))
         self.left: dict[str, list[Tensor]] = {}
-        """What the last piece of a truncated sequence left for the next."""
+        """The state and masks that a piece of a truncated sequence leaves to the next one."""
         self.reset_parameters()
 
     @torch.no_grad()
     def reset_parameters(self) -> None:
-        """Draw every parameter anew from torch's global generator, as the width rule says; biases are 0, but one."""
+        """Draws every parameter anew from torch's global generator, by the width rule.
+
+        Biases start at 0, except the forget bias of an LSTM.
+        """
         nn.init.normal_(self.embedding.weight, std=EMBEDDING_DEVIATION)
         if self.output is not None:
             nn.init.normal_(self.output.weight, std=EMBEDDING_DEVIATION)
@@ -148,7 +153,7 @@ class Recurrent(CutsTime, CarriesState):
                     parameter[self.config.width : 2 * self.config.width] = FORGET_BIAS  # gates are i, f, g, o
 
     def forward(self, batch: dict[str, Any]) -> Loss:
-        """Batch: inputs, targets (B, T) int64, IGNORE where there is no target; `state` where pieces() cut it."""
+        """Batch: inputs and targets (B, T) int64, IGNORE where there is no target. Pieces also have `state`."""
         if "documents" in batch:
             raise ValueError(REFUSED_DOCUMENTS)
         inputs_TB, targets_TB = batch["inputs"].T, batch["targets"].T
@@ -168,7 +173,7 @@ class Recurrent(CutsTime, CarriesState):
     def advance(
         self, tokens_TB: Tensor, states: Sequence[State | None], masks: Sequence[Tensor] = ()
     ) -> tuple[Tensor, list[State]]:
-        """Reads tokens from a state (None: zeros): the top layer's h (T, B, D) and the state of every layer."""
+        """Reads tokens from a state (None: zeros). Returns the top layer's h (T, B, D) and every layer's state."""
         x_TBD = self.embedding(tokens_TB)
         new = []
         for number, (layer, state) in enumerate(zip(self.layers, states, strict=True)):
@@ -183,7 +188,7 @@ class Recurrent(CutsTime, CarriesState):
     def logits(self, tokens_BT: Tensor, documents_BT: Tensor | None = None, caches: Memory | None = None) -> Tensor:
         """(B, T, vocabulary): the next token's unnormalised log-probabilities at every position.
 
-        With a memory reading goes on where it stopped, and the memory moves on.
+        With a memory, reading continues where it stopped, and the memory is updated.
         """
         if documents_BT is not None:
             raise ValueError(REFUSED_DOCUMENTS)
@@ -193,7 +198,7 @@ class Recurrent(CutsTime, CarriesState):
         return self.predict(h_TBD).transpose(0, 1)
 
     def caches(self, rows: int, length: int) -> Memory:
-        """An empty memory for `logits` to read bit by bit; it takes any number of rows and any length."""
+        """An empty memory, with which `logits` can read a text in parts; it takes any number of rows and any length."""
         return Memory(self.config.depth)
 
     def read_on(self, tokens_BT: Tensor, caches: Memory) -> Tensor:
@@ -202,8 +207,8 @@ class Recurrent(CutsTime, CarriesState):
     def pieces(self, batch: Batch) -> Iterator[tuple[dict[str, Any], bool]]:
         """(piece, whether it is the last) of `truncation` steps each, for back-propagation piece by piece.
 
-        A piece starts from the state that forward of the one before left, as a number: gradients stop there, and what
-        a piece held for backward can go before the next one runs. Dropout's masks go on through all pieces.
+        A piece starts from the state after the piece before, detached: gradients stop there, and what a piece held for
+        backward is freed before the next one runs. All pieces have the same dropout masks.
         """
         length = batch["inputs"].shape[1]
         step = self.config.truncation or length
@@ -219,9 +224,9 @@ class Recurrent(CutsTime, CarriesState):
         return F.linear(h_TBD * self.logit_scale, table, self.output_bias)
 
     def _masks(self, rows: int) -> list[Tensor]:
-        """(B, D) for each layer and the output: 0 or 1 / (1 - dropout) (Gal and Ghahramani 2016).
+        """Masks (B, D) for each layer and the output, of 0 and 1 / (1 - dropout) (Gal and Ghahramani 2016).
 
-        One mask for all steps keeps chance apart from time: pieces and chunks of a sequence see what the whole sees.
+        One mask serves all steps, so pieces and chunks of a sequence have the masks of the whole sequence.
         """
         if not (self.training and self.config.dropout):
             return []
@@ -261,11 +266,11 @@ def recurrent_remembers(config: RecurrentConfig, element: int) -> Remembered:
 
 
 def recurrent_cost(config: RecurrentConfig, lengths: Lengths) -> Cost:
-    """Parameters and FLOPs (conventions: models/cost/ledger.py); activations as eager fp32 on a CPU holds them.
+    """Parameters and FLOPs (conventions: models/cost/ledger.py). Activations are those of eager fp32 on a CPU.
 
-    A layer of G gates (4, 3, 1) multiplies G matrices for what comes from below and G for its state. Parameters are
-    exact. So are the FLOPs, except that torch's loop for GRU and Elman cells skips the gradient towards the zeros that
-    a sequence starts from, 2 G width^2 a layer and sequence.
+    A layer of G gates (4, 3, 1) multiplies its input by G matrices and its state by G matrices. Parameters are exact.
+    FLOPs are exact as well, except that torch's loop for GRU and Elman cells skips the gradient of the zeros that a
+    sequence starts from, 2 G width^2 per layer and sequence.
     """
     width, depth, vocabulary = config.width, config.depth, config.vocabulary
     matrices = 2 * config.gates * width * width
@@ -273,9 +278,9 @@ def recurrent_cost(config: RecurrentConfig, lengths: Lengths) -> Cost:
     inside = depth * (matrices + 2 * config.gates * width) + vocabulary
     forward = depth * 2 * matrices + 2 * vocabulary * width
     kept = (depth * held(f"recurrent {config.cell}") + 1) * width + vocabulary
-    if config.cell == "lstm":  # its kernel holds h as well as what is made of h: the scaled one, the masked ones
+    if config.cell == "lstm":  # its kernel holds h besides the scaled and the masked copies of h
         kept += width * (depth if config.dropout else 1)
-    # What waits for backward at once: a piece of the sequence, or the states in it and one chunk that is rebuilt.
+    # Held for backward at once: a piece of the sequence, or its states and one chunk that is rebuilt.
     piece = min(config.truncation or lengths.target, lengths.target)
     chunk = chunk_length(round(piece))
     state = (2 if config.cell == "lstm" else 1) * depth * width

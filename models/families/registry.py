@@ -12,9 +12,9 @@ from reducible.models.families import encoder_decoder, linear_gaussian, recurren
 from reducible.models.families.outside import entry_points, imported
 
 DEFAULT = transformer.FAMILY.name
-"""What a recipe means that names none."""
+"""The family of a recipe that names none."""
 FAMILIES: dict[str, Family] = {}
-"""By name; those from outside come to it when they are first asked for."""
+"""The registered families by name. One from outside this package is added when it is first asked for."""
 
 
 def register(family: Family) -> Family:
@@ -45,7 +45,7 @@ def family(name: str) -> Family:
     """The family of that name.
 
     Raises:
-        ValueError: there is none, and which is nearest; or its module cannot be imported, or breaks the contract.
+        ValueError: it is unknown (the line names the nearest one), cannot be imported, or does not keep the contract.
     """
     if name in FAMILIES:
         return FAMILIES[name]

@@ -1,14 +1,14 @@
 """LSTM encoder-decoder with attention: none, multiplicative (Luong et al. 2015) or additive (Bahdanau et al. 2015).
 
-The encoder's final state starts the decoder. With attention the decoder also looks back at every source position:
-v_t = sum_i alpha_ti f_i with f = T(h^e), T linear, alpha a distribution over the source or, hard, one position.
+The decoder starts from the encoder's final state. With attention it also reads every source position:
+v_t = sum_i alpha_ti f_i with f = T(h^e) and T linear. alpha is a distribution over the source, or one position if hard.
 
-    luong     alpha_t from f_i . W h_t. The attended v_t goes into the output only, so the decoder is one fused LSTM
-              over the whole target and attention one batched product: no Python loop over time.
-    bahdanau  alpha_t from u . tanh(K f_i + W h_{t-1}). v_t is fed into the decoder's cell (input feeding), so steps
-              follow each other in a loop.
+    luong     alpha_t from f_i . W h_t. v_t enters the output only, so the decoder is one fused LSTM over the whole
+              target and attention is one batched product. There is no Python loop over time.
+    bahdanau  alpha_t from u . tanh(K f_i + W h_{t-1}). v_t is fed into the decoder's cell (input feeding), so the
+              steps run in a loop.
 
-What is written is drawn from softmax(E tanh(C [v_t; h_t])), without attention from softmax(E h_t).
+The distribution of the next token is softmax(E tanh(C [v_t; h_t])), or softmax(E h_t) without attention.
 """
 
 import math
@@ -39,7 +39,7 @@ ATTENTIONS = ("none", "luong", "bahdanau")
 
 @dataclass(frozen=True)
 class Seq2SeqConfig(ModelConfig):
-    """The keys of a recipe's `model`; raises ValueError naming the key where a value makes no model."""
+    """The keys of a recipe's `model`. Raises ValueError naming a key whose value is not allowed."""
 
     repeated = "depth"
     looks_back = True
@@ -47,16 +47,16 @@ class Seq2SeqConfig(ModelConfig):
     source_vocabulary: int
     vocabulary: int
     shared: bool = False
-    """One tokenizer for both sides: they share one embedding table."""
+    """Whether both sides have one tokenizer, and therefore one embedding table."""
     width: int = 128
-    """Size of embeddings, decoder states and attention; of encoder states too, both directions together."""
+    """Size of embeddings, decoder states and attention; also of encoder states, both directions together."""
     depth: int = 1
     """Layers of the encoder and of the decoder."""
     attention: str = "luong"
     hard: bool = False
-    """One source position instead of a mean over all: argmax, trained with the straight-through estimator."""
+    """Attend to the source position of the largest score only; trained with the straight-through estimator."""
     bidirectional: bool = True
-    """Whether the encoder reads both ways, each with half the width."""
+    """Whether the encoder reads in both directions, each with half the width."""
     tied: bool = True
     """Whether the output layer is the decoder's embedding table."""
     dropout: float = 0.0
@@ -84,17 +84,17 @@ class Seq2SeqConfig(ModelConfig):
 
 
 class Memory(NamedTuple):
-    """What the decoder can look back at, of each source; empty (S = 0) without attention."""
+    """What attention reads of each source. It is empty (S = 0) without attention."""
 
     f_BSD: Tensor
     keys_BSD: Tensor
-    """What queries meet: f itself (luong) or K f (bahdanau)."""
+    """What queries are compared with: f itself (luong) or K f (bahdanau)."""
     mask_BS: Tensor
     """True at real source positions."""
 
 
 class State(NamedTuple):
-    """Where decoding stands. Rows R: sentences or hypotheses."""
+    """The state of decoding. Rows R are sentences or hypotheses."""
 
     hidden_LRD: Tensor
     cell_LRD: Tensor
@@ -109,7 +109,7 @@ class Decoded(NamedTuple):
 
 
 class Encoder(nn.Module):
-    """LSTM over each source, and what the decoder looks back at: f = T(h) of the top layer, and keys."""
+    """An LSTM over each source, and what attention reads of it: f = T(h) of the top layer, and keys."""
 
     def __init__(self, config: Seq2SeqConfig) -> None:
         super().__init__()
@@ -128,7 +128,7 @@ class Encoder(nn.Module):
 
 
 class FusedDecoder(nn.Module):
-    """LSTM layers over all targets; then, with attention, one look back for all of them."""
+    """LSTM layers over all targets at once, and then attention for all of them at once."""
 
     def __init__(self, config: Seq2SeqConfig) -> None:
         super().__init__()
@@ -154,7 +154,7 @@ class FusedDecoder(nn.Module):
 
 
 class FeedingDecoder(CutsTime, nn.Module):
-    """Looks back before each step with the state of the step before, and feeds what it saw into the LSTM's cell."""
+    """Attends before each step with the state of the step before, and feeds the result into the LSTM's cell."""
 
     def __init__(self, config: Seq2SeqConfig) -> None:
         super().__init__()
@@ -174,7 +174,7 @@ class FeedingDecoder(CutsTime, nn.Module):
     def steps(self, x_BTD: Tensor, state: State, weights: list[Tensor]) -> Decoded:
         memory, width = state.memory, x_BTD.shape[-1]
         biases: list[Tensor] = [gates.bias for gates in self.gates]  # type: ignore[misc]
-        # What tokens bring to the gates does not wait for the state: one product for all steps.
+        # The tokens' part of the gates does not depend on the state: it is one product for all steps.
         tokens_BTG = F.linear(x_BTD, weights[0][:, :width], biases[0])
         weights = [weights[0][:, width:], *weights[1:]]
 
@@ -201,30 +201,30 @@ class FeedingDecoder(CutsTime, nn.Module):
         return Decoded(h_BTD, attended_BTD, alpha_BTS, State(torch.stack(hidden), torch.stack(cells), memory))
 
     def look(self, memory: Memory, query_BD: Tensor) -> tuple[Tensor, Tensor]:
-        """What is seen (B, D), and alpha (B, S): by far the most that a step holds for backward, (B, S, D) numbers."""
+        """The attended v (B, D) and alpha (B, S). Backward needs (B, S, D) numbers of it, by far the most of a step."""
         energy_BSD = torch.tanh(memory.keys_BSD + query_BD[:, None])
         alpha_BS = attention(self.score(energy_BSD).squeeze(-1), memory.mask_BS, self.hard)
         return torch.bmm(alpha_BS[:, None], memory.f_BSD).squeeze(1), alpha_BS
 
 
 def lstm_cell(gates_BG: Tensor, cell_BD: Tensor) -> tuple[Tensor, Tensor]:
-    """Hidden and cell state from the gates before their functions, in torch's order: in, forget, cell, out."""
+    """The hidden and cell state, from the gates before their activation, in torch's order: in, forget, cell, out."""
     in_, forget, new, out = gates_BG.chunk(4, dim=-1)
     cell_BD = torch.sigmoid(forget) * cell_BD + torch.sigmoid(in_) * torch.tanh(new)
     return torch.sigmoid(out) * torch.tanh(cell_BD), cell_BD
 
 
 def attention(scores: Tensor, mask: Tensor, hard: bool) -> Tensor:
-    """alpha over the last axis, 0 where mask is False.
+    """alpha over the last axis; it is 0 where the mask is False.
 
-    Hard: 1 at the largest score, with the softmax's gradient in place of its own, which is 0 (straight-through,
-    Bengio et al. 2013).
+    If hard, alpha is 1 at the largest score. Its own gradient is 0, so the softmax's gradient takes its place
+    (straight-through, Bengio et al. 2013).
     """
     alpha = torch.softmax(scores.masked_fill(~mask, -torch.inf), dim=-1)
     if not hard:
         return alpha
     one_hot = torch.zeros_like(alpha).scatter_(-1, alpha.argmax(-1, keepdim=True), 1.0)
-    # x - x is exactly 0, so what comes out is exactly one-hot.
+    # x - x is exactly 0, so the result is exactly one-hot.
     return one_hot + (alpha - alpha.detach()) if alpha.requires_grad else one_hot
 
 
@@ -247,7 +247,7 @@ class Seq2Seq(PairModel):
 
     @torch.no_grad()
     def reset_parameters(self) -> None:
-        """Draw every parameter anew from torch's global generator, as the width rule says."""
+        """Draws every parameter anew from torch's global generator, by the width rule."""
         for table in self.tables():
             nn.init.normal_(table.weight, std=EMBEDDING_DEVIATION)
         for name, parameter in self.named_parameters():
@@ -262,13 +262,13 @@ class Seq2Seq(PairModel):
     def forward(self, batch: dict[str, Tensor]) -> Loss:
         """Batch: source (B, S), source_lengths (B,), inputs and targets (B, T) int64, IGNORE where there is no target.
 
-        In training nats hold label smoothing, and the part `cross_entropy` the plain nats.
+        In training the nats include label smoothing, and the part `cross_entropy` is the plain nats.
         """
         decoded = self.decode(batch)
         targets_BT = batch["targets"]
         h, attended = decoded.h_BTD, decoded.attended_BTD
         if device_kind(h) == "cpu":
-            # The output layer is most of the work, and half of the rest comes just before it: real targets only.
+            # Only real targets: the output layer is most of the work, and half of the rest comes just before it.
             real_BT = targets_BT != IGNORE
             targets_BT, h = targets_BT[real_BT], h[real_BT]
             attended = None if attended is None else attended[real_BT]
@@ -292,7 +292,7 @@ class Seq2Seq(PairModel):
         return F.linear(self.readout(decoded.h_BTD, decoded.attended_BTD), self.output_table())
 
     def attention_map(self, batch: dict[str, Tensor]) -> Tensor | None:
-        """alpha (B, T, S) under teacher forcing, row t what was looked at to write target t; None without attention."""
+        """alpha (B, T, S) under teacher forcing; row t is the attention for target t. None without attention."""
         return self.decode(batch).alpha_BTS
 
     # Decoding (models/generate/beam_search.py) ------------------------------------------------------------------------
@@ -303,7 +303,7 @@ class Seq2Seq(PairModel):
         return self.encoder(self.dropped(table(batch["source"])), batch["source_lengths"])
 
     def next(self, tokens_R: Tensor, state: State) -> tuple[Tensor, State]:
-        """Logits (R, vocabulary) after one more token a row."""
+        """The logits (R, vocabulary) after one more token in each row."""
         decoded = self.decoder(self.dropped(self.embedding(tokens_R[:, None])), state)
         x_RTD = self.readout(decoded.h_BTD, decoded.attended_BTD)
         return F.linear(x_RTD[:, 0], self.output_table()), decoded.state
@@ -324,7 +324,7 @@ class Seq2Seq(PairModel):
         return [self.encoder, self.decoder]
 
     def selective_parts(self) -> list[Part]:
-        """What selective activation checkpointing rebuilds: every look back by itself, where looks feed the cell."""
+        """The parts that selective activation checkpointing rebuilds: each attention step, if it feeds the cell."""
         return [(self.decoder, "look")] if isinstance(self.decoder, FeedingDecoder) else []
 
     def tied_tables(self) -> Sequence[nn.Module]:
@@ -350,8 +350,8 @@ def seq2seq_remembers(config: Seq2SeqConfig, element: int) -> Remembered:
 def seq2seq_cost(config: Seq2SeqConfig, lengths: Lengths) -> Cost:
     """Exact parameters and FLOPs (conventions: models/cost/ledger.py).
 
-    Activations are those of eager fp32 on a CPU within 15 %. Sources of different lengths take less than that: packed
-    they go through another kernel, which holds half as much.
+    Activations are those of eager fp32 on a CPU, within 15 %. Sources of different lengths take less: packed sequences
+    run in another kernel, which holds half as much.
     """
     width, depth = config.width, config.depth
     square = width * width
@@ -359,7 +359,7 @@ def seq2seq_cost(config: Seq2SeqConfig, lengths: Lengths) -> Cost:
     directions = 2 if config.bidirectional else 1
     hidden = width // directions
     recurrent = directions * depth * 4 * hidden * (width + hidden)
-    """Numbers in the matrices of the encoder's LSTM; each layer reads `width` numbers."""
+    """The size of the encoder's LSTM matrices; each layer reads `width` numbers."""
     looked_at = (square if attends else 0) + (square if feeds else 0)
     """T, and K."""
     cells = depth * 8 * square + (4 * square if feeds else 0)
@@ -370,10 +370,10 @@ def seq2seq_cost(config: Seq2SeqConfig, lengths: Lengths) -> Cost:
     tables = config.vocabulary * (1 if config.tied else 2) + (0 if config.shared else config.source_vocabulary)
 
     sources, pairs = lengths.source_per_unit, lengths.cross_span
-    # Per pair of a source and a target position: its score and its share in the sum.
+    # For each pair of a source and a target position: its score and its term of the sum.
     looks = 4 * width * pairs if attends else 0
     forward = 2 * (sources * (recurrent + looked_at) + cells + query + combine + config.vocabulary * width) + looks
-    # Rebuilding a block stops at the last tensor that backward needs: the last product's inputs, not its result.
+    # Rebuilding a block ends with the last tensor that backward needs: the inputs of the last product, not its result.
     rebuilt = 2 * (sources * (recurrent + (square if feeds else 0)) + cells + query)
     rebuilt += looks if feeds else looks / 2
 

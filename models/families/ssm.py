@@ -1,10 +1,11 @@
-"""Deep state-space model: latents that move, values that depend on the latent of their step alone, an encoder.
+"""Deep state-space model: a transition moves the latents, an emission gives the values of a step from its latent alone,
+and an encoder approximates the posterior.
 
     p(x, z) = prod_t p(z_t | z_<t) p(x_t | z_t)         transition and emission
-    log p(x) >= E_q [ log p(x, z) - log q(z | x) ]      the ELBO: what is trained and what `forward` returns
+    log p(x) >= E_q [ log p(x, z) - log q(z | x) ]      the ELBO, which `forward` returns for training
 
-(Chung et al. 2015; Krishnan, Shalit and Sontag 2017.) The Kullback-Leibler term of a step is exact given the latents
-before it: KL(q(z_t) || p(z_t | z_<t)), averaged over one draw of them.
+(Chung et al. 2015; Krishnan, Shalit and Sontag 2017.) Given the latents before a step, its Kullback-Leibler term
+KL(q(z_t) || p(z_t | z_<t)) is exact. It is averaged over one draw of these latents.
 """
 
 from dataclasses import dataclass, replace
@@ -43,35 +44,35 @@ Matrix = tuple[tuple[float, ...], ...]
 
 @dataclass(frozen=True)
 class SsmConfig(ModelConfig):
-    """The keys of a recipe's `model`; raises ValueError naming the key where a value makes no model."""
+    """The keys of a recipe's `model`. Raises ValueError naming a key whose value is not allowed."""
 
     channels: int
-    """Values seen at a step; the data says how many."""
+    """The number of values at a step, which the data decide."""
     width: int = 64
-    """Of the encoder's recurrence, and of everything below that is left out."""
+    """Width of the encoder's recurrence, and the default of the other widths."""
     latent: int | None = None
     """Coordinates of z_t. None: half the width."""
     transition: str = "lstm"
-    """lstm: from all past latents; gated: from the last one (deep Markov model); linear: A z + b."""
+    """lstm: reads all past latents; gated: reads the last one (deep Markov model); linear: A z + b."""
     transition_width: int | None = None
     emission: str = "gaussian"
     emission_width: int | None = None
     emission_depth: int = 2
-    """Hidden layers between latent and values; 0: a linear map."""
+    """Number of hidden layers between latent and values. 0: a linear map."""
     categories: int = 2
-    """emission categorical: classes of every channel, numbered from 0."""
+    """For a categorical emission: the number of classes of every channel, which are numbered from 0."""
     posterior: str = "causal"
     cell: str = "lstm"
-    """Of the encoder: lstm, or elman with tanh."""
+    """The encoder's cell: lstm, or elman with tanh."""
     kl_start: float = 1.0
     """Weight of the Kullback-Leibler term at the first step; it rises linearly to 1."""
     kl_rise: float = 0.2
-    """Share of the run over which it rises."""
+    """Share of the run in which the weight rises."""
     dropout: float = 0.0
-    """Of the values that the encoder reads."""
+    """Dropout on the values that the encoder reads."""
     A: Matrix | None = None
     """With B, C and D: a known linear-Gaussian model z_t = A z_t-1 + B e_t, x_t = C z_t + D psi_t, B and D diagonal.
-    Only the encoder is trained, and how near it comes to log p(x) can be told exactly (docs/state-space.md)."""
+    Only the encoder is trained, and its distance from log p(x) is known exactly (docs/state-space.md)."""
     B: Matrix | None = None
     C: Matrix | None = None
     D: Matrix | None = None
@@ -95,7 +96,7 @@ class SsmConfig(ModelConfig):
             rows = getattr(self, name)
             if rows is None:
                 raise ValueError(f"model.{name}: is missing; a known model needs all of A, B, C and D")
-            # Lists, as JSON has them, become what compares and hashes.
+            # JSON has lists. Tuples can be compared and hashed.
             object.__setattr__(self, name, tuple(tuple(float(cell) for cell in row) for row in rows))
         assert self.A is not None and self.C is not None
         states = len(self.A)
@@ -126,7 +127,7 @@ class SsmConfig(ModelConfig):
 
     @property
     def inputs(self) -> int:
-        """Numbers that the encoder reads at a step: see StateSpace.inputs."""
+        """The number of values that the encoder reads at a step (StateSpace.inputs)."""
         per_channel = {"gaussian": 2, "bernoulli": 1, "categorical": self.categories}[self.emission]
         return self.channels * per_channel
 
@@ -148,11 +149,11 @@ class SsmConfig(ModelConfig):
 
 
 class StateSpace(SeriesModel):
-    """Time comes first inside (x_TBC): the recurrences and the chain of latents run over it."""
+    """The model. Inside, time is the first axis (x_TBC), because recurrences and the chain of latents run over it."""
 
     config: SsmConfig
     compiles = False
-    """It draws random numbers and holds an LSTM: compiled, gradients could be wrong and nothing would be faster."""
+    """It draws random numbers and has an LSTM. Compiled, its gradients could be wrong, and it would be no faster."""
     stochastic = True
 
     def __init__(self, config: SsmConfig) -> None:
@@ -186,23 +187,23 @@ class StateSpace(SeriesModel):
         return LinearGaussian(A, B, C, D, np.zeros(len(A)), stationary_covariance(config))
 
     def reset_parameters(self) -> None:
-        """Draw every parameter anew from torch's global generator."""
+        """Draws every parameter anew from torch's global generator."""
         self.posterior.reset_parameters()
         self.transition.reset_parameters()
         self.emission.reset_parameters()
 
     def at_step(self, step: int, stop: int) -> frozenset[str]:
-        """Sets the weight of the Kullback-Leibler term in this step's loss; every parameter may move."""
+        """Sets the weight of the Kullback-Leibler term in this step's loss. Every parameter is updated."""
         config = self.config
         share = step / (config.kl_rise * stop) if config.kl_rise * stop > 0 else 1.0
         self.kl_weight = config.kl_start + (1 - config.kl_start) * min(1.0, share)
         return frozenset()
 
     def forward(self, batch: dict[str, Tensor]) -> Loss:
-        """values (B, T, C), observed (B, T, C) bool, steps (B, T) bool -> -ELBO, one draw of the latents a series.
+        """-ELBO from values (B, T, C), observed (B, T, C) bool and steps (B, T) bool, with one draw of the latents.
 
-        In training the Kullback-Leibler term is weighted (see at_step); in evaluation it counts in full. The parts
-        are both terms, unweighted.
+        In training the Kullback-Leibler term is weighted (see at_step). In evaluation it counts in full. The parts are
+        both terms without the weight.
         """
         values = batch["values"]
         if not self.checked:
@@ -212,7 +213,7 @@ class StateSpace(SeriesModel):
         return self.bound(batch, noise_TBL)
 
     def bound(self, batch: dict[str, Tensor], noise_TBL: Tensor) -> Loss:
-        """`forward` with the noise given: a latent is mean + deviation x noise."""
+        """`forward` with given noise: a latent is mean + deviation x noise."""
         x_TBC, observed_TBC = batch["values"].transpose(0, 1), batch["observed"].transpose(0, 1)
         steps_TB = batch["steps"].t()
         lengths_B = steps_TB.sum(0)
@@ -220,7 +221,7 @@ class StateSpace(SeriesModel):
         prior_mean_TBL, prior_deviation_TBL = self.transition(z_TBL)
         kl_TBL = gaussian_kl(mean_TBL, deviation_TBL, prior_mean_TBL, prior_deviation_TBL)
         nats_TBC = self.emission.log_prob(self.emission(z_TBL), x_TBC)
-        # where and not a product: a latent behind the end of a series may be anything, even not finite.
+        # torch.where, not a product: a latent after the end of a series may be infinite or NaN.
         kl = torch.where(steps_TB[..., None], kl_TBL, 0.0).sum()
         reconstruction = -torch.where(observed_TBC, nats_TBC, 0.0).sum()
         weight = self.kl_weight if self.training else 1.0
@@ -231,10 +232,10 @@ class StateSpace(SeriesModel):
         )
 
     def check(self, values: Tensor) -> None:
-        """Whether the emission can say such values; once, on the first batch, for it waits for the device.
+        """Checks that the emission can have such values: only on the first batch, because it waits for the device.
 
         Raises:
-            Unsayable: naming a value that it cannot.
+            Unsayable: it cannot; the line names one of the values.
         """
         classes = self.config.categories if self.config.emission == "categorical" else 2
         wrong = values[(values < 0) | (values >= classes) | (values != values.round())]
@@ -247,9 +248,9 @@ class StateSpace(SeriesModel):
         self.checked = True
 
     def inputs(self, x_TBC: Tensor, observed_TBC: Tensor) -> Tensor:
-        """What the encoder reads: values, and which of them are there."""
+        """The encoder's input: the values, and which of them are observed."""
         if self.config.emission == "gaussian":
-            # A standardised value of 0 is nothing special, so a missing one needs a sign of its own.
+            # 0 is an ordinary standardised value, so missing values are marked by channels of their own.
             x_TBX = torch.cat((x_TBC, observed_TBC.to(x_TBC.dtype)), dim=-1)
         elif self.config.emission == "bernoulli":
             x_TBX = torch.where(observed_TBC, 2 * x_TBC - 1, 0.0)
@@ -260,7 +261,7 @@ class StateSpace(SeriesModel):
 
     @torch.no_grad()
     def log_likelihood(self, batch: dict[str, Tensor], particles: int, method: str = "importance") -> Tensor:
-        """(B,) float64: log p(x) of every series, estimated from below on average (models/state_space/particles.py).
+        """An estimate of log p(x) of every series (B,) float64, too low on average (models/state_space/particles.py).
 
         Draws from torch's default generator. `method` is importance or particle.
         """
@@ -270,8 +271,8 @@ class StateSpace(SeriesModel):
 
     @torch.no_grad()
     def forecast(self, batch: dict[str, Tensor], horizon: int, samples: int, particles: int = 1) -> Tensor:
-        """(samples, B, horizon, C): values of the steps that follow each series. The first of them follows the last
-        step of the series, wherever in the batch that is. `particles` of the filter for each sample."""
+        """Values of the steps that follow each series (samples, B, horizon, C). The first one follows the last step of
+        the series, not of the batch. The filter has `particles` particles for each sample."""
         return forecast(self, batch, horizon, samples, particles)
 
     def blocks(self) -> list[nn.Module]:
@@ -279,7 +280,7 @@ class StateSpace(SeriesModel):
         return [self.posterior, self.transition, self.emission]
 
     def parameter_groups(self) -> list[ParameterGroup]:
-        """The width rule; matrices that read the values keep their rate, for the values do not grow with the width."""
+        """Groups by the width rule."""
         parameters = list(self.parameters())
         matrices = [p for p in parameters if p.ndim == 2]
         vectors = [p for p in parameters if p.ndim == 1]
@@ -288,7 +289,7 @@ class StateSpace(SeriesModel):
 
 
 def stationary_covariance(config: SsmConfig) -> np.ndarray:
-    """Covariance of a known model's first latent; ValueError if there is none or it is not diagonal."""
+    """The covariance of a known model's first latent. Raises ValueError if it does not exist or is not diagonal."""
     from reducible.models.kalman.model import stationary
 
     try:
@@ -332,7 +333,7 @@ def ssm_remembers(config: SsmConfig, element: int) -> Remembered:
 
 
 def ssm_cost(config: SsmConfig, lengths: Lengths) -> Cost:
-    """Parameters and FLOPs per step of a series; activations are those of eager fp32 on a CPU."""
+    """Parameters, and FLOPs per step of a series. Activations are those of eager fp32 on a CPU."""
     with torch.device("meta"):
         model = StateSpace(config)
     parameters = sum(p.numel() for p in model.parameters())
@@ -340,8 +341,8 @@ def ssm_cost(config: SsmConfig, lengths: Lengths) -> Cost:
     inside = held(f"ssm {config.cell}") + (0 if config.posterior == "causal" else 2)
     read = inside * config.width * (2 if config.posterior == "bidirectional" else 1)
     moved = {"lstm": held("ssm lstm"), "gated": 2, "linear": 0}[config.transition if config.A is None else "linear"]
-    # Rebuilding stops at the last tensor that backward needs: the result of a plain product at the emission's end is
-    # not among them. With a known model only the posterior is trained, and nothing is rebuilt.
+    # Rebuilding ends with the last tensor that backward needs, which the result of the emission's last product is not.
+    # With a known model only the posterior is trained, and nothing is rebuilt.
     rebuilt = 0
     if config.A is None:
         last = model.emission.layers[-1]

@@ -21,7 +21,7 @@ from reducible.models.loss import Loss, cross_entropy
 
 @dataclass(frozen=True)
 class TransformerConfig(ModelConfig):
-    """The keys of a recipe's `model`; raises ValueError naming the key where a value makes no model."""
+    """The keys of a recipe's `model`. Raises ValueError naming a key whose value is not allowed."""
 
     repeated = "depth"
 
@@ -32,7 +32,7 @@ class TransformerConfig(ModelConfig):
     key_value_heads: int | None = None
     """None: as many as heads. Fewer: grouped-query attention."""
     feed_forward: int | None = None
-    """Size of the feed-forward layer's inside. None: 8/3 width for swiglu (in eights), 4 width for gelu."""
+    """Inner size of the feed-forward layer. None: 8/3 width for swiglu (a multiple of 8), 4 width for gelu."""
     activation: str = "swiglu"
     tied: bool = True
     """Whether the output layer is the embedding table."""
@@ -63,7 +63,7 @@ class TransformerConfig(ModelConfig):
 
     @property
     def hidden(self) -> int:
-        """Size of the feed-forward layer's inside."""
+        """Inner size of the feed-forward layer."""
         if self.feed_forward is not None:
             return self.feed_forward
         return 4 * self.width if self.activation == "gelu" else 8 * math.ceil(self.width / 3)
@@ -75,8 +75,9 @@ class TransformerConfig(ModelConfig):
     def scaled(self, width: int) -> "TransformerConfig":
         """The ladder: this config at another width, which sets depth, heads and feed-forward size.
 
-        Depth grows with the square root and meets GPT-2 small at (768, 12). Heads are 32 wide, from width 256 on 64:
-        heads of 8 take three times as long on a CPU, and heads that stay as they are let the learning rate stay.
+        Depth grows with the square root of the width and is that of GPT-2 small at (768, 12). Heads have size 32, or
+        64 from width 256 on. Heads of size 8 take three times as long on a CPU. A constant size lets the learning rate
+        stay constant too.
         """
         if width < 4 or width % 2:
             raise ValueError(f"model.width: {width!r} must be even and at least 4")
@@ -95,18 +96,18 @@ class TransformerConfig(ModelConfig):
 
 
 class Cache(Protocol):
-    """Keys and values of what one layer has read."""
+    """Keys and values of the tokens that one layer has read."""
 
     @property
     def length(self) -> int: ...
 
     def extend(self, k_BHTK: Tensor, v_BHTK: Tensor) -> tuple[Tensor, Tensor]:
-        """Keys and values of everything read so far, the new ones last."""
+        """Adds keys and values; returns those of all tokens read so far, the new ones last."""
         ...
 
 
 class KeyValueCache:
-    """A Cache with room for `length` positions from the beginning."""
+    """A Cache that allocates `length` positions at once."""
 
     def __init__(self, rows: int, length: int, config: TransformerConfig, weight: Tensor) -> None:
         shape = (rows, config.kv_heads, length, config.head_size)
@@ -131,7 +132,7 @@ class Attention(nn.Module):
         self.out = nn.Linear(config.width, config.width, bias=False)
 
     def forward(self, x_BTD: Tensor, mask: Tensor | None = None, cache: Cache | None = None) -> Tensor:
-        """Mask: added to the scores, causality included; without one attention is causal."""
+        """`mask` is added to the scores and includes causality. Without a mask attention is causal."""
         B, T, _ = x_BTD.shape
         start = 0 if cache is None else cache.length
         table_TC = self.rotary.table(start + T, x_BTD.device)[start:]
@@ -171,7 +172,7 @@ class FeedForward(nn.Module):
 
 
 class Block(nn.Module):
-    """Pre-norm: what each layer reads is normed, what it writes is added to the residual stream."""
+    """Pre-norm: the input of each layer is normalised, and its output is added to the residual stream."""
 
     def __init__(self, config: TransformerConfig, rotary: Rotary) -> None:
         super().__init__()
@@ -206,7 +207,7 @@ class Transformer(TextModel):
 
     @torch.no_grad()
     def reset_parameters(self) -> None:
-        """Draw every parameter anew from torch's global generator, as the width rule says."""
+        """Draws every parameter anew from torch's global generator, by the width rule."""
         nn.init.normal_(self.embedding.weight, std=EMBEDDING_DEVIATION)
         if self.output is not None:
             nn.init.normal_(self.output.weight, std=EMBEDDING_DEVIATION)
@@ -222,7 +223,7 @@ class Transformer(TextModel):
         nn.init.ones_(self.norm.weight)
 
     def forward(self, batch: dict[str, Tensor]) -> Loss:
-        """Batch: inputs, targets (B, T) int64, IGNORE where there is no target; documents (B, T) to mask by."""
+        """Batch: inputs and targets (B, T) int64, IGNORE where there is no target; optional documents (B, T)."""
         return cross_entropy(self.logits(batch["inputs"], batch.get("documents")), batch["targets"])
 
     def logits(
@@ -233,8 +234,8 @@ class Transformer(TextModel):
     ) -> Tensor:
         """(B, T, vocabulary): the next token's unnormalised log-probabilities at every position.
 
-        With document numbers attention stays inside each document. Rotary scores depend on the distance of two
-        positions only, so positions need not start anew in each document.
+        With document numbers attention stays inside each document. Rotary scores depend only on the distance of two
+        positions, so positions need not restart in each document.
         """
         x_BTD = self.embedding(tokens_BT)
         mask = None if documents_BT is None else score_mask(documents_BT, x_BTD.dtype)
@@ -250,7 +251,7 @@ class Transformer(TextModel):
         return self.logits(tokens_BT, caches=caches)
 
     def caches(self, rows: int, length: int) -> list[KeyValueCache]:
-        """Empty caches, one a layer, for `logits` to read `length` tokens bit by bit."""
+        """Empty caches, one for each layer, with which `logits` can read `length` tokens in parts."""
         return [KeyValueCache(rows, length, self.config, self.embedding.weight) for _ in self.layers]
 
     @property
@@ -281,7 +282,7 @@ class Transformer(TextModel):
 
 
 def score_mask(documents_BT: Tensor, dtype: torch.dtype) -> Tensor:
-    """The document mask as numbers to add to the scores, made once: each layer would turn a bool one into these."""
+    """The document mask as numbers to add to the scores. Each layer would convert a boolean mask again."""
     allowed = document_mask(documents_BT)
     return torch.zeros_like(allowed, dtype=dtype).masked_fill_(~allowed, -torch.inf)
 
@@ -291,17 +292,17 @@ def transformer_remembers(config: TransformerConfig, element: int) -> Remembered
 
 
 def transformer_cost(config: TransformerConfig, lengths: Lengths) -> Cost:
-    """Exact parameters and FLOPs (models/cost/ledger.py); activations as eager fp32 on a CPU holds them."""
+    """Exact parameters and FLOPs (models/cost/ledger.py). Activations are those of eager fp32 on a CPU."""
     width, hidden, depth, vocabulary = config.width, config.hidden, config.depth, config.vocabulary
     qkv = (config.heads + 2 * config.kv_heads) * config.head_size
     gated = config.activation == "swiglu"
     block = width * qkv + width * width + (3 if gated else 2) * width * hidden
     gains = (2 * depth + 1) * width
-    # Scores and weighted sum: per query two products of K and T numbers a head, so 4 T width FLOPs.
+    # Scores and weighted sum: for each query and head two products of K and T numbers, together 4 T width FLOPs.
     square = 2 * lengths.target_span * width
     forward = depth * (2 * block + 2 * square) + 2 * vocabulary * width
 
-    # Rebuilding a block stops at the last tensor that backward needs: without dropout that is what enters `down`.
+    # Rebuilding a block ends with the last tensor that backward needs: without dropout that is the input of `down`.
     rebuilt = 2 * block + 2 * square - (0 if config.dropout else 2 * width * hidden)
 
     norm = 3 * width + 1

@@ -1,9 +1,9 @@
 """Sequence variational auto-encoder: an LSTM encoder, one Gaussian latent vector per sentence, an LSTM decoder.
 
-Bowman et al. 2016, "Generating sentences from a continuous space". The encoder reads the sentence, its end included;
-its last state, or the largest value that each unit of it took, gives mu and log sigma of q(z|x). The decoder is a
-language model that has z joined to the embedding at every step and whose first states are made from z: c = W z,
-h = tanh(c), as in the code of He et al. 2019.
+Bowman et al. 2016, "Generating sentences from a continuous space". The encoder reads the sentence, its end included.
+Its last state, or the largest value of each unit over time, gives mu and log sigma of q(z|x). The decoder is a language
+model that reads z beside the embedding at every step. Its first states are made from z: c = W z, h = tanh(c), as in the
+code of He et al. 2019.
 """
 
 import math
@@ -33,9 +33,9 @@ State = tuple[Tensor, Tensor]
 
 @dataclass(frozen=True)
 class VaeConfig(ModelConfig):
-    """The keys of a recipe's `model`; raises ValueError naming the key where a value makes no model.
+    """The keys of a recipe's `model`. Raises ValueError naming a key whose value is not allowed.
 
-    All keys below `word_dropout` are about training alone: what is measured is always the plain ELBO.
+    The keys from `word_dropout` on affect training only. Validation and evaluation always use the plain ELBO.
     """
 
     repeated = "depth"
@@ -47,26 +47,26 @@ class VaeConfig(ModelConfig):
     depth: int = 1
     """Layers of the encoder, and of the decoder."""
     pooling: str = "max"
-    """What of the encoder's states q(z|x) is made of: last, or max, each unit's largest (Long et al. 2020)."""
+    """How q(z|x) is made from the encoder's states: last, or max, the largest of each unit (Long et al. 2020)."""
     tied: bool = True
     """Whether the output layer is the embedding table."""
     dropout: float = 0.0
-    """In the decoder, one mask for all steps: on embeddings, between layers, before the output. Not in the encoder."""
+    """Dropout in the decoder on embeddings, between layers and before the output. One mask serves all steps."""
     word_dropout: float = 0.0
-    """Share of the words that the decoder reads as the separator, so that it has to ask z (Bowman et al. 2016)."""
+    """Share of the words that the decoder reads as the separator, so that it must use z (Bowman et al. 2016)."""
     samples: int = 1
     """Latents drawn for each sentence; their ELBOs are averaged."""
     kl_schedule: str = "linear"
-    """How the weight of KL goes from kl_from to kl_weight: none (it is kl_weight all along), linear, cyclical."""
+    """How the weight of KL rises from kl_from to kl_weight: linear, cyclical, or none (it is kl_weight throughout)."""
     kl_weight: float = 1.0
     kl_from: float = 0.0
     kl_rise: float = 0.5
-    """Share of the run (linear) or of every cycle (cyclical) in which the weight rises; then it stays."""
+    """Share of the run (linear) or of each cycle (cyclical) in which the weight rises. Then it stays constant."""
     kl_cycles: int = 4
     free_bits: float = 0.0
-    """Nats of KL that each dimension of z has for free in each sentence (Kingma et al. 2016)."""
+    """Nats of KL per dimension of z and sentence that cost nothing (Kingma et al. 2016)."""
     aggressive: int = 0
-    """Encoder steps before each decoder step in the aggressive phase (He et al. 2019); 0: no such phase."""
+    """Encoder steps before each decoder step in the aggressive phase (He et al. 2019). 0: there is no such phase."""
 
     def __post_init__(self) -> None:
         self.require_whole("vocabulary", "width", "latent", "depth", "samples", "kl_cycles")
@@ -78,13 +78,13 @@ class VaeConfig(ModelConfig):
         self.require_number("kl_rise", above=0, most=1)
 
     def scaled(self, width: int) -> "VaeConfig":
-        """The ladder: this config at another width, which sets depth and the size of z (32 at width 1024)."""
+        """The ladder: this config at another width. The width sets the depth and the size of z (32 at width 1024)."""
         if width < 2:
             raise ValueError(f"model.width: {width!r} must be at least 2")
         return replace(self, width=width, latent=max(2, round(math.sqrt(width))), depth=1 if width < 512 else 2)
 
     def kl_weight_at(self, step: int, stop: int) -> float:
-        """The weight of KL in that step of a run of `stop` steps (cyclical: Fu et al. 2019, equation 6)."""
+        """The weight of KL at a step of a run of `stop` steps (cyclical: Fu et al. 2019, equation 6)."""
         if self.kl_schedule == "none":
             return self.kl_weight
         cycles = self.kl_cycles if self.kl_schedule == "cyclical" else 1
@@ -93,7 +93,7 @@ class VaeConfig(ModelConfig):
 
 
 class Encoder(nn.Module):
-    """Layers of LSTM from left to right, and a linear map from what is taken of their states."""
+    """LSTM layers that read from left to right, and a linear map from their pooled states."""
 
     def __init__(self, config: VaeConfig) -> None:
         super().__init__()
@@ -102,7 +102,7 @@ class Encoder(nn.Module):
         self.head = nn.Linear(config.width, 2 * config.latent)
 
     def forward(self, x_BTD: Tensor, lengths_B: Tensor) -> Gaussian:
-        """What comes after a sentence's last token is padding and changes nothing: an LSTM reads from the left."""
+        """q(z|x). Padding after a sentence's last token changes nothing, because the LSTM reads from the left."""
         for layer in self.layers:
             x_BTD, _ = layer(x_BTD)
         last_B1 = (lengths_B[:, None] - 1).clamp(min=0)
@@ -115,7 +115,7 @@ class Encoder(nn.Module):
 
 
 class Decoder(nn.Module):
-    """Layers of LSTM over embeddings joined with z; their first states come from z too."""
+    """LSTM layers over embeddings and z. Their first states are made from z as well."""
 
     def __init__(self, config: VaeConfig) -> None:
         super().__init__()
@@ -132,7 +132,7 @@ class Decoder(nn.Module):
         return [(torch.tanh(cell_BD)[None], cell_BD[None].contiguous()) for cell_BD in cells]
 
     def forward(self, x_BTD: Tensor, z_BZ: Tensor, states: list[State]) -> tuple[Tensor, list[State]]:
-        """(B, T, width), and the states after the last step."""
+        """The outputs (B, T, width), and the states after the last step."""
         # Under autocast and sharding in bf16 the embeddings, the states and z can differ in dtype.
         z_BTZ = z_BZ.to(x_BTD.dtype)[:, None].expand(-1, x_BTD.shape[1], -1)
         after = []
@@ -151,14 +151,14 @@ class Decoder(nn.Module):
 
 
 class Writing(NamedTuple):
-    """Where writing a sentence for each latent stands."""
+    """The state of writing one sentence for each latent."""
 
     z_BZ: Tensor
     states: list[State]
 
 
 class Vae(SentenceModel):
-    """p(x) = integral of p(x|z) N(z; 0, I), trained by the ELBO; one embedding table serves encoder and decoder."""
+    """p(x) = integral of p(x|z) N(z; 0, I), trained by the ELBO. Encoder and decoder share one embedding table."""
 
     config: VaeConfig
     compiles = False  # torch.compile makes no graph of nn.LSTM, and may draw a sample anew in backward
@@ -177,10 +177,10 @@ class Vae(SentenceModel):
 
     @torch.no_grad()
     def reset_parameters(self) -> None:
-        """Draw every parameter anew from torch's global generator, as the width rule says.
+        """Draws every parameter anew from torch's global generator, by the width rule.
 
-        Biases are 0, but the forget gate's 1: a state that is kept from the start learns long spans sooner
-        (Jozefowicz et al. 2015).
+        Biases start at 0, except those of the forget gates, which start at 1: a cell that keeps its content from the
+        beginning learns long spans sooner (Jozefowicz et al. 2015).
         """
         nn.init.normal_(self.embedding.weight, std=EMBEDDING_DEVIATION)
         if self.output is not None:
@@ -195,11 +195,11 @@ class Vae(SentenceModel):
                     parameter[self.config.width : 2 * self.config.width] = 1.0  # gates: input, forget, cell, output
 
     def forward(self, batch: dict[str, Tensor]) -> Loss:
-        """Batch: inputs, targets (B, T) int64: a sentence a row, targets from the left, then IGNORE.
+        """Batch: inputs and targets (B, T) int64, one sentence per row; after its targets a row holds IGNORE.
 
-        Nats are -ELBO; in training with KL weighted and free bits. A part `kl_weight` is the weight times the units,
-        so that its mean is the weight. In evaluation `mutual_information` is the lower estimate within this batch
-        (models/layers/latent_estimators.py): it cannot pass the log of the number of rows.
+        The nats are -ELBO. In training KL is weighted and has free bits. The part `kl_weight` is the weight times the
+        units, so that its mean is the weight. In evaluation `mutual_information` is the lower estimate within this
+        batch (models/layers/latent_estimators.py), which cannot exceed the logarithm of the number of rows.
         """
         targets_BT = batch["targets"]
         q = self.posterior(batch)
@@ -207,7 +207,7 @@ class Vae(SentenceModel):
         reconstruction = -self.log_likelihood(batch, z_KBZ).mean(0).sum()
         units_B = (targets_BT != IGNORE).sum(1)
         units = units_B.sum()
-        present_B1 = (units_B > 0)[:, None]  # a row without targets is no sentence: it adds no KL either
+        present_B1 = (units_B > 0)[:, None]  # a row without targets is not a sentence and adds no KL
         kl_BZ = q.divergence() * present_B1
         kl = kl_BZ.sum()
         parts = {"reconstruction": reconstruction, "kl": kl}
@@ -229,12 +229,12 @@ class Vae(SentenceModel):
         return self.encoder(self.embedding(targets_BT.where(counted_BT, 0)), counted_BT.sum(1))
 
     def log_likelihood(self, batch: dict[str, Tensor], z_KBZ: Tensor) -> Tensor:
-        """(K, B): log p(x|z) in nats for each of K latents of each row, in fp32."""
+        """log p(x|z) in nats (K, B), for each of K latents of each row, in fp32."""
         samples, rows, _ = z_KBZ.shape
         inputs_NT = batch["inputs"].repeat(samples, 1)
         targets_NT = batch["targets"].repeat(samples, 1)
         if self.training and self.config.word_dropout:
-            # The separator, which begins every sentence and is never dropped itself, stands for a word not told.
+            # A dropped word is replaced by the separator, which begins every sentence and is never dropped itself.
             dropped_NT = torch.rand(inputs_NT.shape, device=inputs_NT.device) < self.config.word_dropout
             inputs_NT = torch.where(dropped_NT, inputs_NT[:, :1], inputs_NT)
         z_NZ = z_KBZ.flatten(0, 1)
@@ -245,7 +245,7 @@ class Vae(SentenceModel):
         return -nats_NT.view(samples, rows, -1).sum(-1)
 
     def logits(self, tokens_BT: Tensor, z_BZ: Tensor, states: list[State]) -> tuple[Tensor, list[State]]:
-        """(B, T, vocabulary): the next token's unnormalised log-probabilities, and the states after the last token."""
+        """Unnormalised log-probabilities of the next token (B, T, vocabulary), and the states after the last token."""
         x_BTD, states = self.decoder(self.embedding(tokens_BT), z_BZ, states)
         table_VD = self.embedding.weight if self.output is None else adapted_weight(self.output)
         return F.linear(x_BTD * self.logit_scale, table_VD, self.output_bias), states
@@ -263,11 +263,11 @@ class Vae(SentenceModel):
 
     @property
     def stochastic(self) -> bool:
-        """The latent is drawn in every forward pass, in evaluation too."""
+        """True, because every forward pass draws the latent, also in evaluation."""
         return True
 
     def at_step(self, step: int, stop: int) -> frozenset[str]:
-        """Sets the weight of KL; names the groups that this step leaves alone, in the aggressive phase."""
+        """Sets the weight of KL. Returns the parameter groups that this step does not update (aggressive phase)."""
         self.kl_weight = self.config.kl_weight_at(step, stop)
         return frozenset() if self.schedule is None else self.schedule.at_step(step)
 
@@ -287,7 +287,7 @@ class Vae(SentenceModel):
         return f"{ENCODER if matrix.startswith('encoder.') else DECODER} matrices"
 
     def parameter_groups(self) -> list[ParameterGroup]:
-        """By the width rule, the encoder's apart: the embedding table is the decoder's, for p(x|z) rests on it."""
+        """Groups by the width rule, apart for encoder and decoder; p(x|z) needs the table, so it is the decoder's."""
         tables = [self.embedding.weight] + ([] if self.output is None else [self.output.weight])
         decoder = [*self.decoder.parameters(), self.output_bias]
         return self._groups(ENCODER, list(self.encoder.parameters()), []) + self._groups(DECODER, decoder, tables)
@@ -313,11 +313,11 @@ PATIENCE = 3
 class Aggressive(nn.Module):
     """The schedule of He et al. 2019, "Lagging inference networks and posterior collapse".
 
-    In its phase the encoder takes `inner` steps, each on sentences of its own, then the decoder one; the paper's inner
-    loop runs until the ELBO stops rising, which would hang on more than the step's number. The phase ends when mutual
-    information on validation sentences has stopped rising: at the PATIENCE-th validation in a row without a new
-    highest. (The paper ends it at the first decrease, looking once an epoch; looking more often, what noise there is
-    while z means nothing yet would end it at once.) What it goes by is a buffer, and so in the checkpoint.
+    In the aggressive phase the encoder takes `inner` steps, each on other sentences, and then the decoder takes one.
+    The paper's inner loop runs until the ELBO stops rising, which depends on more than the step's number. The phase
+    ends at the PATIENCE-th validation in a row whose mutual information is not a new highest. (The paper measures once
+    an epoch and ends the phase at the first decrease. With more frequent measurements the noise at the beginning, when
+    z has no meaning yet, would end it at once.) The state of the schedule is a buffer, so checkpoints hold it.
     """
 
     memory: Tensor
@@ -326,7 +326,8 @@ class Aggressive(nn.Module):
         super().__init__()
         self.inner = inner
         self.register_buffer("memory", torch.tensor([-math.inf, 0.0], dtype=torch.float64))
-        """The highest mutual information of a validation, and how many came since; PATIENCE: the phase is over."""
+        """The highest mutual information of a validation, and the number of validations since. At PATIENCE the phase
+        is over."""
         self.running = True
         self._next: int | None = None
 
@@ -352,9 +353,9 @@ def vae_remembers(config: VaeConfig, element: int) -> Remembered:
 
 
 def vae_cost(config: VaeConfig, lengths: Lengths) -> Cost:
-    """Exact parameters and FLOPs (conventions: models/cost/ledger.py): one encoder, `samples` decoders.
+    """Exact parameters and FLOPs of one encoder and `samples` decoders (conventions: models/cost/ledger.py).
 
-    Activations as eager fp32 on a CPU holds them, within a few per cent.
+    Activations are those of eager fp32 on a CPU, within a few per cent.
     """
     width, latent, depth, vocabulary, samples = (
         *(config.width, config.latent, config.depth, config.vocabulary, config.samples),
