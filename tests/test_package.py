@@ -56,7 +56,7 @@ def test_the_wheel_holds_every_module_recipe_and_page_and_nothing_else(wheel: Pa
 
 @pytest.mark.slow
 def test_the_wheel_runs_among_files_named_as_its_packages(wheel: Path, tmp_path: Path) -> None:
-    """Somebody else's tasks.py, models/, data/ and reducible/ lie where the command is given; none is imported."""
+    """Somebody else's models/, reducible/, types.py and torch.py lie where the command is given; none is imported."""
     site, here = tmp_path / "site", tmp_path / "here"
     run(
         sys.executable,
@@ -75,7 +75,10 @@ def test_the_wheel_runs_among_files_named_as_its_packages(wheel: Path, tmp_path:
     command = str(site / "bin" / "reducible")
     assert "sweep" in run(command, "--help", cwd=here, PYTHONPATH=str(site))
     assert not list(here.iterdir())
-    for name in ("tasks.py", "models/__init__.py", "models/net.py", "data/__init__.py", "reducible/__init__.py"):
+    for name in (
+        *("tasks.py", "models/__init__.py", "models/net.py", "data/__init__.py", "reducible/__init__.py"),
+        *("types.py", "random.py", "json.py", "sitecustomize.py", "torch.py", "numpy.py", "ray.py"),
+    ):
         (here / name).parent.mkdir(exist_ok=True)
         (here / name).write_text("raise RuntimeError('not the package that was meant')\n")
     (here / "toy.yaml").write_text(RECIPE)

@@ -3,6 +3,7 @@
 import hashlib
 import importlib
 import importlib.util
+import os
 import sys
 from collections.abc import Iterator
 from importlib import metadata
@@ -13,6 +14,8 @@ from reducible.models.other_libraries import first_line
 
 GROUP = "reducible.families"
 """The group of entry points. A package that declares one in it makes its family known under a short name."""
+FOLDER = "REDUCIBLE_FOLDER"
+"""The variable that tells a worker the folder where the command was given: the worker runs in another one."""
 
 
 def entry_points() -> dict[str, str]:
@@ -38,9 +41,9 @@ def imported(address: str) -> tuple[Family, str]:
 
 
 def find_in_current_folder(module_name: str) -> None:
-    """If Python finds no such package, adds the current folder to the end of its path."""
+    """If Python finds no such package, adds the folder where the command was given to the end of its path."""
     top = module_name.partition(".")[0]
-    here = str(Path.cwd())
+    here = os.environ.get(FOLDER) or os.getcwd()
     if here not in sys.path and top not in sys.modules and importlib.util.find_spec(top) is None:
         sys.path.append(here)
         importlib.invalidate_caches()

@@ -116,9 +116,9 @@ def session(address: str | None = None, cpus: int | None = None, gpus: int | Non
     else:
         # This session's own secret: nothing is written under HOME, and no cluster's secret is used.
         settings["RAY_AUTH_TOKEN"] = secrets.token_hex(32)
-        # This package comes first, even if the current folder has one of the same name.
-        places = (str(PACKAGE.parent), os.environ.get("PYTHONPATH"), os.getcwd())
-        settings["PYTHONPATH"] = os.pathsep.join(filter(None, places))
+        from reducible.models.families.outside import FOLDER  # torch, which `reducible jobs` does not need
+
+        settings[FOLDER] = os.getcwd()
     with _environment(settings):
         import ray
 
@@ -202,7 +202,8 @@ def _start(cpus: int | None, gpus: int | None, scratch: Path) -> None:
 def _init(cpus: int | None, gpus: int | None, scratch: Path) -> None:
     import ray
 
-    with chdir(scratch):  # Ray puts the current folder first on the path of workers
+    # Ray puts the current folder first on the path of workers.
+    with chdir(scratch), _environment({"PYTHONPATH": _python_path(scratch)}):
         ray.init(
             "local",  # without it Ray would join any head that runs on this machine
             num_cpus=cpus,
@@ -213,6 +214,19 @@ def _init(cpus: int | None, gpus: int | None, scratch: Path) -> None:
             log_to_driver=False,
             _temp_dir=str(scratch),
         )
+
+
+def _python_path(scratch: Path) -> str:
+    """PYTHONPATH for Ray's processes: this package alone, then what the user has set.
+
+    PYTHONPATH comes before Python's own library. So the current folder must not be on it, where a types.py may lie, nor
+    the folder that holds this package, where other packages lie.
+    """
+    alone = scratch / "path"
+    alone.mkdir(exist_ok=True)
+    if not (alone / PACKAGE.name).exists():
+        (alone / PACKAGE.name).symlink_to(PACKAGE, target_is_directory=True)
+    return os.pathsep.join(filter(None, (str(alone), os.environ.get("PYTHONPATH"))))
 
 
 def _end_processes(error: Exception) -> None:
