@@ -1,9 +1,9 @@
-"""Weight matrices held outside their layers: frozen, with low-rank updates beside them, put together when used.
+"""Weight matrices held outside their layers: frozen, with low-rank updates beside them, summed when they are used.
 
-A layer that holds its matrices this way keeps its class, nn.LSTM or another: it runs torch's fused kernel, and code
-that reads `layer.weight_hh_l0` gets W0 + (alpha / r) B A. That sum is made when the layer is called, forgotten after
-the call, and made again where backward needs it, so that autograd never keeps a dense matrix from one to the other.
-nn.RNNBase alone would keep the weights that it last ran with.
+A layer that holds its matrices this way remains an nn.LSTM, or whatever its class is. It runs torch's fused kernel, and
+code that reads `layer.weight_hh_l0` gets W0 + (alpha / r) B A. The sum is made when the layer is called, freed after
+the call, and made again when backward needs it. So autograd never keeps a dense matrix from forward to backward.
+By itself nn.RNNBase would keep the weights that it last ran with.
 """
 
 from collections.abc import Callable, Iterator, Sequence
@@ -34,7 +34,7 @@ class HeldMatrix(nn.Module):
         self.active: str | None = None
 
     def replace(self, base: nn.Module) -> None:
-        """The same matrix, stored another way."""
+        """Stores the same matrix in another way."""
         del self.base
         self.base = base
 
@@ -79,11 +79,11 @@ class HeldMatrix(nn.Module):
 
 
 class HoldsMatrices(nn.Module):
-    """Mixed into the class of a layer whose matrices `hold` has taken: reading one of them gives it put together."""
+    """Mixed into the class of a layer whose matrices `hold` has taken: reading one of them gives the sum."""
 
     matrices: nn.ModuleDict
     _together: dict[str, Tensor] | None = None
-    """The matrices during a call, each made once however often the layer reads it."""
+    """The matrices during a call. Each is made once, even if the layer reads it several times."""
 
     def __getattr__(self, name: str) -> Any:
         matrices = self.__dict__["_modules"].get("matrices")
@@ -137,7 +137,7 @@ class HoldsRecurrentMatrices(HoldsMatrices):
 
 
 def hold(layer: nn.Module, names: Sequence[str]) -> list[HeldMatrix]:
-    """Take these matrices out of a layer's parameters and freeze them; the layer works on as before."""
+    """Takes these matrices out of a layer's parameters and freezes them. The layer works as before."""
     if not isinstance(layer, HoldsMatrices):
         layer.matrices = nn.ModuleDict()
         mix_in(layer, HoldsRecurrentMatrices if isinstance(layer, nn.RNNBase) else HoldsMatrices)
@@ -155,10 +155,10 @@ def hold(layer: nn.Module, names: Sequence[str]) -> list[HeldMatrix]:
 
 @contextmanager
 def made_again_in_backward(makers: Sequence[Callable[[], Tensor]]) -> Iterator[list[Tensor]]:
-    """Make tensors for the operators called inside, and make them again in backward instead of keeping them.
+    """Makes tensors for the operators called inside, and makes them again in backward instead of keeping them.
 
-    Autograd saves how to make a tensor in place of the tensor: backward pays for that once a call. Everything else
-    that is saved goes where it would have gone, also to the hooks of activation checkpointing.
+    Autograd saves how to make a tensor instead of the tensor, so backward makes it once for each call. Other saved
+    tensors are treated as before, also by the hooks of activation checkpointing.
     """
     made = [make() for make in makers]
     if not torch.is_grad_enabled():
@@ -187,9 +187,9 @@ def made_again_in_backward(makers: Sequence[Callable[[], Tensor]]) -> Iterator[l
 
 
 class _Recipe:
-    """Makes a tensor again when the first of those that were saved is asked for; it goes with the last of them.
+    """Makes a tensor again when backward asks for the first of its saved views, and keeps it until the last is freed.
 
-    torch's own GRU saves its matrix once for every step.
+    torch's GRU saves its matrix once for every step.
     """
 
     def __init__(self, make: Callable[[], Tensor]) -> None:

@@ -1,12 +1,12 @@
-"""LoRA: y = x W0 + (alpha / r) x L1 L2 with W0 frozen, L1 and L2 the only weights that are trained (Hu et al. 2021).
+"""LoRA: y = x W0 + (alpha / r) x L1 L2, where W0 is frozen and only L1 and L2 are trained (Hu et al. 2021).
 
-Adapters work on every family's modules in place: forward, blocks and the other methods stay. nn.Linear and nn.Embedding
-get peft's own layers. models/finetune/held_matrices.py holds the matrices of nn.LSTM, nn.GRU and nn.RNN, and those of
-a model that owns its matrices itself (linear-gaussian). peft's ParamWrapper could do a recurrence, but not a
-quantised one; it demands the same targets of all adapters, keeps a dense sum alive until the next call and one more
-through backward, and takes longer (two LSTM layers of 512, 16 x 32 tokens: 1.23 times full training's step, here
-1.12; with narrow GRU and Elman layers the code here is a tenth slower). Files are those that peft would have written:
-adapter_model.safetensors and adapter_config.json go to stock peft and come from it.
+Adapters change every family's modules in place, so forward, blocks and the other methods stay. nn.Linear and
+nn.Embedding get peft's own layers. models/finetune/held_matrices.py holds the matrices of nn.LSTM, nn.GRU and nn.RNN,
+and those of a model that owns its matrices itself (linear-gaussian). peft's ParamWrapper can adapt a recurrence, but
+not a quantised one. It requires the same targets for all adapters, and keeps one dense sum until the next call and
+another through backward. It also takes longer: a step of two LSTM layers of 512 on 16 x 32 tokens takes 1.23 times as
+long as in full training, and 1.12 times here. (With narrow GRU and Elman layers the code here is a tenth slower.) The
+files are those of peft: adapter_model.safetensors and adapter_config.json can be read by stock peft and written by it.
 """
 
 import difflib
@@ -39,15 +39,15 @@ PREFIX = "base_model.model."
 
 @dataclass(frozen=True)
 class Adapter:
-    """The keys of a recipe's `adapter`; raises ValueError naming the key if a value makes no adapter."""
+    """The keys of a recipe's `adapter`. Raises ValueError naming a key whose value is not allowed."""
 
     rank: int = 8
     alpha: float = 16.0
-    """The update counts alpha / rank times."""
+    """The update is multiplied by alpha / rank."""
     dropout: float = 0.0
-    """On what goes into L1, not on what goes into W0."""
+    """Dropout on the input of L1, not on that of W0."""
     targets: tuple[str, ...] = ()
-    """Patterns of names: layers.*.attention.qkv, *weight_hh*. None: every matrix but embeddings and output tables."""
+    """Patterns, such as layers.*.attention.qkv, *weight_hh*. Empty: all except embeddings and output tables."""
 
     def __post_init__(self) -> None:
         if not isinstance(self.rank, int) or isinstance(self.rank, bool) or self.rank < 1:
@@ -62,12 +62,12 @@ class Adapter:
 
 
 class Place(NamedTuple):
-    """Where a matrix that can be adapted stands."""
+    """The place of a matrix that can be adapted."""
 
     layer: str
-    """Name of its module; empty for the model itself."""
+    """The name of its module; empty for the model itself."""
     parameter: str | None
-    """The matrix of a recurrence, or of the model itself; None: the weight of a linear layer or a table."""
+    """The name of the matrix in a recurrence or in the model itself. None: the weight of a linear layer or a table."""
 
     @property
     def name(self) -> str:
@@ -75,11 +75,11 @@ class Place(NamedTuple):
 
 
 class Adapted:
-    """Mixed into the class of a model with adapters: what the train step asks for."""
+    """Mixed into the class of a model with adapters: what the train step asks of it."""
 
     @property
     def compiles(self) -> bool:
-        """False if matrices are made again in backward: torch.compile makes no graph of that."""
+        """False if matrices are made again in backward, which torch.compile cannot put into a graph."""
         held = any(isinstance(module, HoldsMatrices) for module in self.modules())  # type: ignore[attr-defined]
         return getattr(super(), "compiles", True) and not held
 
@@ -88,7 +88,7 @@ class Adapted:
 
     @property
     def stochastic(self) -> bool:
-        """Whether training draws random numbers, for dropout on the way into an adapter as well."""
+        """Whether training draws random numbers, also for dropout on the input of an adapter."""
         return bool(super().stochastic) or any(  # type: ignore[misc]
             getattr(drop, "p", 0.0) > 0
             for layer in _peft_layers(self).values()  # type: ignore[arg-type]
@@ -97,13 +97,13 @@ class Adapted:
 
 
 def add_adapter(model: Model, adapter: Adapter, name: str = DEFAULT) -> None:
-    """Freeze the model and add an adapter, which changes nothing yet and is used and trained from now on.
+    """Freezes the model and adds an adapter that changes nothing yet and is used and trained from now on.
 
-    Call it before checkpointing, sharding and compiling. L1 is drawn from torch's global generator, L2 is 0.
+    Call it before checkpointing, sharding and compiling. L1 is drawn from torch's global generator, and L2 is 0.
 
     Raises:
-        ValueError: naming the key, for a name that is taken, a pattern that matches nothing, a matrix that cannot be
-            adapted, and dropout on a matrix that cannot have it.
+        ValueError: the name is taken, a pattern matches nothing, or a matrix cannot be adapted or have dropout. The
+            line names the key.
     """
     places = chosen(model, adapter.targets)
     recurrent = next((place for place in places if place.parameter is not None), None)
@@ -116,19 +116,19 @@ def add_adapter(model: Model, adapter: Adapter, name: str = DEFAULT) -> None:
 
 
 def adapter_parameters(model: nn.Module) -> list[tuple[str, nn.Parameter]]:
-    """What is trained, by its name in the model: L1 and L2 of the adapter in use."""
+    """The trained parameters by their names in the model: L1 and L2 of the adapter in use."""
     return [(name, parameter) for name, parameter in model.named_parameters() if parameter.requires_grad]
 
 
 def trainable_state(model: nn.Module) -> dict[str, Tensor]:
-    """The same as a state to checkpoint: not copied, loading writes into it."""
+    """The same as a state for checkpoints. It is not copied: loading writes into it."""
     return {name: parameter.detach() for name, parameter in adapter_parameters(model)}
 
 
 def adapter_groups(model: Model) -> list[ParameterGroup]:
-    """What is trained, for the optimiser: the recipe's learning rate and weight decay as they are.
+    """The trained parameters in groups for the optimizer, with the recipe's learning rate and weight decay unchanged.
 
-    The model says which group an adapter belongs to, for its schedule may leave some of them alone for a while (vae).
+    The model says which group an adapter belongs to, because its schedule may skip a group in some steps (vae).
     """
     groups: dict[str, list[Tensor]] = {}
     for name, parameter in adapter_parameters(model):
@@ -145,10 +145,10 @@ def adapter_names(model: nn.Module) -> list[str]:
 
 
 def use_adapter(model: nn.Module, name: str | None) -> None:
-    """The adapter to use and train from now on, without touching the base; None: the base alone, nothing trained.
+    """Sets the adapter to use and train from now on. None: use the base alone and train nothing.
 
     Raises:
-        ValueError: naming the adapters there are.
+        ValueError: there is no such adapter; the line names those that exist.
     """
     if name is not None and name not in adapter_names(model):
         raise ValueError(f"adapter {name!r}: the model has {', '.join(adapter_names(model)) or 'none'}")
@@ -164,7 +164,7 @@ def use_adapter(model: nn.Module, name: str | None) -> None:
 
 
 def candidates(model: nn.Module) -> dict[str, Place]:
-    """Every matrix that an adapter can act on, by name."""
+    """Every matrix that can be adapted, by name."""
     places: list[Place] = []
     wrapped: tuple[str, ...] = ()
     for name, module in model.named_modules():
@@ -183,10 +183,10 @@ def candidates(model: nn.Module) -> dict[str, Place]:
 
 
 def chosen(model: Model, targets: Sequence[str]) -> list[Place]:
-    """The matrices that patterns name; without patterns all but tables of embeddings and outputs.
+    """The matrices that the patterns name. Without patterns: all except tables of embeddings and outputs.
 
     Raises:
-        ValueError: naming a pattern that matches nothing, or a table that is used twice.
+        ValueError: a pattern, which the line names, matches nothing, or matches a table that is used twice.
     """
     places = candidates(model)
     if not targets:
@@ -215,7 +215,7 @@ def _is_one_of(tables: Sequence[nn.Module], model: Model, place: Place) -> bool:
 
 
 def _in_order(module: nn.Module) -> list[str]:
-    """Names of a module's own matrices, as they stood before some were taken out: the order in which peft nests."""
+    """The names of a module's own matrices, in the order before some were taken out: the order in which peft nests."""
     if isinstance(module, nn.RNNBase):
         return [name for name in module._flat_weights_names if name.startswith("weight")]
     held = list(module.matrices) if isinstance(module, HoldsMatrices) else []
@@ -279,8 +279,8 @@ def _peft() -> Any:
 def save_adapter(model: nn.Module, folder: Path, name: str = DEFAULT, write: bool = True) -> None:
     """adapter_model.safetensors and adapter_config.json, as stock peft would have written them.
 
-    If the model is sharded, every rank calls it and one writes. Stock peft cannot load those of linear-gaussian,
-    which owns its matrices: it refuses parameters of the top-level module.
+    If the model is sharded, every rank calls it and one writes. Stock peft cannot load the adapters of linear-gaussian,
+    which owns its matrices, because it refuses parameters of the top-level module.
     """
     updates = _updates(model, name)
     if not updates:
@@ -307,10 +307,10 @@ def save_adapter(model: nn.Module, folder: Path, name: str = DEFAULT, write: boo
 
 
 def load_adapter(model: Model, folder: Path, name: str = DEFAULT) -> None:
-    """Add an adapter from files, also stock peft's, under a name of its own; it is used and trained from now on.
+    """Adds an adapter from files, also those of stock peft. It is used and trained from now on.
 
     Raises:
-        ValueError: naming the file, and what in it does not fit the model.
+        ValueError: the file does not fit the model; the line names the file and what does not fit.
     """
     settings, tensors = _read(folder)
     alpha, rank = settings["lora_alpha"], settings["r"]
@@ -356,10 +356,10 @@ def _read(folder: Path) -> tuple[dict[str, Any], dict[str, Tensor]]:
 def _places(
     model: nn.Module, settings: dict[str, Any], tensors: dict[str, Tensor], folder: Path
 ) -> dict[Place, tuple[str, str]]:
-    """Which matrix each pair of tensors in a file belongs to."""
+    """The names of the pair of tensors in a file, for each matrix that they belong to."""
     patterns = settings.get("target_parameters") or []
     all_places = list(candidates(model).values())
-    # peft takes the end of a name for the name.
+    # peft compares only the end of a name.
     parameters = [
         place
         for place in all_places
@@ -384,7 +384,7 @@ def _places(
 
 
 def _keys(model: nn.Module, place: Place, places: Sequence[Place]) -> tuple[str, str]:
-    """The names in a file of L1 and L2. peft wraps a layer once a parameter: the first one stands innermost."""
+    """The names of L1 and L2 in a file. peft wraps a layer once for each parameter, and the first is the innermost."""
     kind = "lora_"
     inside = ""
     if place.parameter is None:
@@ -401,7 +401,7 @@ def _keys(model: nn.Module, place: Place, places: Sequence[Place]) -> tuple[str,
 
 
 def _updates(model: nn.Module, name: str) -> dict[Place, tuple[nn.Parameter, nn.Parameter]]:
-    """A and B of an adapter, as peft stores them, by their place."""
+    """A and B of an adapter, as peft stores them, by place."""
     updates = {}
     layers, matrices = _peft_layers(model), _matrices(model)
     for place in candidates(model).values():
@@ -429,7 +429,7 @@ def _settings(model: nn.Module, name: str) -> tuple[int, float, float]:
 
 
 def _shape(model: nn.Module, place: Place) -> tuple[int, int]:
-    """(out, in) of a matrix; of an embedding, which is read by rows, as if it multiplied one-hot vectors."""
+    """(out, in) of a matrix. An embedding is read by rows; its shape is that of a matrix for one-hot vectors."""
     layer: Any = model.get_submodule(place.layer)
     if place.parameter is not None:
         held: Any = layer.matrices if isinstance(layer, HoldsMatrices) else {}

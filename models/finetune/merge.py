@@ -1,7 +1,7 @@
-"""Merging an adapter into its base, and how much of it is left once the sum is stored.
+"""Merging an adapter into its base, and how much of the update survives when the sum is stored.
 
-The sum starts from what was trained against, the dequantised base in fp32. With the original base, logits would differ
-by as much as quantisation changes them. Storing the sum in few bits rounds small updates away.
+The sum starts from the dequantised base in fp32, which the adapter was trained on. With the original base, the logits
+would differ by as much as quantisation changes them. Storing the sum in few bits rounds small updates away.
 """
 
 from collections.abc import Callable
@@ -17,19 +17,19 @@ from reducible.models.step_settings import FewBits
 
 
 class Survival(NamedTuple):
-    """What is left of an update d when W0 + d is stored; the change that arrives is stored(W0 + d) - stored(W0)."""
+    """What survives of an update d when W0 + d is stored. The stored change is stored(W0 + d) - stored(W0)."""
 
     share: float
-    """Of the arriving change along d, <change, d> / <d, d>: 1 where all of it arrives."""
+    """The part of the stored change along d, <change, d> / <d, d>: 1 if all of d survives."""
     noise: float
-    """The size of the rest of the change, which d did not ask for, in sizes of d."""
+    """The norm of the rest of the stored change, relative to the norm of d."""
 
 
 @dataclass(frozen=True)
 class MergedMatrix:
     name: str
     relative_size: float | None
-    """|d| / |W0|, Frobenius norms; None where W0 is 0."""
+    """|d| / |W0|, Frobenius norms; None if W0 is 0."""
     survival: dict[str, Survival]
     """By the format that the sum may be stored in: fp32, bf16, fp16, nf4, fp4, int8."""
 
@@ -44,16 +44,16 @@ STORED: dict[str, Callable[[Tensor], Tensor]] = {
     "fp16": lambda dense: dense.half(),
     **{kind: _in_blocks(kind) for kind in KINDS},
 }
-"""What comes back from storage; the blocks' numbers in fp32."""
+"""What each format gives back after storage. Formats in blocks give fp32."""
 
 
 @torch.no_grad()
 def merged(
     model: nn.Module, name: str = "default", stored: str = "fp32", allow_4bit: bool = False
 ) -> tuple[dict[str, Tensor], list[MergedMatrix]]:
-    """State of the plain model with an adapter added in fp32, and what of it would survive in each format.
+    """The state of the plain model with an adapter added in fp32, and what of the update would survive in each format.
 
-    With another `stored` the matrices with updates come as that format keeps them.
+    If `stored` is another format, the matrices with updates are rounded to it.
 
     Raises:
         ValueError: an unknown adapter, an unknown format, and four bits without `allow_4bit`.
@@ -110,7 +110,7 @@ def _report(name: str, weight: Tensor, update: Tensor) -> MergedMatrix:
 
 
 def survival(weight: Tensor, update: Tensor, stored: str) -> Survival:
-    """What is left of an update when the sum is stored; an update of 0 survives whole."""
+    """What survives of an update when the sum is stored. An update of 0 survives whole."""
     if not update.any():
         return Survival(1.0, 0.0)
     keep, d = STORED[stored], update.double()

@@ -1,4 +1,4 @@
-"""Behaviour mixed into a module that exists already: it becomes an instance of a subclass of its own class."""
+"""Behaviour mixed into an existing module, which becomes an instance of a subclass of its own class."""
 
 from functools import cache
 
@@ -6,12 +6,12 @@ from torch import nn
 
 
 def mix_in(module: nn.Module, mixin: type) -> None:
-    """Put the mixin's methods before those of the module's class.
+    """Puts the mixin's methods before those of the module's class.
 
-    The class of the instance is exchanged, as torch's parametrize and fully_shard do it, because nothing else keeps
-    both promises. The module stays what it was, isinstance(layer, nn.LSTM), with the same parameter names: a wrapper
-    would rename them, and with them every checkpoint. Properties, __getattr__ and super() work: attributes of the
-    instance would not do, for Python looks these up in the class.
+    It replaces the class of the instance, as torch's parametrize and fully_shard do, because no other way has both
+    properties. First, isinstance(layer, nn.LSTM) stays true and parameters keep their names; a wrapper would rename
+    them, also in every checkpoint. Second, properties, __getattr__ and super() work; attributes of the instance would
+    not suffice, because Python looks these up in the class.
     """
     module.__class__ = _subclass(mixin, type(module))  # type: ignore[arg-type]
 

@@ -1,9 +1,9 @@
 """The likelihood of series with gaps, by the Cholesky factor of the posterior's precision as a banded matrix.
 
-The precision of z_1 .. z_T given a series is block-tridiagonal, so that as a band its factor takes one call of LAPACK,
-whatever is missing; series stand in it one behind the other, with nothing between them. With m the posterior's mean,
-log p(x) = log p(x, m) - log p(m | x). Noise must have full rank, and covariances are inverted: the condition of the
-band says whether digits were lost, and then there is no answer. NumPy and SciPy; names as in models/kalman/filter.py.
+The precision of z_1 .. z_T given a series is block-tridiagonal. As a band its factor takes one call of LAPACK,
+whichever values are missing; all series are blocks of one band. With the posterior's mean m,
+log p(x) = log p(x, m) - log p(m | x). The noise must have full rank, and covariances are inverted. If the condition
+number of the band shows that digits were lost, the result is None. NumPy and SciPy; names as in kalman/filter.py.
 """
 
 import math
@@ -13,16 +13,16 @@ import numpy as np
 from reducible.models.kalman.model import LinearGaussian
 
 CONDITION = 1e6
-"""Times a rounding of 1e-16, times the root of some ten thousand steps: 1e-8 of a nat."""
+"""The largest condition number. Times a rounding of 1e-16 and the root of ten thousand steps it is 1e-8 nats."""
 
 HELD = 2**24
-"""Numbers of a band held at once: 128 MiB."""
+"""The most numbers of a band at once: 128 MiB."""
 
 
 def banded_log_likelihood(model: LinearGaussian, x_BTC: np.ndarray, observed_BTC: np.ndarray) -> np.ndarray | None:
-    """(B,) log p(x), nats; None if a noise has no full rank or a band is too ill-conditioned to be trusted.
+    """log p(x) in nats (B,); None if a noise does not have full rank or a band is too ill-conditioned.
 
-    `x` is less the emission's offset, and 0 where missing.
+    The emission's offset is already subtracted from `x`, which is 0 where missing.
     """
     covariances = (model.transition_covariance, model.initial_covariance, model.emission_covariance)
     try:
@@ -43,7 +43,7 @@ def banded_log_likelihood(model: LinearGaussian, x_BTC: np.ndarray, observed_BTC
 def _part(
     model: LinearGaussian, x_BTC: np.ndarray, observed_BTC: np.ndarray, factor_Q: np.ndarray, factor_P: np.ndarray
 ) -> np.ndarray | None:
-    """The same for series that are held at once."""
+    """The same for a part of the series."""
     from scipy.linalg.lapack import dpbtrf, dpbtrs
 
     (B, T, _), D = x_BTC.shape, model.latents
@@ -107,8 +107,8 @@ def inverse_norm(factor: np.ndarray) -> float:
 
 
 def _channel_sets(model: LinearGaussian, observed_BTC: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """The M different sets of channels that a step has: which one each step has, the precision of their noise with 0
-    elsewhere, and the logarithm of its covariance's determinant."""
+    """The M different sets of observed channels: the set of each step, the precision of each set's noise (0 for other
+    channels), and the log determinant of its covariance."""
     B, T, C = observed_BTC.shape
     flat_NC = observed_BTC.reshape(B * T, C)
     if C <= 62:  # a set as a number: numbers sort much faster than rows

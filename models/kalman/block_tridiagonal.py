@@ -1,8 +1,8 @@
 """Symmetric positive definite block-tridiagonal matrices in batches: solve, determinant, inverse's inner blocks.
 
 Cyclic reduction (Golub and Hockney 1965; Heller 1976): eliminating every second block by Cholesky leaves a
-block-tridiagonal matrix of half the length. So a series of T steps takes log2 T rounds of batched products on any
-device, and no loop over time; every block is eliminated once. Axes: G matrices, T blocks, D rows of a block, K
+block-tridiagonal matrix of half the length. A series of T steps therefore takes log2 T rounds of batched products on
+any device and no loop over time. Every block is eliminated once. Axes: G matrices, T blocks, D rows of a block, K
 right-hand sides.
 """
 
@@ -33,7 +33,7 @@ class BlockCholesky:
 
     rounds: list[_Round]
     last_GDD: Tensor
-    """Cholesky factor of the block that is left at the end."""
+    """Cholesky factor of the last remaining block."""
 
     def select(self, matrices: Tensor) -> "BlockCholesky":
         """The factors of these matrices, in this order."""
@@ -107,13 +107,13 @@ def block_cholesky(diagonal_GTDD: Tensor, below_GTDD: Tensor) -> BlockCholesky:
 
 
 def cholesky_or_nan(matrix: Tensor) -> Tensor:
-    """Cholesky factors, NaN if there is none. The host does not wait for the device, and no training stops here."""
+    """Cholesky factors, NaN if there is none. It does not make the host wait and raises no error."""
     factor, failed = torch.linalg.cholesky_ex(matrix)
     return torch.where((failed == 0)[..., None, None], factor, torch.nan)
 
 
 def _spread(even_GTIJ: Tensor, to_before: Tensor, to_after: Tensor, length: int) -> Tensor:
-    """Adds what every eliminated block gives to its two neighbours; the last may have none after it."""
+    """Adds the contributions of every eliminated block to its two neighbours. The last block may have none after it."""
     odd = length // 2
     after = F.pad(to_after[:, : (length - 1) // 2], (0, 0, 0, 0, 1, 0))
     return (
@@ -124,7 +124,7 @@ def _spread(even_GTIJ: Tensor, to_before: Tensor, to_after: Tensor, length: int)
 
 
 def _neighbours(even_GTIJ: Tensor, length: int) -> tuple[Tensor, Tensor]:
-    """What stands before and after every odd place; after the last one 0, if nothing does."""
+    """The blocks before and after every odd place; 0 after the last one, if there is none."""
     after = even_GTIJ[:, 1:]
     return even_GTIJ[:, : length // 2], F.pad(after, (0, 0, 0, 0, 0, length // 2 - after.shape[1]))
 

@@ -1,31 +1,30 @@
 """The certificate: how near each form of q can come to the exact likelihood of a linear-Gaussian model.
 
-The posterior of z_1 .. z_T is Gaussian with a block-tridiagonal precision L and mean m(x). What a bound misses is
-KL(q || p(z | x)), and its smallest value over all q of a form, averaged over series that the model draws, is
+The posterior of z_1 .. z_T is Gaussian with a block-tridiagonal precision L and mean m(x). The gap of a bound is
+KL(q || p(z | x)). Its smallest value over all q of a form, averaged over series that the model draws, is
 
     structured      q(z_t | z_{t-1}, x_{t:T})   0: the posterior has this form
     bidirectional   prod_t q(z_t | x)           (sum_t log|L_tt| - log|L|) / 2, with variances L_tt^-1 and means m
-    causal          prod_t q(z_t | x_{<=t})     that, and min E (m - mu)' L (m - mu) / 2 over causal means mu
+    causal          prod_t q(z_t | x_{<=t})     that, plus min E (m - mu)' L (m - mu) / 2 over causal means mu
 
-so that q(z_t | x_{<=t}) is never tight unless the future says nothing about z_t. The last minimum is a problem of
+so q(z_t | x_{<=t}) is never tight unless the future says nothing about z_t. The last minimum is a problem of
 linear-quadratic control: with D_T = L_TT, D_t = L_tt - L_{t,t+1} D_{t+1}^-1 L_{t+1,t} and g_t = h_t - L_{t,t+1}
 D_{t+1}^-1 g_{t+1}, where L m = h,
 
     (m - mu)' L (m - mu) = sum_t | mu_t - D_t^-1 (g_t - L_{t,t-1} mu_{t-1}) |^2_{D_t}
 
-and the best mu_t puts E[g_t | x_{<=t}] in the place of g_t. What is left is sum_t tr(D_t^-1 Cov(g_t | x_{<=t})) / 2,
-a recursion backwards in time. Names as in models/kalman/filter.py.
+and the best mu_t has E[g_t | x_{<=t}] in place of g_t. The minimum is then sum_t tr(D_t^-1 Cov(g_t | x_{<=t})) / 2,
+which a recursion backwards in time computes. Names as in models/kalman/filter.py.
 
-These q have a full covariance inside a step. Where the coordinates of z_t are independent given what q sees
-(`diagonal`, which is what the encoders here do), log|L_tt| gives way to the sum of the logarithms of its diagonal, and
-`structured` misses half the sum over t of what separates the two for D_t, the precision of z_t given z_{t-1}; with one
-latent nothing changes.
+These q have a full covariance inside a step. In the encoders of this package the coordinates of z_t are independent
+given what q sees (`diagonal`). Then the sum of the logarithms of L_tt's diagonal replaces log|L_tt|, and the gap of
+`structured` is half the sum over t of the same difference for D_t, the precision of z_t given z_{t-1}. With one latent
+nothing changes.
 
-The gaps are those of the true model's posterior: they bind an encoder that is trained against that model. Where p is
-learnt as well, it may move to where its own posterior is easier to approximate: for an AR(0.9) seen through noise of
-its own size, 40 steps, the best linear-Gaussian p for a factorised q loses 0.024 nats a step where the true one loses
-0.061, and with causal means 0.036 instead of 0.185 (tests/models/kalman/test_certificate.py). Only the likelihood
-itself binds every model.
+The gaps are those of the true model's posterior and bind an encoder that is trained against that model. If p is learnt
+as well, it may move to where its own posterior is easier to approximate. For an AR(0.9) observed with noise of its own
+size, 40 steps, the best linear-Gaussian p for a factorised q loses 0.024 nats per step instead of 0.061, and with
+causal means 0.036 instead of 0.185 (tests/models/kalman/test_certificate.py). Only the likelihood binds every model.
 """
 
 from dataclasses import dataclass, replace
@@ -45,7 +44,7 @@ class Certificate:
 
     steps: int
     negative_log_likelihood: float
-    """E[-log p(x)]: no model of these series, and no bound, can stay below it on average."""
+    """E[-log p(x)]: on average no model of these series and no bound is below it."""
     structured: float
     """The smallest gap of q(z_t | z_{t-1}, x_{t:T}): 0 unless q is diagonal."""
     bidirectional: float
@@ -61,12 +60,12 @@ class Certificate:
 def certificate(
     model: LinearGaussian, steps: int, observed_TC: np.ndarray | None = None, diagonal: bool = False
 ) -> Certificate:
-    """The floors for series of so many steps; `observed` says which values a series has (all without it).
+    """The floors for series of `steps` steps. `observed` says which values a series has; without it, all.
 
-    `diagonal`: of q whose coordinates of one step are independent given what q sees.
+    `diagonal`: the coordinates of one step are independent in q, given what q sees.
 
     Raises:
-        ValueError: the transition's noise or the first latent's covariance has no full rank (no density of z).
+        ValueError: the transition's noise or the first latent's covariance does not have full rank (z has no density).
     """
     if observed_TC is None:
         observed_TC = np.ones((steps, model.channels), dtype=bool)
@@ -113,17 +112,17 @@ def backward_factor(precision_TDD: np.ndarray, below_DD: np.ndarray) -> np.ndarr
 
 
 def causal_gaps(model: LinearGaussian, x_BTC: np.ndarray, diagonal: bool = False) -> np.ndarray:
-    """(B,) the gap, on these very series, of the causal q that is best on average. Series must be complete.
+    """The gap, on these very series (B,), of the causal q that is best on average. The series must be complete.
 
-    Its mean over series that the model draws is `Certificate.causal`. An encoder's own gap on the same series is much
-    less a matter of chance relative to this than to that mean.
+    Its mean over series that the model draws is `Certificate.causal`. The gap of an encoder on the same series varies
+    much less about this value than about that mean.
     """
     _, T, _ = x_BTC.shape
     observed_TC = np.ones(x_BTC.shape[1:], dtype=bool)
     precision_TDD, below_DD, score_TDC = precision_blocks(model, observed_TC)
     D_TDD = backward_factor(precision_TDD, below_DD)
     U_TDD = _outlook(model, D_TDD, below_DD, score_TDC)
-    # Around the mean, where every constant is 0.
+    # Relative to the mean, so that every constant is 0.
     z_D, middle_TC = model.initial_mean, np.empty(x_BTC.shape[1:])
     for t in range(T):
         middle_TC[t] = model.emission @ z_D + model.emission_offset

@@ -5,8 +5,8 @@
     x_t = C z_t + c + D psi_t            C emission, c emission_offset, D emission_noise
 
 (models/kalman/model.py). NumPy, float64. Axes: B series, T steps, C channels, D latents, G groups of series that miss
-the same values and share their covariances (models/kalman/gains.py). Once these stand still (complete data, after some
-steps) the means follow a recurrence with constant coefficients, which needs no loop over time
+the same values and share their covariances (models/kalman/gains.py). When these have converged (in complete data, after
+some steps), the means follow a recurrence with constant coefficients, which needs no loop over time
 (models/kalman/linear_recurrence.py).
 """
 
@@ -40,7 +40,7 @@ __all__ = [
 
 @dataclass(frozen=True)
 class Filtered:
-    """What x_1 .. x_t say about z_t. Inside, time is the first axis: a step of all series lies together."""
+    """What x_1 .. x_t say about z_t. Inside, time is the first axis, so that a step of all series is contiguous."""
 
     group_B: np.ndarray
     """Which group each series belongs to."""
@@ -50,7 +50,7 @@ class Filtered:
     innovation_TBC: np.ndarray
     """x_t - E[x_t | x_<t]; 0 where missing."""
     log_likelihood_BT: np.ndarray
-    """log p(x_t | x_<t) of what was observed, nats."""
+    """log p(x_t | x_<t) of the observed values, in nats."""
 
     @cached_property
     def mean_TBD(self) -> np.ndarray:
@@ -74,17 +74,17 @@ class Filtered:
 
 
 def kalman_filter(model: LinearGaussian, x_BTC: np.ndarray, observed_BTC: np.ndarray | None = None) -> Filtered:
-    """Filters every series. `observed` is False where a value is missing; without it, NaN is missing.
+    """Filters every series. `observed` is False where a value is missing. Without it, NaN is missing.
 
     Raises:
-        ValueError: values of another shape, or observations without noise in some direction (no density).
+        ValueError: the values have another shape, or observations lack noise in some direction (no density).
     """
     x_TBC, observed_BTC = masked(model, x_BTC, observed_BTC)
     patterns_GTC, group_B = grouped(observed_BTC)
     complete = len(patterns_GTC) == 1 and patterns_GTC.all()
     gains = filter_gains(model, patterns_GTC)
     mean_TBD = _predicted_means(model, x_TBC, group_B, gains)
-    innovation_TBC = x_TBC  # our own copy
+    innovation_TBC = x_TBC  # a copy, so it may be changed
     innovation_TBC -= by_group(gains.emission_GSCD, group_B, mean_TBD)
     if not complete:
         innovation_TBC[~observed_BTC.swapaxes(0, 1)] = 0.0
@@ -99,9 +99,10 @@ def kalman_filter(model: LinearGaussian, x_BTC: np.ndarray, observed_BTC: np.nda
 def log_likelihood(
     model: LinearGaussian, x_BTC: np.ndarray, observed_BTC: np.ndarray | None = None, skip: int = 0
 ) -> np.ndarray:
-    """(B,) log p(x), nats; without the terms of the first `skip` steps (`loglikelihood_burn` of statsmodels).
+    """log p(x) in nats (B,), without the terms of the first `skip` steps (`loglikelihood_burn` of statsmodels).
 
-    By the filter. Long series with gaps go by their posterior's precision (models/kalman/banded.py) if that is safe.
+    It uses the filter. For long series with gaps it uses the posterior's precision (models/kalman/banded.py) if that is
+    accurate.
     """
     x_TBC, observed_BTC = masked(model, x_BTC, observed_BTC)
     if not skip and x_BTC.shape[1] > FEW_STEPS and not observed_BTC.all():
@@ -138,11 +139,11 @@ class Smoothed(NamedTuple):
 
 
 def kalman_smoother(model: LinearGaussian, filtered: Filtered) -> Smoothed:
-    """Backward pass of de Jong (1989): it inverts no covariance of latents, so that some may move without noise.
+    """The backward pass of de Jong (1989). It inverts no covariance of latents, so latents may move without noise.
 
-    What lies after t says r_t and N_t about z_{t+1}: r_{t-1} = C' S^-1 v_t + L_t' r_t and
-    N_{t-1} = C' S^-1 C + L_t' N_t L_t with L_t = A (I - K_t C), r_T = 0, N_T = 0. Applied to the filtered moments, not
-    to the predicted ones, so that an initial variance of 1e7 cancels nowhere.
+    r_t and N_t are what the values after t say about z_{t+1}: r_{t-1} = C' S^-1 v_t + L_t' r_t and
+    N_{t-1} = C' S^-1 C + L_t' N_t L_t with L_t = A (I - K_t C), r_T = 0, N_T = 0. They are applied to the filtered
+    moments, not to the predicted ones, so that an initial variance of 1e7 never cancels.
     """
     A, gains, group_B = model.transition, filtered.gains, filtered.group_B
     score_GSDC = gains.emission_GSCD.swapaxes(2, 3) @ gains.precision_GSCC
@@ -180,7 +181,7 @@ def kalman_smoother(model: LinearGaussian, filtered: Filtered) -> Smoothed:
 
 
 class Forecast(NamedTuple):
-    """The distribution of each of the H steps after the series, by itself; covariances by group."""
+    """The marginal distribution of each of the H steps after the series. Covariances are by group."""
 
     group_B: np.ndarray
     mean_BHC: np.ndarray
@@ -204,7 +205,7 @@ def forecast(model: LinearGaussian, filtered: Filtered, horizon: int) -> Forecas
 
 
 def masked(model: LinearGaussian, x_BTC: np.ndarray, observed_BTC: np.ndarray | None) -> tuple[np.ndarray, np.ndarray]:
-    """x_TBC, a copy of the values in float64 less the offset, 0 where missing; and observed_BTC."""
+    """(x_TBC, observed_BTC). x is a copy of the values in float64 minus the offset, and 0 where missing."""
     x_BTC = np.asarray(x_BTC, dtype=np.float64)
     if x_BTC.ndim != 3 or x_BTC.shape[2] != model.channels or 0 in x_BTC.shape:
         raise ValueError(f"values: have shape {x_BTC.shape}, must be (series, steps, {model.channels}), none of them 0")
@@ -224,7 +225,7 @@ def masked(model: LinearGaussian, x_BTC: np.ndarray, observed_BTC: np.ndarray | 
 
 
 def grouped(observed_BTC: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """The different patterns of observed values (G, T, C) and which of them each series has (B,)."""
+    """The different patterns of observed values (G, T, C), and the pattern of each series (B,)."""
     B = len(observed_BTC)
     if B == 1 or observed_BTC.all():
         return observed_BTC[:1], np.zeros(B, dtype=np.int64)

@@ -1,9 +1,9 @@
 """Maximum likelihood for linear-Gaussian models: by EM (Shumway and Stoffer 1982) and by gradient (L-BFGS).
 
-Both start from a model, change the parameters named in `free` and leave the others alone. Both rest on the posterior
-moments of models/kalman/precision_form.py: EM maximises what is expected under them, and the gradient of that at the
-same parameters is the gradient of the likelihood. So missing values, several series and any number of channels need
-no code of their own.
+Both start from a model, change the parameters named in `free` and leave the others as they are. Both use the posterior
+moments of models/kalman/precision_form.py: EM maximises the expected log likelihood under them, and its gradient at the
+same parameters is the gradient of the likelihood. Missing values, several series and any number of channels therefore
+need no code of their own.
 """
 
 from collections.abc import Collection
@@ -28,7 +28,7 @@ from reducible.models.kalman.precision_form import (
 )
 
 FREE = ("transition", "latent_offset", "transition_noise", "emission", "emission_offset", "emission_noise")
-"""What is learnt by default: everything except the first latent, about which one series says next to nothing."""
+"""The parameters learnt by default: not those of the first latent, about which one series says next to nothing."""
 
 TENSORS = {
     "transition": "transition",
@@ -46,9 +46,9 @@ TENSORS = {
 class Fit(NamedTuple):
     model: LinearGaussian
     log_likelihoods: list[float]
-    """Nats of all series together: of the start, then after every step; the last is that of `model`."""
+    """Nats of all series together, at the start and after every step. The last one is that of `model`."""
     converged: bool
-    """Whether it stopped because progress ended, and not because the steps did."""
+    """Whether it stopped because progress ended, not because the steps were used up."""
 
 
 def fit_by_em(
@@ -62,7 +62,7 @@ def fit_by_em(
     """Steps of EM until one gains less than `tolerance` nats. The likelihood never falls.
 
     Raises:
-        ValueError: an unknown name in `free`; a noise that starts without full rank or loses it on the way.
+        ValueError: `free` has an unknown name, or a noise does not have full rank at the start or loses it.
     """
     _check(free)
     x, observed = _tensors(start, x_BTC, observed_BTC)
@@ -80,8 +80,8 @@ def fit_by_em(
 
 
 def maximised(parameters: Parameters, given: Moments, free: Collection[str]) -> Parameters:
-    """The M-step: the free parameters that maximise what is expected under the moments, the others as they are."""
-    # Each is a linear regression on a latent and on 1, whose last column is the offset.
+    """The M-step: the free parameters maximise the expected log likelihood, and the others stay as they are."""
+    # Each is a linear regression on a latent and on 1; the last column is the offset.
     now = {
         "initial": parameters.initial_mean[:, None],
         "transition": torch.cat([parameters.transition, parameters.latent_offset[:, None]], 1),
@@ -118,7 +118,7 @@ def _regressed(regression: Regression, weights: Tensor, free_I: Tensor) -> Tenso
 
 
 def _noise(regression: Regression, weights: Tensor, name: str) -> Tensor:
-    """Cholesky factor of the covariance of what W x leaves of y."""
+    """Cholesky factor of the covariance of y - W x."""
     factor, failed = torch.linalg.cholesky_ex(regression.spread(weights) / regression.terms)
     if failed:
         raise ValueError(f"{name}: these series leave no noise in some direction; leave it out of `free`")
@@ -134,13 +134,13 @@ def fit_by_gradient(
     tolerance: float = 1e-6,
     skip: int = 0,
 ) -> Fit:
-    """L-BFGS over the free parameters; the diagonals of noise factors by their logarithms.
+    """L-BFGS over the free parameters, with the logarithms of the diagonals of noise factors.
 
-    `skip` leaves out the terms of the first steps, as in `log_likelihood`. Stops where no entry of the gradient
+    `skip` leaves out the terms of the first steps, as in `log_likelihood`. It stops when no entry of the gradient
     exceeds `tolerance` times the number of series and steps.
 
     Raises:
-        ValueError: an unknown name in `free`; a noise without full rank.
+        ValueError: `free` has an unknown name, or a noise does not have full rank.
     """
     from scipy.optimize import minimize
 

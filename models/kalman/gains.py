@@ -1,8 +1,8 @@
 """The part of filter and smoother that depends on which values are missing, and not on the values.
 
-Series that miss the same values form a group and share all of it. The Riccati recursion ends early where nothing is
-missing any more and it stands still; where gaps keep it from that, the steps of a series are cut into blocks that run
-side by side, for a product of many small matrices costs little more than one. NumPy; names and axes as in
+Series that miss the same values form a group and share all of it. The Riccati recursion ends early if no more values
+are missing and it has converged. If gaps prevent that, the steps of a series are cut into blocks that run side by side,
+because a product of many small matrices costs little more than one. NumPy; names and axes as in
 models/kalman/filter.py, G groups.
 """
 
@@ -15,23 +15,23 @@ from reducible.models.kalman.linear_recurrence import changing_recurrence, linea
 from reducible.models.kalman.model import LinearGaussian, symmetric
 
 FEW_STEPS = 64
-"""Steps with gaps that are taken one by one."""
+"""The most steps with gaps that are computed one by one."""
 
 MANY_GROUPS = 100
-"""Covariances that a step can treat together for little more than the price of one."""
+"""The number of covariances that a step can process together at little more than the cost of one."""
 
 FEW_GROUPS = 8
-"""Groups whose means are found one group after the other."""
+"""The most groups whose means are computed one group after the other."""
 
 STEADY = 1e-15
-"""A covariance stands still that changes by no more than this, each coordinate measured by its own deviation."""
+"""A covariance has converged if it changes by no more than this, relative to each coordinate's own deviation."""
 
 
 @dataclass(frozen=True)
 class Gains:
-    """What the covariances of a filter come to, before any value is seen.
+    """The covariances of a filter and what follows from them, which do not depend on the values.
 
-    S steps are kept; if S < T, the last one stands for all that follow. Rows and columns of missing channels are 0,
+    S steps are kept. If S < T, the last one holds for all later steps. Rows and columns of missing channels are 0,
     except for a diagonal of 1 in `precision`.
     """
 
@@ -56,8 +56,7 @@ class Gains:
 
 
 def filter_gains(model: LinearGaussian, patterns_GTC: np.ndarray) -> Gains:
-    """The Riccati recursion of every group, until it stands still. If gaps keep it from that, blocks of steps run side
-    by side.
+    """The Riccati recursion of every group, until it converges. If gaps prevent that, blocks of steps run side by side.
 
     Raises:
         ValueError: observations without noise in some direction.
@@ -87,9 +86,9 @@ def filter_gains(model: LinearGaussian, patterns_GTC: np.ndarray) -> Gains:
 def _block_starts(model: LinearGaussian, seen_LGNC: np.ndarray, first_GDD: np.ndarray) -> np.ndarray:
     """(G, N, D, D) Cov(z | what came before) at the first step of every block.
 
-    What the L steps of a block make of the latent z at its beginning, for all blocks at once: afterwards it is gain z +
-    a constant with some covariance, and the values of the block say of z what `information` is the precision of
-    (Sarkka and Garcia-Fernandez 2021). The blocks are then put one behind the other.
+    First for all blocks at once: after the L steps of a block, a latent z at its beginning has become gain z + a
+    constant with some covariance, and `information` is the precision of what the block's values say about z (Sarkka and
+    Garcia-Fernandez 2021). Then the blocks are joined one after another.
     """
     _, G, N, _ = seen_LGNC.shape
     D = model.latents
@@ -118,7 +117,7 @@ def _observed(P: np.ndarray, C: np.ndarray, R: np.ndarray) -> tuple[np.ndarray, 
         raise ValueError("emission_noise: some observed values have no noise and therefore no density; add noise")
     precision = np.linalg.inv(innovation)
     K = PC @ precision
-    # Joseph's form: what is left after the first look at a diffuse latent is not lost in rounding.
+    # Joseph's form, because after the first observation of a diffuse latent the difference would be lost in rounding.
     rest = np.eye(P.shape[-1]) - K @ C
     filtered = rest @ P @ _turned(rest) + K @ R @ _turned(K)
     return P, filtered, np.broadcast_to(C, (*P.shape[:-2], *C.shape[-2:])), K, precision, log_determinant
@@ -130,22 +129,22 @@ def _moved(model: LinearGaussian, covariance: np.ndarray) -> np.ndarray:
 
 
 def _stands_still(before: np.ndarray, after: np.ndarray) -> bool:
-    """Whether covariances no longer change, whatever the units of each coordinate: one that hardly moves beside others
-    of larger variance may still be far from where it goes."""
+    """Whether covariances have converged. Each coordinate is compared with its own deviation, because one of small
+    variance may still be far from its limit when it changes little beside the others."""
     deviation = np.sqrt(np.maximum(np.diagonal(after, axis1=-2, axis2=-1), 0))
     limit = STEADY * after.shape[-1] * deviation[..., :, None] * deviation[..., None, :]
     return bool((np.abs(after - before) <= limit).all())
 
 
 def _turned(matrix: np.ndarray) -> np.ndarray:
-    """Transposed in memory too: products of many small matrices that are not take four times as long."""
+    """The transpose, also in memory: otherwise products of many small matrices take four times as long."""
     return np.ascontiguousarray(matrix.swapaxes(-1, -2))
 
 
 def _without_missing(
     model: LinearGaussian, observed: np.ndarray, complete: bool = False
 ) -> tuple[np.ndarray, np.ndarray]:
-    """C and R of steps (..., C): a missing channel reads nothing, and its noise stands alone with variance 1."""
+    """C and R of steps (..., C). A missing channel has a row of 0 in C, and independent noise of variance 1."""
     C, R = model.emission, model.emission_covariance
     if complete:
         return C, R
@@ -154,10 +153,10 @@ def _without_missing(
 
 
 def future_information(gains: Gains, information_GSDD: np.ndarray, L_GSDD: np.ndarray) -> np.ndarray:
-    """(G, T, D, D) N_t of the smoother: N_{t-1} = information_t + L_t' N_t L_t, N_T = 0, from the end to the start.
+    """N_t of the smoother (G, T, D, D): N_{t-1} = information_t + L_t' N_t L_t, N_T = 0, from the end to the start.
 
-    Until it stands still and the rest is filled in, or over blocks of steps side by side where every step differs: the
-    recursion is linear in N, so that a block is known by what it makes of 0 and by what it multiplies.
+    It runs until it converges, and the rest is filled in. If every step differs, blocks of steps run side by side: the
+    recursion is affine in N, so its result for 0 and its factor describe a block.
     """
     G, S, D, _ = L_GSDD.shape
     T = gains.steps
@@ -173,7 +172,7 @@ def future_information(gains: Gains, information_GSDD: np.ndarray, L_GSDD: np.nd
                 t = S - 1
             t -= 1
         return N_GTDD
-    # Step k backwards has information and L of t = T - k; what is added at the end to fill the blocks changes nothing.
+    # Backward step k has the information and L of t = T - k. The padding of the last block changes nothing.
     length = -(-(T - 1) // blocks)
     turned_GKDD, L_turned_GKDD = np.zeros((2, G, blocks * length, D, D))
     turned_GKDD[:, : T - 1], L_turned_GKDD[:, : T - 1] = information_GSDD[:, :0:-1], L_GSDD[:, :0:-1]
@@ -200,7 +199,7 @@ def _backwards(information: np.ndarray, L: np.ndarray, N: np.ndarray) -> np.ndar
 
 
 def recur(F_GSDD: np.ndarray, group_B: np.ndarray, u_TBD: np.ndarray, y_BD: np.ndarray, y_TBD: np.ndarray) -> None:
-    """Writes y_t = F_t y_{t-1} + u_t of every series by its group; the last F stands for all after."""
+    """Writes y_t = F_t y_{t-1} + u_t of every series, with F by group. The last F holds for all later steps."""
     G, S, _, _ = F_GSDD.shape
     T = len(u_TBD)
     changing = min(S - 1, T)
@@ -216,11 +215,11 @@ def recur(F_GSDD: np.ndarray, group_B: np.ndarray, u_TBD: np.ndarray, y_BD: np.n
         if changing < T:
             linear_recurrence(F_GSDD[group, -1], u_TND[changing:], start_ND, own_TND[changing:])
         if G > 1:
-            y_TBD[:, rows] = own_TND  # an array of its own, for rows were picked by number
+            y_TBD[:, rows] = own_TND  # indexing by number has made a copy
 
 
 def by_group(M_GSIJ: np.ndarray, group_B: np.ndarray, v_TBJ: np.ndarray) -> np.ndarray:
-    """(T, B, I): the matrix of each series' group and step times its vector; the last matrix stands for all after."""
+    """The matrix of each series' group and step times its vector (T, B, I). The last one holds for all later steps."""
     G, S, rows, columns = M_GSIJ.shape
     T, B, _ = v_TBJ.shape
     out_TBI = np.empty((T, B, rows))

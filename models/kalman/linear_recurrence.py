@@ -3,10 +3,10 @@
 import numpy as np
 
 BLOCK = 8
-"""Steps that one matrix product covers where F stays the same: the work grows with it, the number of calls falls."""
+"""The steps that one matrix product covers if F is constant. A larger number means more work and fewer calls."""
 
 MANY_SERIES = 16
-"""From so many series on, a step of all of them is a product worth a call of its own."""
+"""From this number of series on, each step is one product for all of them."""
 
 
 def linear_recurrence(F_DD: np.ndarray, u_TBD: np.ndarray, start_BD: np.ndarray, y_TBD: np.ndarray) -> None:
@@ -42,7 +42,7 @@ def linear_recurrence(F_DD: np.ndarray, u_TBD: np.ndarray, start_BD: np.ndarray,
 
 
 def changing_recurrence(F_TDD: np.ndarray, u_TBD: np.ndarray, start_BD: np.ndarray, y_TBD: np.ndarray) -> None:
-    """The same if every step has its own F: two steps make one, half as many are solved, the rest is filled in."""
+    """The same if every step has its own F: pairs of steps are merged, these are solved, and the rest is filled in."""
     T, B, _ = u_TBD.shape
     if T <= BLOCK or B >= MANY_SERIES:
         y_BD = start_BD

@@ -22,9 +22,9 @@ LOG_2_PI = math.log(2 * math.pi)
 
 
 class Parameters(NamedTuple):
-    """A LinearGaussian in torch and float64, through which gradients pass: noises by their Cholesky factors.
+    """A LinearGaussian in torch and float64, through which gradients pass. It has Cholesky factors of the noises.
 
-    Factors are lower triangular with a positive diagonal.
+    The factors are lower triangular with a positive diagonal.
     """
 
     transition: Tensor
@@ -41,7 +41,7 @@ class Parameters(NamedTuple):
 
 
 def parameters_of(model: LinearGaussian) -> Parameters:
-    """The same model in torch; ValueError if a covariance has no full rank, so that no precision exists."""
+    """The same model in torch. Raises ValueError if a covariance does not have full rank and thus no inverse."""
     factors = {}
     for name in ("transition_covariance", "emission_covariance", "initial_covariance"):
         try:
@@ -69,7 +69,7 @@ def model_of(parameters: Parameters) -> LinearGaussian:
 
 
 def factor_of(packed: Tensor) -> Tensor:
-    """The lower triangular matrix whose rows are packed one after another, its diagonal by logarithms."""
+    """The lower triangular matrix whose rows are packed one after another, with the logarithms of its diagonal."""
     size = (math.isqrt(8 * len(packed) + 1) - 1) // 2
     rows, columns = torch.tril_indices(size, size, device=packed.device)
     matrix = packed.new_zeros(size, size).index_put((rows, columns), packed)
@@ -77,22 +77,22 @@ def factor_of(packed: Tensor) -> Tensor:
 
 
 def packed_of(factor: Tensor) -> Tensor:
-    """The numbers that `factor_of` makes that factor from."""
+    """The inverse of `factor_of`."""
     rows, columns = torch.tril_indices(*factor.shape, device=factor.device)
     return (factor.tril(-1) + factor.diagonal().log().diag_embed())[rows, columns]
 
 
 class Channels(NamedTuple):
-    """The information of a step by the channels it has, for each of the M sets that occur."""
+    """The noise of the observed channels, for each of the M sets of observed channels that occur."""
 
     set_BT: Tensor
-    """Which set each step has."""
+    """The set of each step."""
     precision_MCC: Tensor
-    """Of the noise of the observed channels; 0 elsewhere."""
+    """The precision of the observed channels' noise; 0 for the others."""
     log_determinant_M: Tensor
-    """Of the covariance of the observed channels' noise."""
+    """The log determinant of the covariance of the observed channels' noise."""
     count_M: Tensor
-    """Channels observed."""
+    """The number of observed channels."""
 
 
 @dataclass(frozen=True)
@@ -114,7 +114,7 @@ class Posterior:
 
 
 def posterior(parameters: Parameters, x_BTC: Tensor, observed_BTC: Tensor) -> Posterior:
-    """The exact posterior of every series; NaN if the parameters make no model or a noise has no full rank."""
+    """The exact posterior of every series; NaN if a covariance is not positive definite."""
     A, C = parameters.transition, parameters.emission
     x_BTC = torch.where(observed_BTC, x_BTC.double(), 0.0)
     B, T, _ = x_BTC.shape
@@ -155,7 +155,7 @@ def posterior(parameters: Parameters, x_BTC: Tensor, observed_BTC: Tensor) -> Po
 
 
 def _channels(parameters: Parameters, observed_BTC: Tensor) -> Channels:
-    """The different sets of channels, and what each of them weighs."""
+    """The different sets of observed channels and their noise."""
     B, T, C = observed_BTC.shape
     # A set as a number, 32 channels at a time: numbers sort much faster than rows.
     code_BT = torch.zeros(B, T, dtype=torch.int64, device=observed_BTC.device)
@@ -178,7 +178,7 @@ def _channels(parameters: Parameters, observed_BTC: Tensor) -> Channels:
 
 
 def _groups(set_BT: Tensor) -> tuple[Tensor, Tensor]:
-    """Which group every series is in, and one series of each."""
+    """The group of every series, and one series of each group."""
     _, group_B = torch.unique(set_BT, dim=0, return_inverse=True)
     series_G = torch.empty(int(group_B.max()) + 1, dtype=torch.int64, device=set_BT.device)
     series_G[group_B] = torch.arange(len(set_BT), device=set_BT.device)
@@ -214,13 +214,13 @@ def _log_determinant(factor: Tensor) -> Tensor:
 
 
 class Regression(NamedTuple):
-    """Expected sums of y = W x + noise over everything that a batch holds of it; the last entry of x is 1."""
+    """Expected sums for the regression y = W x + noise over a batch. The last entry of x is 1."""
 
     yy: Tensor
     yx: Tensor
     xx: Tensor
     terms: float
-    """How many of them were summed."""
+    """The number of terms of the sums."""
 
     def spread(self, weights: Tensor) -> Tensor:
         """E[sum of (y - W x)(y - W x)']."""
@@ -234,7 +234,7 @@ class Regression(NamedTuple):
 
 
 class Moments(NamedTuple):
-    """Sufficient statistics, expected under the posterior; what is missing counts as latent."""
+    """Sufficient statistics, expected under the posterior. Missing values count as latent."""
 
     initial: Regression
     """z_1 on (1,)."""
@@ -272,9 +272,10 @@ def moments(of: Posterior) -> Moments:
 
 
 def _emission_moments(of: Posterior, covariance_GTDD: Tensor, zz: Tensor, z: Tensor) -> Regression:
-    """Missing channels by their distribution given z and the observed ones: x = c + C z + K (x_o - c - C z) + noise.
+    """The regression of x on z. Missing channels follow their distribution given z and the observed ones:
 
-    K = R R_oo^-1 with 0 for missing columns; its rows of observed channels are those of the identity.
+    x = c + C z + K (x_o - c - C z) + noise. K = R R_oo^-1 with 0 for missing columns; its rows of observed channels are
+    those of the identity.
     """
     C, offset = of.parameters.emission, of.parameters.emission_offset
     channels = of.channels
@@ -316,7 +317,7 @@ def expected_log_likelihood(parameters: Parameters, given: Moments) -> Tensor:
     """E[log p(x, z)] under the posterior that made the moments, a scalar.
 
     Its gradient at the parameters of that posterior is the gradient of log p(x) (Fisher's identity; Cappe, Moulines
-    and Ryden 2005, 10.1.2), so that nothing has to be differentiated through the posterior.
+    and Ryden 2005, 10.1.2), so the posterior need not be differentiated.
     """
     return (
         given.initial.expected_log_density(parameters.initial_mean[:, None], parameters.initial_factor)

@@ -1,4 +1,4 @@
-"""Bytes by counting tensors: held by autograd, alive at once, made in all. No clock, no operating system."""
+"""Bytes by counting tensors: held by autograd, alive at once, or made in total. Independent of the operating system."""
 
 import weakref
 from collections.abc import Callable, Iterable
@@ -13,7 +13,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 def held_bytes(forward: Callable[[], Any], outside: Iterable[Tensor] = ()) -> int:
     """Bytes of the distinct storages that autograd saves in `forward`, without those of the tensors in `outside`.
 
-    Blind to what activation checkpointing hides: see `peak_bytes`.
+    It does not see what activation checkpointing holds; `peak_bytes` does.
     """
     known = {tensor.untyped_storage().data_ptr() for tensor in outside}
     saved, alive = {}, []
@@ -22,7 +22,7 @@ def held_bytes(forward: Callable[[], Any], outside: Iterable[Tensor] = ()) -> in
         storage = tensor.untyped_storage()
         if storage.data_ptr() not in known:
             saved[storage.data_ptr()] = storage.nbytes()
-            alive.append(tensor)  # or another tensor could take its address
+            alive.append(tensor)  # otherwise another tensor could get its address
         return tensor
 
     with torch.autograd.graph.saved_tensors_hooks(pack, lambda tensor: tensor):
@@ -32,23 +32,23 @@ def held_bytes(forward: Callable[[], Any], outside: Iterable[Tensor] = ()) -> in
 
 
 def peak_bytes(run: Callable[[], Any]) -> int:
-    """The most bytes of tensors made inside `run` that were alive at once; scratch inside a kernel is not seen."""
+    """The most bytes of tensors made inside `run` that were alive at once. It does not see scratch inside a kernel."""
     with Alive() as alive:
         run()
     return alive.peak
 
 
 def made_bytes(run: Callable[[], Any]) -> int:
-    """Bytes of all tensors made inside `run`, gone or not: what a loop that is quadratic in time betrays itself by."""
+    """Bytes of all tensors made inside `run`, freed or not. They show a loop whose work is quadratic in time."""
     with Alive() as alive:
         run()
     return alive.total
 
 
 class Alive(TorchDispatchMode):
-    """Follows every storage that an operator returns until it dies. Fake tensors have storages, and sizes, too.
+    """Follows every storage that an operator returns until it is freed. Fake tensors have storages with sizes, too.
 
-    scratch: (operator, arguments) -> bytes that a kernel takes while it runs and that no tensor shows.
+    scratch: (operator, arguments) -> bytes that a kernel uses while it runs and that no tensor shows.
     """
 
     def __init__(self, scratch: Callable[[Any, Any], int] = lambda operator, arguments: 0) -> None:
@@ -92,5 +92,5 @@ class Alive(TorchDispatchMode):
 
 @cache
 def _gives_views(operator: Any) -> bool:
-    """Whether what an operator returns is memory that was there before."""
+    """Whether an operator returns memory that existed before."""
     return any(returned.alias_info is not None for returned in operator._schema.returns)

@@ -1,4 +1,4 @@
-"""GPUs by name: memory and matrix speed of the vendors' data sheets. The one table of them."""
+"""The table of GPUs: memory and matrix speed from the vendors' data sheets."""
 
 import difflib
 from dataclasses import dataclass
@@ -7,11 +7,11 @@ from dataclasses import dataclass
 @dataclass(frozen=True)
 class Gpu:
     memory: float
-    """Bytes, as the data sheet's decimal gigabytes. The device has a few per cent more, which the driver, libraries and
-    the allocator's gaps use up."""
+    """Bytes, from the decimal gigabytes of the data sheet. The device has a few per cent more, which the driver, the
+    libraries and gaps of the allocator use."""
     peaks: dict[str, float]
-    """Dense FLOP/s by precision: fp32 without tf32, bf16 and fp16 with sums in fp32. What is not there, the device has
-    no tensor cores for."""
+    """Dense FLOP/s by precision: fp32 without tf32, bf16 and fp16 with sums in fp32. One without tensor cores is
+    left out."""
 
 
 GPUS: dict[str, Gpu] = {
@@ -26,13 +26,14 @@ GPUS: dict[str, Gpu] = {
     "v100": Gpu(32e9, {"fp32": 15.7e12, "fp16": 125e12}),
     "t4": Gpu(16e9, {"fp32": 8.1e12, "fp16": 65e12}),
 }
-"""A driver's name for a device holds these, the most special first; of an A100 it is the speed that matters there."""
+"""The GPUs by name. A driver's name for a device contains one of these; more specific names come first. The driver's
+name of an A100 does not tell its memory, only its speed."""
 
 _IN_A_DRIVERS_NAME = {"a100-80": "a100", "a100-40": "a100"}
 
 
 def gpu(name: str) -> Gpu:
-    """The GPU of that name; ValueError lists the names there are."""
+    """The GPU of that name. Raises ValueError listing the known names."""
     if name.lower() in GPUS:
         return GPUS[name.lower()]
     near = difflib.get_close_matches(name.lower(), GPUS, n=1)

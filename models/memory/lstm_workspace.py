@@ -20,9 +20,9 @@ CUDNN_SCRATCH = 6
 def onednn_bytes(steps: int, rows: int, inputs: int, hidden: int) -> int:
     """The workspace of one layer and direction of oneDNN's LSTM in fp32 (the fourth output of aten.mkldnn_rnn_layer).
 
-    Gates of every step; the states that enter and leave it, and their gradients, as wide as the wider of input and
-    state; cell states; hidden states. Each begins at a page. Rows of a matrix begin at 64 bytes, and not at a multiple
-    of 256 numbers (oneDNN's rnn_utils, get_good_ld).
+    The gates of every step; the states that enter and leave, and their gradients, as wide as the wider of input
+    and state; the cell states; the hidden states. Each begins at a page. Rows of a matrix begin at multiples of 64
+    bytes, but not at multiples of 256 numbers (oneDNN's rnn_utils, get_good_ld).
     """
     number = FLOAT * rows
     wide = max(_leading(inputs), _leading(hidden))

@@ -1,13 +1,13 @@
 """A training step rehearsed: every operator of the real one, on tensors that have sizes and no contents.
 
 Under torch's FakeTensorMode a model of 70 billion parameters is built and goes through forward, backward and AdamW in
-seconds, on any machine. What is counted is what the real step does: bytes by following storages
+seconds, on any machine. The counts are those of the real step. Bytes are counted by following storages
 (models/memory/counted_bytes.py), FLOPs by the counter (models/cost/flop_counter.py), which refuses an operator that it
 does not know.
 
-The examples of the batch are real, though. Some families look at values on the host (at lengths, at what is missing, at
-which targets are none), and what they do next follows from what they see. So operators on real tensors alone are
-computed, and a tensor loses its contents where it meets one that has none.
+The examples of the batch are real tensors, because some families read values on the host (lengths, missing values,
+absent targets) and act on them. Operators whose inputs are all real are therefore computed. The result of an operator
+with a fake input is fake.
 """
 
 import math
@@ -33,7 +33,7 @@ from reducible.models.quantise.quantised_base import blocks_of
 aten = torch.ops.aten
 
 Path = tuple[str | int, ...]
-"""Where a parameter stands: names of modules and its own; in a list of modules, such as layers, a number."""
+"""The place of a parameter: the names of its modules and its own. A module in a list, such as a layer, has a number."""
 FORWARD, REST = ("forward",), ("rest",)
 
 NO_PRODUCTS = (
@@ -42,20 +42,20 @@ NO_PRODUCTS = (
     aten.cholesky_inverse,
     aten.cholesky_solve,
 )
-"""Counted as nothing in the ledger too (cost/ledger.py): linear-gaussian's factorisations and triangular solves."""
+"""The factorisations and triangular solves of linear-gaussian. cost/ledger.py does not count them either."""
 
 
 @dataclass(frozen=True)
 class Units:
-    """What is gathered at once, in bytes as it is gathered: the blocks, and all outside of them."""
+    """What FSDP2 gathers at once, in bytes as gathered: each block, and everything outside of blocks (the root)."""
 
     blocks: tuple[int, ...]
     blocks_trained: tuple[int, ...]
-    """Numbers of each that have a gradient."""
+    """The number of trained numbers of each block."""
     root: int
     root_trained: int
     table: int
-    """Numbers of the largest trained matrix outside of blocks: its gradient is there before those of the blocks."""
+    """The size of the largest trained matrix outside of blocks. Its gradient exists before those of the blocks."""
 
     @property
     def gathered(self) -> int:
@@ -64,14 +64,14 @@ class Units:
 
 @dataclass(frozen=True)
 class Stage:
-    """A stretch of the step: forward, then backward from one gradient to the next, then what is left."""
+    """A stage of the step: forward, backward from one gradient to the next, or the rest."""
 
     path: Path
-    """FORWARD, the parameter whose gradient ends the stretch, or REST."""
+    """FORWARD, the parameter whose gradient ends the stage, or REST."""
     others: float
-    """The most that is alive at once besides gradients that have arrived, weights and moments included."""
+    """The most bytes alive at once, weights and moments included, without the gradients that are complete."""
     gradients: float
-    """What has arrived before, and stays."""
+    """The bytes of the gradients that were complete before the stage, which stay."""
 
 
 @dataclass(frozen=True)
@@ -80,36 +80,36 @@ class Rehearsal:
 
     parameters: int
     trained: int
-    """Of the parameters, those that have a gradient."""
+    """The number of parameters that have a gradient."""
     weights: float
     gradients: float
     moments: float
     held: float
-    """What forward leaves for backward, of the largest piece if the family goes by pieces."""
+    """What forward leaves for backward; of the largest piece, if the family cuts batches into pieces."""
     stages: tuple[Stage, ...]
-    """Each grows evenly with the model and the batch; which of them is the largest changes with both."""
+    """Each stage grows linearly with the model and the batch. Which one is the largest changes with both."""
     flops: float
-    """Of one micro-batch, forward and backward, with all that is computed twice."""
+    """FLOPs of one micro-batch, forward and backward; what is computed twice counts twice."""
     units: Units
-    """What FSDP2 shards one after another."""
+    """The units of sharding under FSDP2."""
     operators: int
-    """How long the rehearsal was."""
+    """The number of operators of the rehearsal."""
 
     @property
     def activations(self) -> float:
-        """The most that is alive at once besides weights, gradients and moments: held, and what backward makes."""
+        """The most bytes alive at once without weights, gradients and moments: what forward left and backward makes."""
         return max(stage.others for stage in self.stages) - self.weights - self.moments
 
     @property
     def peak(self) -> float:
-        """The most that is alive at once, in the first micro-batch of a step: gradients come as activations go."""
-        # Gradients that no loss reached are made as zeros for the update, when all else is gone.
+        """The most bytes at once in the first micro-batch of a step: gradients appear as activations are freed."""
+        # Gradients that no loss reached are made as zeros for the update, when the activations are freed.
         update = self.weights + self.moments + self.gradients
         return max(update, *(stage.others + stage.gradients for stage in self.stages))
 
     @property
     def accumulating_peak(self) -> float:
-        """The same in a later one, or under DDP: all gradients are there from the start."""
+        """The same in a later micro-batch or under DDP, where all gradients exist from the start."""
         return max(stage.others for stage in self.stages) + self.gradients
 
 
@@ -121,11 +121,11 @@ def rehearse(
     device: str = "cpu",
     optimizer_bytes: int = 8,
 ) -> Rehearsal:
-    """A step of the model that `build` gives, ready for training (checkpointing set, what is frozen frozen).
+    """Rehearses a step of the model that `build` returns ready for training: checkpointing set, frozen weights frozen.
 
-    batch: real tensors on the CPU, of the sizes in question. autocast: compute in that type. device: "cpu", or "cuda"
-    for the paths that models take on a GPU, which need not exist here. optimizer_bytes: held for each parameter that
-    is trained.
+    batch: real tensors on the CPU, of the sizes in question. autocast: the type to compute in. device: "cpu", or "cuda"
+    for the paths that models take on a GPU, which this machine need not have. optimizer_bytes: what the optimizer holds
+    for each trained parameter.
 
     Raises:
         UncountedOperator: the step multiplies matrices in a way that has no formula.
@@ -203,7 +203,7 @@ def _noting(ends: dict[Path, StageEnd], path: Path, alive: Alive) -> Callable[[T
 
 
 def _stages(history: list[int], began: int, ends: dict[Path, StageEnd]) -> tuple[Stage, ...]:
-    """Of bytes alive after each operator. Gradients that arrive together have one stage."""
+    """The stages, from the bytes alive after each operator. Gradients that are complete together share one stage."""
     stages, gradients = [], 0
     for path, end in ends.items():
         if end.operators > began:
@@ -213,7 +213,7 @@ def _stages(history: list[int], began: int, ends: dict[Path, StageEnd]) -> tuple
 
 
 def paths_of(model: nn.Module) -> dict[nn.Parameter, Path]:
-    """Every parameter once, in the order of `named_parameters`; the path of its first place."""
+    """The path of each parameter, in the order of `named_parameters`. A shared one has that of its first place."""
     found: dict[nn.Parameter, Path] = {}
 
     def walk(module: nn.Module, path: Path) -> None:
@@ -242,7 +242,7 @@ def units_of(model: Model) -> Units:
 
 
 def parameters_of(model: nn.Module) -> int:
-    """A quantised matrix counts as what it stands for."""
+    """The number of parameters. A quantised matrix counts as the matrix that it stands for."""
     blocks = blocks_of(model)
     codes = {parameter for module in blocks for parameter in module.parameters()}
     plain = sum(parameter.numel() for parameter in model.parameters() if parameter not in codes)
@@ -251,7 +251,7 @@ def parameters_of(model: nn.Module) -> int:
 
 @contextmanager
 def unchecked() -> Iterator[None]:
-    """torch.distributions would look at its arguments, and fake tensors have no numbers to look at."""
+    """Turns off the checks of arguments in torch.distributions, because fake tensors have no numbers to check."""
     before = Distribution._validate_args
     Distribution.set_default_validate_args(False)
     try:
@@ -262,21 +262,21 @@ def unchecked() -> Iterator[None]:
 
 @contextmanager
 def fake_where_it_matters(device: str = "cpu") -> Iterator[None]:
-    """Inside, new tensors have no contents, but those that follow from real ones alone."""
+    """Inside, new tensors are fake, except those that are computed from real ones alone."""
     with FakeTensorMode(allow_non_fake_inputs=True), _RealStaysReal(device):
         yield
 
 
 @contextmanager
 def moves_that_move_nothing() -> Iterator[None]:
-    """peft moves its layers to where they are already; module.to() would swap fake tensors, which cannot be."""
+    """Makes module.to() do nothing if nothing changes. peft calls it so, and fake tensors cannot be swapped."""
     swap = torch.utils.swap_tensors
 
     def swap_what_differs(old: Tensor, new: Tensor) -> None:
         if (old.dtype, old.device) != (new.dtype, new.device):
             swap(old, new)
 
-    # Module.to() looks the function up where it stands and takes no other: fake parameters are always swapped.
+    # Module.to() always swaps fake parameters, and it looks this function up in torch.utils at each call.
     torch.utils.swap_tensors = swap_what_differs
     try:
         yield
@@ -297,7 +297,7 @@ def norms_in_one_kernel() -> Iterator[None]:
 
 
 class _FusedNorm(torch.autograd.Function):
-    """The sizes of torch's kernel: it keeps its input and one number a row for backward."""
+    """The sizes of torch's kernel, which keeps its input and one number per row for backward."""
 
     @staticmethod
     def forward(
@@ -314,7 +314,7 @@ class _FusedNorm(torch.autograd.Function):
 
 
 class _RealStaysReal(TorchDispatchMode):
-    """Stands before FakeTensorMode and computes what it need not fake, and knows a size that it does not."""
+    """Comes before FakeTensorMode: computes what need not be fake, and adds a size that it does not know."""
 
     def __init__(self, device: str) -> None:
         super().__init__()
@@ -351,7 +351,7 @@ _INDEXING = {aten.index.Tensor, aten.index_put.default, aten.index_put_.default,
 
 
 def _unpacked(indices: Any) -> list[Tensor | None]:
-    """As indexing takes them, a real mask of several axes in place of as many indices."""
+    """The indices, with a real mask over several axes replaced by one index for each axis."""
     found: list[Tensor | None] = []
     for index in indices:
         if isinstance(index, Tensor) and not isinstance(index, FakeTensor) and index.dtype == torch.bool:
@@ -363,7 +363,7 @@ def _unpacked(indices: Any) -> list[Tensor | None]:
 
 
 def _gives_whole_numbers(func: Any, args: Any, kwargs: Any) -> bool:
-    """Whether an operator without tensors makes integers, truth values or a single number: nothing large, nor slow."""
+    """Whether an operator without tensors makes integers, truth values or a single number, which is small and fast."""
     if kwargs.get("dtype") in (torch.bool, torch.uint8, torch.int32, torch.int64):
         return True
     if func._overloadpacket in (aten.arange, aten.tril_indices, aten.triu_indices):

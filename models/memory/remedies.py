@@ -1,4 +1,4 @@
-"""What would make a step fit into a memory: other settings, ranked by the time that they cost."""
+"""Settings with which a step would fit into a memory, ranked by the time that they cost."""
 
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
@@ -17,8 +17,8 @@ class Remedy:
 
     plan: StepPlan
     time: float
-    """Time of a step on as many devices, as a multiple of one without recomputation: FLOPs over FLOPs. Waiting for
-    other ranks is left out."""
+    """The FLOPs of a step as a multiple of those without recomputation, on the same number of devices. Waiting for
+    other ranks is not included."""
     changes: tuple[str, ...]
 
 
@@ -27,9 +27,9 @@ def remedies(
 ) -> list[Remedy]:
     """Settings whose peak is at most `memory` bytes a rank, fastest first; among equals, those that change less first.
 
-    rows: examples that a rank has in a step, which a smaller micro-batch spreads over more passes. Tried are every way
-    to checkpoint, DDP and FSDP2, adapters in place of all weights, and where nothing fits, more devices. `watch` goes
-    through a list of settings, as a progress bar does: each takes seconds.
+    rows: the examples of a rank in a step. A smaller micro-batch spreads them over more passes. It tries every mode of
+    checkpointing, DDP and FSDP2, and adapters instead of all weights. If nothing fits, it tries more devices. `watch`
+    iterates over a list of settings, such as a progress bar does, because each takes seconds.
     """
     first = planned(replace(setting, checkpointing="none", micro_batch=1)).flops
     smaller: dict[Adaptation, list[Adaptation]] = {"full": ["lora", "qlora"], "lora": ["qlora"], "qlora": []}
@@ -51,7 +51,7 @@ def remedies(
 
 
 def _takes(setting: Setting, method: Method) -> bool:
-    """Whether the model has anything to adapt, and matrices large enough to be worth few bits."""
+    """Whether the model has something to adapt and, for qlora, matrices that are large enough to be quantised."""
     try:
         planned(replace(setting, method=method, strategy="none", world=1, checkpointing="none", micro_batch=1))
     except ValueError:
@@ -75,7 +75,7 @@ def _remedy(base: Setting, setting: Setting, memory: float, rows: int, first: fl
 def _with_more_ranks(
     setting: Setting, memory: float, rows: int, first: float, modes: Sequence[Checkpointing]
 ) -> list[Remedy]:
-    """The fewest devices, by doubling, on which FSDP2 fits; each has fewer examples of the step."""
+    """Settings for the fewest devices, by doubling, on which FSDP2 fits. Each device has fewer examples of the step."""
     world = max(2, 2 * setting.world)
     while world <= MOST_RANKS:
         fewer = max(1, rows * setting.world // world)
@@ -103,7 +103,7 @@ def _changes(base: Setting, setting: Setting) -> tuple[str, ...]:
 
 
 def _worth_telling(ranked: list[Remedy]) -> list[Remedy]:
-    """The remedies, without those that change all that a faster one changes, and more."""
+    """The remedies, except those that change everything that a faster one changes, and more."""
     kept: list[Remedy] = []
     for remedy in ranked:
         names = {_kind(change) for change in remedy.changes}

@@ -1,13 +1,13 @@
-"""Number formats from their sign, exponent and fraction bits: what a bit pattern means, and what is lost.
+"""Number formats by their sign, exponent and fraction bits: what a bit pattern means, and what a cast loses.
 
 A floating-point number is (-1)^s 2^(e - bias) (1 + f / 2^F): s the sign bit, e the exponent bits, f the F fraction
 bits. With e = 0 it is (-1)^s 2^(1 - bias) f / 2^F instead: subnormal, spaced evenly down to 0 (IEEE 754-2019, 3.4).
 
-Why bf16 fits deep learning: it has the exponent bits of fp32, so whatever fp32 can hold, bf16 holds to 3 digits; it
-cannot overflow where fp32 does not, and gradients of 1e-10 are still there. fp16 has 3 more fraction bits and pays with
-the range: 6.6e4 overflows to infinity, which destroys a step, and below 6.1e-5 digits go until nothing is left at
-3e-8. Underflow comes first: gradients are small, rarely large. Loss scaling multiplies them by a power of 2, which
-loses no digit, and so moves them up into the range (Micikevicius et al. 2018).
+bf16 suits deep learning because it has the exponent bits of fp32. It holds every number of fp32 to 3 digits. It does
+not overflow unless fp32 does, and it keeps gradients of 1e-10. fp16 has 3 more fraction bits and a shorter range: 6.6e4
+overflows to infinity, which destroys a step, and below 6.1e-5 digits are lost until nothing is left at 3e-8. Underflow
+is the more common problem, because gradients are small and rarely large. Loss scaling multiplies them by a power of 2,
+which loses no digit and moves them into the range (Micikevicius et al. 2018).
 """
 
 import math
@@ -21,7 +21,8 @@ from torch import Tensor
 
 @dataclass(frozen=True)
 class Float:
-    """`special`: what the highest exponent means: "ieee" infinities and NaN, "nan" numbers, but all ones NaN."""
+    """A floating-point format. `special` says what the highest exponent means: infinities and NaN ("ieee"), or numbers
+    except that all ones are NaN ("nan")."""
 
     name: str
     exponent: int
@@ -29,7 +30,7 @@ class Float:
     fraction: int
     """Bits."""
     dtype: torch.dtype | None
-    """What holds it in torch; None if there is no such type."""
+    """The type in torch; None if there is none."""
     special: str = "ieee"
 
     @property
@@ -49,12 +50,12 @@ class Float:
 
     @property
     def smallest_normal(self) -> float:
-        """Below it digits are lost."""
+        """The smallest number with all digits."""
         return math.ldexp(1.0, 1 - self.bias)
 
     @property
     def smallest(self) -> float:
-        """The smallest number above 0, with one digit left; half of it and less rounds to 0."""
+        """The smallest number above 0, which has one digit. Half of it and less rounds to 0."""
         return math.ldexp(1.0, 1 - self.bias - self.fraction)
 
     @property
@@ -63,7 +64,7 @@ class Float:
         return math.ldexp(1.0, -self.fraction)
 
     def spacing(self, x: float) -> float:
-        """The distance from |x| to the next number above it; numbers lie half as dense in every octave."""
+        """The distance from |x| to the next number above it. It doubles with every octave."""
         octave = math.frexp(abs(x))[1] - 1 if x else 1 - self.bias
         return math.ldexp(1.0, max(octave, 1 - self.bias) - self.fraction)
 
@@ -85,7 +86,7 @@ class Float:
         return sign * self._number(exponent, fraction)
 
     def rounded(self, x: float) -> float:
-        """The nearest number, ties to the even fraction; beyond them infinity or, if there is none, the largest."""
+        """The nearest number, ties to the even fraction. Beyond the largest: infinity, or the largest without one."""
         if math.isnan(x) or x == 0:
             return x
         if math.isinf(x):
@@ -104,7 +105,7 @@ class Float:
 
 @dataclass(frozen=True)
 class Integer:
-    """Two's complement: evenly spaced, all digits of the same size, so it needs a scale of its own beside it."""
+    """A two's complement format: evenly spaced numbers, which therefore need a separate scale."""
 
     name: str
     bits: int
@@ -126,7 +127,7 @@ class Integer:
 
 FP32 = Float("fp32", 8, 23, torch.float32)
 TF32 = Float("tf32", 8, 10, None)
-"""What tensor cores read of fp32 numbers; held in 32 bits."""
+"""The part of fp32 numbers that tensor cores read. They are stored in 32 bits."""
 BF16 = Float("bf16", 8, 7, torch.bfloat16)
 FP16 = Float("fp16", 5, 10, torch.float16)
 FP8_E4M3 = Float("fp8 e4m3", 4, 3, torch.float8_e4m3fn, special="nan")
@@ -135,23 +136,23 @@ FP8_E5M2 = Float("fp8 e5m2", 5, 2, torch.float8_e5m2)
 """For gradients: the range of fp16."""
 INT8 = Integer("int8", 8, torch.int8)
 DTYPES: dict[str, torch.dtype] = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
-"""What training computes in, by the precision of a recipe."""
+"""The type that training computes in, by the precision of a recipe."""
 FORMATS: tuple[Float | Integer, ...] = (FP32, TF32, BF16, FP16, FP8_E4M3, FP8_E5M2, INT8)
 
 
 class Lost(NamedTuple):
-    """Shares of the non-zero numbers of a tensor."""
+    """Shares of the non-zero numbers of a tensor that a cast damages."""
 
     underflow: float
-    """Become 0."""
+    """The share that becomes 0."""
     digits: float
-    """Become subnormal: some of their digits go."""
+    """The share that becomes subnormal and loses some of its digits."""
     overflow: float
-    """Become infinite or, without infinities, the largest number, whatever they were."""
+    """The share that becomes infinite or, without infinities, the largest number."""
 
 
 def lost(x: Tensor, form: Float, scale: float = 1.0) -> Lost:
-    """What a cast of x, times a scale, would lose: whether gradients ask for bf16 or for loss scaling."""
+    """What a cast of x times `scale` would lose. For gradients it shows whether they need bf16 or loss scaling."""
     size = (x.detach().double().abs() * scale).flatten()
     size = size[size > 0]
     if not len(size):

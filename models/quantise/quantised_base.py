@@ -1,16 +1,16 @@
 """A frozen base in 4 or 8 bits a number, by bitsandbytes' kernels: QLoRA (Dettmers et al. 2023).
 
-Blocks of 64 numbers share one constant, the largest among them in size; with double quantisation these constants are
-8-bit numbers themselves, in blocks of 256: 0.516 bytes a number of nf4 and fp4, 1.016 of int8. nf4's levels are
-quantiles of the normal distribution; int8's are evenly spaced, and suit weights that were drawn uniformly (relative
-error 0.004, nf4's 0.09). models/quantise/reference.py states the mathematics.
+Each block of 64 numbers has one constant, the largest absolute value in it. With double quantisation these constants
+are 8-bit numbers as well, in blocks of 256. A number then takes 0.516 bytes in nf4 and fp4, and 1.016 in int8. The
+levels of nf4 are quantiles of the normal distribution. Those of int8 are evenly spaced and suit weights that were drawn
+uniformly (relative error 0.004, that of nf4 0.09). models/quantise/reference.py explains the mathematics.
 
-Matrices of nn.Linear, nn.LSTM, nn.GRU and nn.RNN are held by models/finetune/held_matrices.py, which makes them dense
-for a call and again in backward, and never keeps them. bitsandbytes' own Linear4bit would do for 4 bits and linear
-layers alone, and on a CPU with bf16 instructions it repacks its codes in evaluation: they are then no longer what was
-saved.
+models/finetune/held_matrices.py holds the matrices of nn.Linear, nn.LSTM, nn.GRU and nn.RNN. It makes them dense for a
+call and again in backward, and never keeps them. bitsandbytes' own Linear4bit serves only 4 bits and linear layers. On
+a CPU with bf16 instructions it repacks its codes in evaluation, so that they differ from the saved ones.
 
-Numbers are quantised once, for the kernels of a CPU and of a GPU differ in some: saved as codes, loaded as codes.
+Numbers are quantised once, because the kernels of a CPU and of a GPU give slightly different codes. Files hold the
+codes.
 """
 
 import hashlib
@@ -36,7 +36,7 @@ from reducible.models.weights.model_folder import apart
 
 BLOCK, CONSTANTS_BLOCK = 64, 256
 SMALLEST = 1024
-"""Numbers that a matrix must have: of smaller ones there is nothing to save."""
+"""The fewest numbers of a matrix that is quantised. Smaller ones would save nothing."""
 
 KINDS: tuple[FewBits, ...] = get_args(FewBits)
 FOUR_BITS: tuple[FewBits, ...] = ("nf4", "fp4")
@@ -44,7 +44,7 @@ FOUR_BITS: tuple[FewBits, ...] = ("nf4", "fp4")
 
 @dataclass(frozen=True)
 class Quantisation:
-    """The keys of a recipe's `quantisation`; raises ValueError naming the key."""
+    """The keys of a recipe's `quantisation`. Raises ValueError naming a key whose value is not allowed."""
 
     kind: FewBits = "nf4"
     double: bool = True
@@ -58,13 +58,13 @@ class Quantisation:
 
 
 class Blocks(nn.Module):
-    """A matrix in blocks; calling it gives the dense one in fp32.
+    """A matrix in blocks. Calling it gives the dense matrix in fp32.
 
-    What it holds are parameters without gradient, and not buffers, which DDP would send around in every step.
+    It holds parameters without gradient instead of buffers, because DDP would broadcast buffers in every step.
     """
 
     def __init__(self, shape: tuple[int, int], quantisation: Quantisation, tensors: Mapping[str, Tensor]) -> None:
-        """`tensors`: codes and constants, with double quantisation also scales and offset of these."""
+        """`tensors`: codes and constants; with double quantisation also the constants' scales and offset."""
         super().__init__()
         self.shape, self.quantisation = shape, quantisation
         for name in names_of(quantisation):
@@ -107,8 +107,8 @@ class Blocks(nn.Module):
         if self.quantisation.kind not in FOUR_BITS:
             levels = _levels(self.codes.device)
             return kernels.dequantize_blockwise(self.codes, absmax=constants, code=levels, blocksize=BLOCK)
-        # bitsandbytes 0.50 on a CPU begins every row with a block of its own: wrong where rows are no whole number of
-        # blocks. As rows of one block each it is right.
+        # bitsandbytes 0.50 on a CPU begins a new block with every row, which is wrong if rows are not whole numbers of
+        # blocks. With rows of one block each it is right.
         count = math.prod(self.shape)
         rows = count // BLOCK if count % BLOCK == 0 else 1
         state = kernels.QuantState(
@@ -125,7 +125,7 @@ class Blocks(nn.Module):
 
 
 def names_of(quantisation: Quantisation) -> tuple[str, ...]:
-    """What a matrix in blocks consists of."""
+    """The names of the tensors of a matrix in blocks."""
     return ("codes", "constants", "scales", "offset") if quantisation.double else ("codes", "constants")
 
 
@@ -139,12 +139,12 @@ def _kernels() -> Any:
 
 @cache
 def _levels(device: torch.device) -> Tensor:
-    """int8: from -127/127 to 127/127 in even steps."""
+    """The levels of int8: from -127/127 to 127/127 in even steps."""
     return _kernels().create_linear_map().to(device)
 
 
 def make_tables() -> None:
-    """Makes what bitsandbytes makes at its first call and keeps: a rehearsal needs them with their numbers in."""
+    """Makes the tables that bitsandbytes makes at its first call, because a rehearsal needs them as real tensors."""
     kernels = _kernels()
     _levels(torch.device("cpu"))
     kernels.name2qmap.setdefault("dynamic", kernels.create_dynamic_map())
@@ -156,12 +156,12 @@ def make_tables() -> None:
 def quantise_model(model: nn.Module, quantisation: Quantisation, blocks: Any = Blocks.of) -> None:
     """Puts the matrices of linear and recurrent layers into blocks, in place, and frees the dense ones one by one.
 
-    Tables of embeddings and outputs, gains, biases and matrices of fewer than SMALLEST numbers stay as they are. Also
-    takes a part of a model, so that one can be built and quantised block by block. `blocks` makes them: Blocks.of, or
-    Blocks.like where sizes are all that matters.
+    Tables of embeddings and outputs, gains, biases and matrices of fewer than SMALLEST numbers stay as they are.
+    `model` may be a part of a model, so that a model can be built and quantised block by block. `blocks` makes them:
+    Blocks.of, or Blocks.like if only sizes matter.
 
     Raises:
-        ValueError: where there is nothing to quantise, and where there are adapters already.
+        ValueError: there is nothing to quantise, or the model already has adapters.
     """
     if any(".lora_" in f".{name}" for name, _ in model.named_parameters()):
         raise ValueError("a model is quantised before it gets adapters")
@@ -203,20 +203,20 @@ def blocks_of(model: nn.Module) -> list[Blocks]:
 
 
 def plain_name(name: str) -> str:
-    """Of a matrix or parameter, without what adapters and quantisation put around it."""
+    """The name of a matrix or parameter without the parts that adapters and quantisation add."""
     return ".".join(part for part in name.split(".") if part not in ("base_layer", "matrices"))
 
 
 # One file -------------------------------------------------------------------------------------------------------------
 
 FORMAT, QUANTISATION = "reducible quantized 1", "quantization"
-"""Spelt as in the files that were written first, so that these stay readable."""
+"""Spelt as in the first files, so that these stay readable."""
 
 
 def save_quantised(model: Model, family_name: str, quantisation: Quantisation, file: Path) -> None:
-    """The whole base in one safetensors file: codes, constants and everything that is not quantised; no adapters.
+    """Writes the whole base into one safetensors file: codes, constants, and what is not quantised, without adapters.
 
-    Its metadata hold the quantisation, family and configuration of the model, and a SHA-256 of the rest.
+    The metadata hold the quantisation, the model's family and configuration, and a SHA-256 of the tensors.
     """
     tensors: dict[str, Tensor] = {}
     for name, blocks in quantised(model).items():
@@ -239,12 +239,12 @@ def save_quantised(model: Model, family_name: str, quantisation: Quantisation, f
 
 
 def load_quantised(model: nn.Module, file: Path) -> None:
-    """Fills a plain model of the same family and configuration in place, on whatever device it is, meta included.
+    """Fills a plain model of the same family and configuration in place, on any device, the meta device included.
 
-    Nothing is dense on the way, nothing quantised again. A model on the meta device comes to be on the CPU.
+    No matrix becomes dense, and none is quantised again. A model on the meta device moves to the CPU.
 
     Raises:
-        ValueError: naming the file, where it is damaged or another model's.
+        ValueError: the file, which the line names, is damaged or of another model.
     """
     metadata, tensors = _read(file)
     _fill(model, metadata, tensors, file)
@@ -292,7 +292,7 @@ def _read(file: Path) -> tuple[dict[str, str], dict[str, Tensor]]:
     try:
         with safe_open(str(file), "pt") as opened:
             metadata = opened.metadata() or {}
-            # Copied: what safetensors gives lies in the file itself, which may be replaced.
+            # Copied, because safetensors maps the file itself, which may be replaced.
             tensors = {name: opened.get_tensor(name).clone() for name in opened.keys()}  # noqa: SIM118
     except (OSError, SafetensorError) as error:
         raise ValueError(f"{file}: holds no quantised base ({first_line(error)})") from None

@@ -1,21 +1,23 @@
-"""Quantisation, weights in 4 or 8 bits: the mathematics of bitsandbytes' kernels in plain torch, to learn and test by.
+"""Quantisation of weights to 4 or 8 bits: the mathematics of bitsandbytes' kernels in plain torch, to read and test by.
 
-A block of weights w is kept as one constant c = max |w| and, for every weight, the number of the nearest of a few
-levels between -1 and 1, its code:
+A block of weights w is stored as one constant c = max |w| and a code for every weight: the number of the nearest of a
+few levels between -1 and 1.
 
     code = argmin_i |w / c - level_i|        w' = c level_code
 
-**Blocks.** One constant for a whole tensor makes one outlier everybody's problem: if a single weight among normal ones
-is 100 standard deviations large, the levels of int8 lie 100 / 127 apart, and the mean error of all weights is a quarter
-of that, 0.197. With a constant for every 64 weights only the outlier's 63 neighbours suffer: 0.0050.
+**Blocks.** With one constant for a whole tensor, an outlier affects all weights. If a single weight among normal ones
+is 100 standard deviations large, the levels of int8 are 100 / 127 apart, and the mean error of all weights is a
+quarter of that, 0.197. With a constant for every 64 weights only the 63 other weights of its block are affected, and
+the mean error is 0.0050.
 
-**Levels.** int8 spaces them evenly, best for uniform weights. nf4 (QLoRA, Dettmers et al. 2023) takes quantiles of the
-normal distribution, so that normal weights use the 16 codes more evenly: a code says 3.88 bits of its 4, with even
-levels 3.65. fp4 has the levels of a 4-bit float. `dynamic` (Dettmers 2015) is for numbers of very different sizes: in
-every power of ten evenly spaced.
+**Levels.** int8 has evenly spaced levels, which are best for uniform weights. nf4 (QLoRA, Dettmers et al. 2023) has
+quantiles of the normal distribution, so that normal weights use the 16 codes more evenly: a code carries 3.88 of its 4
+bits, and 3.65 with even levels. fp4 has the levels of a 4-bit float. `dynamic` (Dettmers 2015) is for numbers of very
+different sizes: its levels are evenly spaced within every power of ten.
 
-**Double quantisation.** A constant of 32 bits for 64 weights is half a bit for each. The constants are alike, so their
-mean is taken off and the rest quantised again: 8-bit dynamic codes in blocks of 256. That leaves 0.127 bits.
+**Double quantisation.** A constant of 32 bits for 64 weights adds half a bit to each. The constants are similar, so
+their mean is subtracted and the rest is quantised again, to 8-bit dynamic codes in blocks of 256. Then they add 0.127
+bits.
 """
 
 from dataclasses import dataclass
@@ -25,7 +27,7 @@ import torch
 from torch import Tensor
 
 BLOCK = 64
-"""Weights that share a constant; the QLoRA paper's."""
+"""The number of weights that share a constant, as in the QLoRA paper."""
 CONSTANTS_BLOCK = 256
 """First-level constants that share a second-level one."""
 
@@ -33,9 +35,9 @@ CONSTANTS_BLOCK = 256
 def normal_levels() -> Tensor:
     """The 16 levels of nf4: quantiles of N(0, 1), 7 below zero, zero itself, 8 above it, the largest scaled to 1.
 
-    Equation 4 of the paper, as bitsandbytes has it. The outermost probability cannot be 1, where the quantile is
-    infinite: it lies halfway between 1 - 1/30 and 1 - 1/32, half a step from the end of 15 and of 16 steps.
-    Probabilities and levels are rounded to fp32 where bitsandbytes rounds them, so that they agree to the bit.
+    Equation 4 of the paper, as bitsandbytes implements it. The outermost probability cannot be 1, whose quantile is
+    infinite. It is halfway between 1 - 1/30 and 1 - 1/32, half a step from the end of 15 and of 16 steps. Probabilities
+    and levels are rounded to fp32 where bitsandbytes rounds them, so that they agree to the bit.
     """
     outermost, quantile = 0.9677083, NormalDist().inv_cdf
     above = [quantile(p) for p in torch.linspace(outermost, 0.5, 9).tolist()[:-1]]
@@ -47,15 +49,15 @@ def normal_levels() -> Tensor:
 def float_levels() -> Tensor:
     """The 16 levels of fp4 by bit pattern: a sign bit, two exponent bits, one fraction bit, the largest scaled to 1.
 
-    Not quite E2M1, whose numbers are 0.5, 1, 1.5, 2, 3, 4, 6: bitsandbytes numbers the exponents in an order of its
-    own, and its smallest number is 1/192 of the largest, not 1/12.
+    This differs from E2M1, whose numbers are 0.5, 1, 1.5, 2, 3, 4, 6: bitsandbytes has another order of the exponents,
+    and its smallest number is 1/192 of the largest, not 1/12.
     """
     positive = torch.tensor([0.0, 0.0625, 8.0, 12.0, 4.0, 6.0, 2.0, 3.0]) / 12
     return torch.cat([positive, -positive])
 
 
 def linear_levels(bits: int) -> Tensor:
-    """2^bits - 1 evenly spaced levels, k / 127 for 8 bits; the code that is left over is one more for zero."""
+    """2^bits - 1 evenly spaced levels, k / 127 for 8 bits. The remaining code stands for zero as well."""
     levels = torch.linspace(-1, 1, 2**bits - 1)
     half = len(levels) // 2
     return torch.cat([levels[:half], torch.zeros(1), levels[half:]])
@@ -93,16 +95,16 @@ class Quantised:
 def quantise(x: Tensor, levels: Tensor, block: int | None = BLOCK) -> Quantised:
     """Codes and constants of x. The last block may be shorter; None: the whole tensor is one block.
 
-    Raises ValueError where x has a number that is not finite: it would be its whole block's constant.
+    Raises ValueError if x has a number that is not finite, which would be the constant of its whole block.
     """
     if not x.isfinite().all():
         raise ValueError("a tensor with infinities or NaN cannot be quantised")
     block = block or max(1, x.numel())
     rows = torch.nn.functional.pad(x.detach().float().flatten(), (0, -x.numel() % block)).view(-1, block)
     constants = rows.abs().amax(dim=1)
-    # Of a block of zeros the constant is 0, and 0 / 1e-38 is the 0 that it should be.
+    # The constant of a block of zeros is 0, and 0 / 1e-38 is 0, as it should be.
     scaled = (rows * (1 / constants.clamp(min=1e-38))[:, None]).clamp(-1, 1).flatten()[: x.numel()]
-    # Between two levels the nearest changes at their middle; in ascending order that is a search among the middles.
+    # The nearest level changes at the middle between two levels, so a search among the sorted middles finds it.
     levels = levels.to(x.device)
     order = levels.argsort(stable=True)
     middles = (levels[order[:-1]] + levels[order[1:]]) / 2
@@ -122,7 +124,7 @@ class DoubleQuantised:
     """Constants of blocks, quantised themselves."""
 
     mean: Tensor
-    """fp32 scalar. Constants are positive; without their mean the sign bit of their codes would be idle."""
+    """fp32 scalar. The constants are positive; subtracting their mean makes use of the sign bit of their codes."""
     rest: Quantised
 
 

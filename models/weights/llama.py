@@ -15,7 +15,7 @@ from reducible.models.layers.width_rule import logit_scale
 def load_llama2c(path: Path) -> Transformer:
     """A model from llama2.c's first format: 7 int32 (dim, hidden, layers, heads, kv heads, vocabulary, context), fp32.
 
-    A negative vocabulary says that the output layer is separate. Its rotary pairs are neighbours, as ours are.
+    A negative vocabulary means that the output layer is separate. Rotary pairs are neighbours, as in this package.
     """
     raw = path.read_bytes()
     header = np.frombuffer(raw[:28], "<i4")
@@ -46,7 +46,7 @@ def load_llama2c(path: Path) -> Transformer:
         "up": take(depth, hidden, width),
         "norm": take(width),
     }
-    take(2, context, width // heads // 2)  # tables of cos and sin, which we make ourselves
+    take(2, context, width // heads // 2)  # tables of cos and sin, which the model computes itself
     if not config.tied:
         parts["output"] = take(abs(vocabulary), width)
     if at != len(numbers):
@@ -56,7 +56,7 @@ def load_llama2c(path: Path) -> Transformer:
 
 
 def llama2c_config(header: np.ndarray) -> TransformerConfig:
-    """Our config of the 7 int32 that such a file begins with. Raises ValueError where they cannot be that."""
+    """The configuration from the 7 int32 that such a file begins with. Raises ValueError if they cannot be these."""
     if len(header) != 7 or min(header[:5]) < 1 or header[5] == 0 or header[6] < 1:
         raise ValueError("does not begin with the 7 whole numbers of a llama2.c checkpoint")
     width, hidden, depth, heads, kv_heads, vocabulary, _ = header.tolist()
@@ -76,7 +76,7 @@ def load_hugging_face(settings: Mapping[str, Any], state: Mapping[str, Tensor]) 
     config = hugging_face_config(settings)
 
     def neighbours(weight: Tensor, heads: int) -> Tensor:
-        """Hugging Face turns number i of a head with number i + K/2; we turn neighbours: reorder the rows."""
+        """Reorders the rows: Hugging Face rotates number i of a head with number i + K/2, this package neighbours."""
         return weight.unflatten(0, (heads, 2, -1)).transpose(1, 2).flatten(0, 2)
 
     layers = []
@@ -100,11 +100,11 @@ LAYER_PARTS = {
     "up": "mlp.up_proj",
     "down": "mlp.down_proj",
 }
-"""Our name for a part of a layer, and Hugging Face's."""
+"""The names of a layer's parts: here, and at Hugging Face."""
 
 
 def hugging_face_config(settings: Mapping[str, Any]) -> TransformerConfig:
-    """Our config; what we could only load wrongly (scaled rotary positions, biases) is refused."""
+    """The configuration. Raises ValueError for what is not supported, such as scaled rotary positions and biases."""
     width, heads = settings["hidden_size"], settings["num_attention_heads"]
     rope = settings.get("rope_parameters") or settings.get("rope_scaling") or {}
     if rope.get("rope_type", rope.get("type", "default")) != "default":
@@ -135,7 +135,7 @@ def _assemble(
     norm: Tensor,
     output: Tensor | None,
 ) -> Transformer:
-    # Llama's logits have no factor for the width, ours have: the last gain takes it back.
+    # Logits here have a factor for the width, those of Llama have not: the last gain is divided by it.
     state = {"embedding.weight": embedding, "norm.weight": norm / logit_scale(config.width)}
     if output is not None:
         state["output.weight"] = output

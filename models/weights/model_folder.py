@@ -17,7 +17,7 @@ def load_model(folder: Path) -> Model:
     """The model on the CPU, in evaluation mode.
 
     Raises:
-        ValueError: naming the folder, where it holds no model or weights of another shape.
+        ValueError: the folder, which the line names, holds no model, or weights of another shape.
     """
     try:
         content = json.loads((folder / "config.json").read_text())
@@ -30,12 +30,12 @@ def load_model(folder: Path) -> Model:
 
 
 def family_name(folder: Path) -> str:
-    """Of the model in such a folder, as `model.family` of its recipe said."""
+    """The family of the model in such a folder, as `model.family` of its recipe names it."""
     return str(json.loads((folder / "config.json").read_text())["family"])
 
 
 def apart(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """Each in memory of its own, as safetensors demands: a model that ties its tables has one under two names."""
+    """The tensors, each in memory of its own, as safetensors requires. Tied tables are one tensor under two names."""
     known: set[int] = set()
     found = {}
     for name, tensor in tensors.items():
@@ -47,7 +47,7 @@ def apart(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
 
 
 def save_weights(weights: Mapping[str, Tensor], family_name: str, config: Mapping[str, Any], folder: Path) -> None:
-    """What `load_model` reads: the tensors of a whole state dict, and the configuration they belong to."""
+    """Writes what `load_model` reads: the tensors of a whole state dict and their configuration."""
     folder.mkdir(parents=True, exist_ok=True)
     save_file(apart(weights), folder / "model.safetensors")
     (folder / "config.json").write_text(json.dumps({"family": family_name, "config": dict(config)}, indent=1) + "\n")

@@ -48,7 +48,7 @@ def checkpoint_config(path: Path) -> TransformerConfig:
 
 
 def load_checkpoint(path: Path) -> Transformer:
-    """The model in fp32 on the CPU; GGUF's quantised weights become the numbers they stand for.
+    """The model in fp32 on the CPU. The quantised weights of a GGUF file are dequantised.
 
     Raises ValueError naming the path.
     """
