@@ -61,6 +61,12 @@ class HeldMatrix(nn.Module):
         """W0."""
         return self.base if isinstance(self.base, nn.Parameter) else self.base()
 
+    def stand_in(self) -> Tensor:
+        """One number, looked at as often as W0 has numbers: its size, type and device, without its memory."""
+        like = next(self.base.parameters()) if isinstance(self.base, nn.Module) else self.base
+        dtype = like.dtype if like.is_floating_point() else torch.float32
+        return torch.zeros((), dtype=dtype, device=like.device).expand(self.shape)
+
     def update(self, name: str) -> Tensor:
         """(alpha / r) B A, (out, in)."""
         return self.scaling[name] * (self.lora_B[name] @ self.lora_A[name])
@@ -151,6 +157,19 @@ def hold(layer: nn.Module, names: Sequence[str]) -> list[HeldMatrix]:
             parameter.requires_grad_(False)
             held[name] = HeldMatrix(parameter, parameter.shape)
     return [held[name] for name in names]  # type: ignore[misc]
+
+
+@contextmanager
+def looked_at_only(model: nn.Module) -> Iterator[None]:
+    """For code that asks matrices for their size, type and device: inside, reading one makes nothing dense."""
+    layers = [layer for layer in model.modules() if isinstance(layer, HoldsMatrices)]
+    for layer in layers:
+        layer._together = {name: held.stand_in() for name, held in layer.matrices.items()}  # type: ignore[operator]
+    try:
+        yield
+    finally:
+        for layer in layers:
+            layer._together = None
 
 
 @contextmanager

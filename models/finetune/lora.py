@@ -25,7 +25,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 from reducible.models.contract import Model
-from reducible.models.finetune.held_matrices import HeldMatrix, HoldsMatrices, hold
+from reducible.models.finetune.held_matrices import HeldMatrix, HoldsMatrices, hold, looked_at_only
 from reducible.models.finetune.mixed_in import mix_in
 from reducible.models.layers.width_rule import ParameterGroup
 from reducible.models.other_libraries import first_line, import_quietly
@@ -252,7 +252,7 @@ def _insert(model: nn.Module, places: Sequence[Place], name: str, rank: int, alp
     if modules:
         peft = _peft()
         config = peft.LoraConfig(r=rank, lora_alpha=alpha, lora_dropout=dropout, target_modules=modules)
-        with warnings.catch_warnings():
+        with warnings.catch_warnings(), looked_at_only(model):  # peft reads every matrix a dozen times
             warnings.filterwarnings("ignore", message="Already found a `peft_config`")  # a second adapter: on purpose
             peft.inject_adapter_in_model(config, model, name)
         made = [at for at, layer in _peft_layers(model).items() if name in layer.scaling]

@@ -3,7 +3,6 @@
 import os
 import subprocess
 import sys
-import tempfile
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -167,13 +166,9 @@ def environment(**more: str) -> dict[str, str]:
 
 
 def on_ranks(script: str, ranks: int, *arguments: str, more: Mapping[str, str] | None = None) -> str:
-    """Runs a Python file of this folder, or a whole path, on so many gloo processes through torchrun; its output."""
-    command = [
-        *(sys.executable, "-m", "torch.distributed.run", "--standalone", f"--nproc-per-node={ranks}"),
-        *(str(Path(__file__).parent / script), *arguments),
-    ]
-    with tempfile.TemporaryDirectory() as folder:  # torchrun leaves an empty folder of logs among temporary files
-        variables = environment(TMPDIR=folder, **(more or {}))
-        done = subprocess.run(command, env=variables, capture_output=True, text=True, timeout=300)
+    """Runs a Python file of this folder, or a whole path, on so many gloo processes; its output."""
+    folder = Path(__file__).parent
+    command = [sys.executable, str(folder / "forked_ranks.py"), str(ranks), str(folder / script), *arguments]
+    done = subprocess.run(command, env=environment(**(more or {})), capture_output=True, text=True, timeout=300)
     assert done.returncode == 0, done.stdout + done.stderr
     return done.stdout

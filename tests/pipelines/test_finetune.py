@@ -2,6 +2,7 @@
 
 import json
 import shutil
+from collections.abc import Iterator
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -23,6 +24,7 @@ from reducible.pipelines.recipe.load import finetuning_recipe, load_recipe
 from reducible.pipelines.run import RunTasks, run_tasks
 from reducible.tasks.dataset.dataset import open_dataset
 from reducible.tasks.errors import UserError
+from reducible.tasks.evaluate import forecasts
 from reducible.tasks.train.folders import ADAPTER, MODEL
 from reducible.tasks.train.quantised_base import QuantiseSpec
 from reducible.tasks.train.quantised_base import run as quantise
@@ -70,9 +72,15 @@ def text(seed: int, words: str) -> str:
 
 
 @pytest.fixture(scope="module")
-def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Data, and a root with a training of each family of BASES."""
-    folder = tmp_path_factory.mktemp("finetune")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
+    """Data, and a root with a training of each family of BASES. Forecasts are few: their scores are not asked for."""
+    with pytest.MonkeyPatch.context() as patched:
+        patched.setattr(forecasts, "FORECASTS", 8)
+        patched.setattr(forecasts, "DRAWS", 20)
+        yield with_bases(tmp_path_factory.mktemp("finetune"))
+
+
+def with_bases(folder: Path) -> Path:
     (folder / "old.txt").write_text(text(0, "the cat sat on a mat and slept"))
     (folder / "new.txt").write_text(text(1, "quick brown foxes jump over lazy dogs"))
     random = np.random.default_rng(2)
@@ -92,19 +100,19 @@ EVALUATE = {
 }
 
 
-def made(folder: Path, name: str, content: dict[str, Any]) -> tuple[RunTasks, Store]:
-    """Runs a recipe's tasks in this process, as the pipeline orders them."""
+def made(folder: Path, name: str, content: dict[str, Any], last: str = "train") -> tuple[RunTasks, Store]:
+    """Runs a recipe's tasks in this process up to the last that is wanted, as the pipeline orders them."""
     path, store = folder / f"{name}.yaml", Store(folder / "root")
     trained = content["model"]["family"] if "model" in content else content["finetune"]["base"].removeprefix("base-")
     reads = FAMILIES[trained].reads if trained in FAMILIES else content["data"].get("kind", "text")
     evaluate = {"units": 512, "samples": 1, **EVALUATE[reads]}
     path.write_text(yaml.safe_dump({"evaluate": evaluate, **content}))
     tasks = run_tasks(load_recipe(path), store)
-    targets = [tasks.dataset] if tasks.provisional else [tasks.summary]
+    targets = [tasks.dataset] if tasks.provisional else [getattr(tasks, last)]
     for task in in_order(targets):
         if not store.committed(task.name, task.identity):
             run_here(_payload(task), store)
-    return made(folder, name, content) if tasks.provisional else (tasks, store)
+    return made(folder, name, content, last) if tasks.provisional else (tasks, store)
 
 
 NEW = {
@@ -118,7 +126,7 @@ NEW = {
 }
 
 
-def tuned(folder: Path, family: str, method: str, **finetune: Any) -> tuple[RunTasks, Store]:
+def tuned(folder: Path, family: str, method: str, last: str = "train", **finetune: Any) -> tuple[RunTasks, Store]:
     kind = BASES[family]["data"].get("kind", "text")
     rate = {"full": 2e-3, "lora": 1e-2, "qlora": 1e-2}[method]
     return made(
@@ -134,6 +142,7 @@ def tuned(folder: Path, family: str, method: str, **finetune: Any) -> tuple[RunT
             },
             "train": {**SMALL, "optimizer": {"learning_rate": rate}},
         },
+        last,
     )
 
 
@@ -147,7 +156,7 @@ def tuned(folder: Path, family: str, method: str, **finetune: Any) -> tuple[RunT
     ],
 )
 def test_fine_tuning_lowers_the_loss_on_the_new_data(folder, family, method):
-    tasks, store = tuned(folder, family, method)
+    tasks, store = tuned(folder, family, method, last="summary")
     artifact = store.artifact("train", tasks.train.identity)
     result = json.loads((artifact / "result.json").read_text())
     assert result["status"] == "finished"

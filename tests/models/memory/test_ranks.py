@@ -2,6 +2,7 @@
 
 from contextlib import nullcontext
 from dataclasses import replace
+from itertools import product
 
 import pytest
 import torch
@@ -72,14 +73,28 @@ class AliveShards(Alive):
             self._sizes[storage._cdata] = storage.nbytes()
 
 
+METHODS = ("full", "lora", "qlora")
+PAIRWISE = {
+    ("full", "fp32", 1, 1),
+    ("full", "bf16", 16, 2),
+    ("lora", "fp32", 16, 1),
+    ("lora", "bf16", 1, 2),
+    ("qlora", "fp32", 1, 2),
+    ("qlora", "bf16", 16, 1),
+}
+"""Any two settings meet among these; that all meet is for the slow tests."""
+SETTINGS = [
+    pytest.param(*case, marks=() if case in PAIRWISE else pytest.mark.slow)
+    for case in product(METHODS, ("fp32", "bf16"), (1, 16), (1, 2))
+]
+
+
 @pytest.mark.parametrize("ranks", [8], indirect=True)
-@pytest.mark.parametrize("micro_batches", [1, 2])
-@pytest.mark.parametrize("rows", [1, 16])
-@pytest.mark.parametrize("precision", ["fp32", "bf16"])
-@pytest.mark.parametrize("method", [Method(), Method("lora"), Method("qlora")], ids=lambda method: method.kind)
+@pytest.mark.parametrize(("method", "precision", "rows", "micro_batches"), SETTINGS)
 def test_a_rank_of_fsdp2_takes_and_sends_what_the_plan_says(
-    ranks, micro_batches, rows, precision, method, monkeypatch
+    ranks, method, precision, rows, micro_batches, monkeypatch
 ) -> None:
+    method = Method(method)
     setting = Setting("transformer", SMALL, 64, rows, method, precision=precision, strategy="fsdp", world=ranks)
     setting = replace(setting, micro_batches=micro_batches)
     batch, plan = BATCHES["text"].full_batch(SMALL, rows, 64), planned(setting)

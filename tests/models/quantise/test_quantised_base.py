@@ -186,7 +186,7 @@ def test_a_recurrence_computes_what_the_dense_one_does_and_its_gradients(name: s
 
 @pytest.fixture
 def dense_tensors() -> Iterator[Callable[[], set[int]]]:
-    """Finds what is as wide as the matrices. What was there before the test is frozen: to look through it takes long."""
+    """Finds what is as wide as the matrices. What was there before is frozen: to look through it takes seconds."""
     gc.freeze()
 
     def found() -> set[int]:
@@ -251,6 +251,18 @@ def test_autograd_keeps_no_dense_matrix_of_a_linear_layer_in_either_precision(ha
     output.sum().backward()
     expected = quantised(layer)["weight"]().to(output.dtype).float().sum(0).expand(2, 64)
     torch.testing.assert_close(x.grad, expected, rtol=1e-2 if half else 1e-6, atol=1e-2 if half else 1e-6)
+
+
+@pytest.mark.parametrize("name", ["transformer", "recurrent lstm"])
+def test_adapters_are_put_in_without_making_a_matrix_dense(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """peft reads each matrix a dozen times for its size, type and device."""
+    model, batch = drawn(name, NF4)
+    expected = loss(model, batch)
+    with monkeypatch.context() as patched:
+        patched.setattr(Blocks, "forward", None)
+        add_adapter(model, Adapter(rank=2))
+        add_adapter(model, Adapter(rank=3), "another")
+    assert torch.equal(loss(model, batch), expected)
 
 
 # Models ---------------------------------------------------------------------------------------------------------------
