@@ -1,8 +1,9 @@
 # Two commands on a fresh machine with Python 3.11 or newer: `make demo` and `make test`. Both set up .venv by themselves.
 PYTHON ?= python3
 BIN := .venv/bin
-# A file's tests stay together, so that what they share is trained once. PARALLEL= runs one after another.
-PARALLEL ?= -n 2 --dist loadfile
+# A file's tests stay together, so that what they share is trained once; files run in the order of tests/conftest.py.
+# PARALLEL= runs one after another.
+PARALLEL ?= -n 2 --dist loadfile --no-loadscope-reorder
 export RAY_USAGE_STATS_ENABLED := 0
 export MLFLOW_DISABLE_TELEMETRY := true
 
@@ -21,7 +22,7 @@ check: .venv/installed
 	$(BIN)/lint-imports
 
 slow: .venv/installed
-	$(BIN)/python -m pytest -q -m slow
+	$(BIN)/python -m pytest -q -m slow $(PARALLEL)
 
 # The stamp comes last: an installation that broke off is done again.
 .venv/installed: pyproject.toml constraints.txt

@@ -133,6 +133,32 @@ def datasets() -> Path:
     return folder
 
 
+LONGEST = (
+    "pipelines/cluster/test_jobs.py",
+    "pipelines/test_finetune.py",
+    "pipelines/test_cli.py",
+    "pipelines/sweep/test_families_sweep.py",
+    "tasks/fit/test_coverage.py",
+    "tasks/fit/test_overtaking.py",
+    "tasks/train/test_train_task.py",
+    "tasks/train/test_finetuning.py",
+    "tasks/train/test_resume.py",
+    "tasks/train/test_every_family.py",
+    "test_package.py",
+    "models/memory/test_ranks.py",
+    "models/memory/test_rehearsed_step.py",
+    "models/memory/test_step_plan_scaling.py",
+)
+"""Files that take half a minute or more, or whose slow tests do: begun last, one would run alone at the end."""
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """The longest files come first. A file's tests stay together and in order."""
+    root = Path(__file__).parent
+    places = {root / name: place for place, name in enumerate(LONGEST)}
+    items.sort(key=lambda item: places.get(item.path, len(places)))
+
+
 def pytest_runtest_setup(item: pytest.Item) -> None:
     """Tests marked gpu are skipped where there is none."""
     if item.get_closest_marker("gpu"):

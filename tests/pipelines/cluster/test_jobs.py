@@ -475,6 +475,7 @@ def _head() -> Iterator[tuple[str, str, Path]]:
             "RAY_AUTH_TOKEN_PATH": str(token),
             "RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER": "0",  # true loopback
             "RAY_USAGE_STATS_ENABLED": "0",
+            "TMPDIR": folder,  # a driver that is killed removes nothing
         }
         command = [
             sys.executable,

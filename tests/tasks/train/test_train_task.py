@@ -160,7 +160,16 @@ def test_torchrun_trains_the_same_without_ray(data: Path, alone: Path, tmp_path:
         torch.testing.assert_close(weights[name], tensor, rtol=1e-3, atol=1e-4)
 
 
+@pytest.fixture
+def settings_of_ray_train(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The task sets them in its own process, which is a worker's elsewhere."""
+    for name in ("HEALTH_CHECK_INTERVAL_S", "COLLECTIVE_TIMEOUT_S", "ENABLE_PRINT_PATCH"):
+        monkeypatch.setenv(f"RAY_TRAIN_{name}", "")  # or there is nothing to restore
+        monkeypatch.delenv(f"RAY_TRAIN_{name}")
+
+
 @pytest.mark.slow
+@pytest.mark.usefixtures("settings_of_ray_train")
 def test_several_workers_train_under_ray_and_outlive_one_of_them(data: Path, alone: Path, tmp_path: Path) -> None:
     """SIGKILL of one worker in the middle: Ray Train begins again, and our newest checkpoint is found."""
     from reducible.pipelines.cluster.ray_session import session
@@ -198,6 +207,7 @@ def test_several_workers_train_under_ray_and_outlive_one_of_them(data: Path, alo
 
 
 @pytest.mark.slow
+@pytest.mark.usefixtures("settings_of_ray_train")
 def test_a_mistake_in_a_worker_is_one_line(data: Path, tmp_path: Path) -> None:
     from reducible.pipelines.cluster.ray_session import session
 
