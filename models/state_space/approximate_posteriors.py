@@ -1,18 +1,18 @@
 """Approximate posteriors: the encoder's distribution of the latents given the values, q(z_1..T | x), in three forms.
 
-    causal          q(z_t | x_<=t)             factorised; the basic form, and never tight: the past does not know what
-                                               the future will say of z_t
-    bidirectional   q(z_t | x_1..T)            factorised; knows everything, but not how the latents hang together
+    causal          q(z_t | x_<=t)             factorised; never tight, because the past does not tell what the future
+                                               says about z_t
+    bidirectional   q(z_t | x_1..T)            factorised; sees all values, but has no dependence between latents
     structured      q(z_t | z_t-1, x_t..T)     the form of the true posterior of a Markov model
 
-Each offers
+Each has the methods
 
-    read(x_TBX, lengths_B)              what it makes of the values, for every step
+    read(x_TBX, lengths_B)              the encoder's features of the values, for every step
     sample(read_TBW, noise_TBL)         means, deviations and latents of all steps
-    step(read_BW, z_BL)                 mean and deviation of one step after z_BL (None: of the first)
+    step(read_BW, z_BL)                 mean and deviation of the step after z_BL (None: of the first step)
 
 and forward(x, lengths, noise) is sample(read(x, lengths), noise). Only the structured form has a loop over time, and
-only for sampling.
+only in sampling.
 """
 
 import torch
@@ -26,7 +26,7 @@ from reducible.models.state_space.transitions import initialise, initialise_recu
 
 
 def reverse(x_TBX: Tensor, lengths_B: Tensor) -> Tensor:
-    """Each series backwards in time; what stands behind its end stays there."""
+    """Each series reversed in time. The padding after its end stays there."""
     steps_T1 = torch.arange(x_TBX.shape[0], device=x_TBX.device)[:, None]
     turned_TB = torch.where(steps_T1 < lengths_B, lengths_B - 1 - steps_T1, steps_T1)
     rows_B = torch.arange(x_TBX.shape[1], device=x_TBX.device)
@@ -74,13 +74,13 @@ class FactorisedPosterior(nn.Module):
         return mean_TBL, deviation_TBL, mean_TBL + deviation_TBL * noise_TBL
 
     def step(self, read: Tensor, z_BL: Tensor | None) -> tuple[Tensor, Tensor]:
-        """Mean and deviation of any number of steps, for they do not depend on each other."""
+        """Mean and deviation of any number of steps, which do not depend on each other."""
         mean, raw = self.head(read).chunk(2, dim=-1)
         return wide(mean), positive(raw)
 
 
 class StructuredPosterior(nn.Module):
-    """The combiner of Krishnan, Shalit and Sontag 2017: the mean of tanh(W z_t-1) and what is known of the future."""
+    """The combiner of Krishnan, Shalit and Sontag 2017: the mean of tanh(W z_t-1) and the features of the future."""
 
     def __init__(self, inputs: int, latent: int, width: int, cell: str) -> None:
         super().__init__()
@@ -88,7 +88,7 @@ class StructuredPosterior(nn.Module):
         self.before = nn.Linear(latent, width)
         self.head = nn.Linear(width, 2 * latent)
         self.first = nn.Parameter(torch.empty(latent))
-        """Stands for the latent before the first."""
+        """Takes the place of the latent before the first one."""
         self.flops = recurrence_flops(cell, inputs, width) + 2 * latent * width + 4 * width * latent
 
     def reset_parameters(self) -> None:

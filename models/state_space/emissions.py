@@ -1,6 +1,6 @@
-"""Emissions: the distribution of the values of a step given its latent, p(x_t | z_t), each channel on its own.
+"""Emissions: the distribution of the values of a step given its latent, p(x_t | z_t), independent for each channel.
 
-Every emission offers `forward(z)`, the parameters of the distribution for latents (..., L); `log_prob(parameters, x)`,
+Every emission has `forward(z)`, the parameters of the distribution for latents (..., L); `log_prob(parameters, x)`, the
 nats (..., C) of values; `sample(parameters)`, values (..., C); and `flops` per series and step.
 """
 
@@ -51,7 +51,7 @@ class GaussianEmission(Emission):
         nn.init.constant_(self.raw, raw_of(1.0))
 
     def forward(self, z: Tensor) -> Tensor:
-        # Here and not in log_prob: a sharded module holds its parameters whole inside forward alone.
+        # Here, not in log_prob, because a sharded module has its whole parameters only inside forward.
         mean = super().forward(z)
         return torch.stack((mean, positive(self.raw).to(mean.dtype).expand(mean.shape)), dim=-1)
 
@@ -65,7 +65,7 @@ class GaussianEmission(Emission):
 
 
 class KnownEmission(GaussianEmission):
-    """x_t = C z_t + D psi_t with given numbers and D diagonal; nothing to train."""
+    """x_t = C z_t + D psi_t with given C and diagonal D. Nothing is trained."""
 
     matrix: Tensor
     deviation: Tensor

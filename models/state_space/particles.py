@@ -1,12 +1,12 @@
 """Estimates of log p(x) of a deep state-space model, and its forecasts, by weighted latents.
 
-Both estimates draw latents from the encoder q and weight them by p(x, z) / q(z | x). The mean weight is p(x) on
-average, so that the logarithm of a mean over finitely many lies below log p(x) on average, by less the more there are
-(Burda, Grosse and Salakhutdinov 2016):
+Both estimates draw latents from the encoder q and weight them by p(x, z) / q(z | x). The expected weight is p(x).
+Therefore the logarithm of the mean of finitely many weights is below log p(x) on average, and nearer to it with more
+weights (Burda, Grosse and Salakhutdinov 2016):
 
-    importance    whole series at a time: the ELBO with the average inside the logarithm
-    particle      step by step, where poor latents are replaced by copies of good ones as soon as too few carry the
-                  weight (Gordon et al. 1993; Maddison et al. 2017): the better one for long series
+    importance    weights whole series: the ELBO with the average inside the logarithm
+    particle      weights step by step, and replaces poor latents by copies of good ones as soon as too few carry the
+                  weight (Gordon et al. 1993; Maddison et al. 2017); better for long series
 
 Axes: T steps, B series, L latents, P particles; rows are particles x series, particles first.
 """
@@ -22,14 +22,14 @@ from reducible.models.state_space.transitions import State
 
 
 class StateSpaceModel(Protocol):
-    """What is asked of a model (models/families/ssm.py)."""
+    """What these functions need of a model (models/families/ssm.py)."""
 
     posterior: Any
     """q (models/state_space/approximate_posteriors.py)."""
     transition: Any
     emission: Any
     config: Any
-    """width, and latents."""
+    """It has the fields width and latents."""
 
     def inputs(self, x_TBC: Tensor, observed_TBC: Tensor) -> Tensor:
         """What the encoder reads."""
@@ -37,11 +37,11 @@ class StateSpaceModel(Protocol):
 
 
 NUMBERS_AT_ONCE = 2**24
-"""Numbers in the widest activation, from which follows how many particles `importance` holds at a time."""
+"""The most numbers of the widest activation, which limits the particles that `importance` holds at a time."""
 
 
 def importance(model: StateSpaceModel, batch: dict[str, Tensor], particles: int) -> Tensor:
-    """(B,) float64: log of the mean of `particles` weights of whole series."""
+    """The logarithm of the mean of `particles` weights of whole series (B,), float64."""
     seen = _Seen(model, batch)
     T, B = seen.steps_TB.shape
     at_once = max(1, NUMBERS_AT_ONCE // (T * B * 4 * model.config.width))
@@ -61,7 +61,7 @@ def importance(model: StateSpaceModel, batch: dict[str, Tensor], particles: int)
 
 
 class Filtered(NamedTuple):
-    """Particles behind the last step of each series, of equal weight."""
+    """Particles after the last step of each series, of equal weight."""
 
     log_likelihood_B: Tensor
     """float64."""
@@ -110,9 +110,9 @@ def particle_filter(model: StateSpaceModel, batch: dict[str, Tensor], particles:
 def forecast(
     model: StateSpaceModel, batch: dict[str, Tensor], horizon: int, samples: int, particles: int = 1
 ) -> Tensor:
-    """(samples, B, horizon, C): values of the steps behind each series, drawn from p(x_T+1.. | x_1..T).
+    """Values of the steps after each series (samples, B, horizon, C), drawn from p(x_T+1.. | x_1..T).
 
-    The filter has `particles` times as many particles as samples are drawn: every one of equal distance goes on.
+    The filter has `particles` particles for each sample; one of them, at equal distances, continues.
     """
     filtered = particle_filter(model, batch, samples * particles)
     B = len(batch["steps"])
@@ -136,11 +136,11 @@ def effective_number(weight_PB: Tensor) -> Tensor:
 def _resampled(
     z_RL: Tensor, state: State, weight_PB: Tensor, total_B: Tensor, which_B: Tensor
 ) -> tuple[Tensor, State, Tensor, Tensor]:
-    """In the series of `which_B`: particles drawn by weight, all of weight 1 again, the mean weight put into total."""
+    """In the series of `which_B`: draws particles by weight, resets their weights, adds their mean to the total."""
     particles, B = weight_PB.shape
     device = weight_PB.device
     share_BP = weight_PB.softmax(0).t().contiguous()
-    # Systematic: one uniform number a series, then equal distances (Kitagawa 1996).
+    # Systematic: one uniform number for each series, then equal distances (Kitagawa 1996).
     start_B1 = torch.rand(B, 1, dtype=share_BP.dtype, device=device)
     position_BP = (torch.arange(particles, device=device) + start_B1) / particles
     chosen_BP = torch.searchsorted(share_BP.cumsum(1), position_BP).clamp_(max=particles - 1)
@@ -156,7 +156,7 @@ def _resampled(
 
 
 class _Seen:
-    """A batch with time first, and what the encoder makes of it."""
+    """A batch with time as the first axis, and the encoder's features of it."""
 
     def __init__(self, model: StateSpaceModel, batch: dict[str, Tensor]) -> None:
         self.x_TBC, self.observed_TBC = batch["values"].transpose(0, 1), batch["observed"].transpose(0, 1)

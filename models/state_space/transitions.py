@@ -1,9 +1,9 @@
-"""Transitions: mean and deviation of a latent given those before it, p(z_t | z_<t), each coordinate on its own.
+"""Transitions: mean and deviation of a latent given those before it, p(z_t | z_<t), independent for each coordinate.
 
-Every transition offers the same three, and `flops` per series and step:
+Every transition has three methods, and `flops` per series and step:
 
     forward(z_TBL)        means and deviations of all T steps at once, given the latents of all steps
-    start(rows)           mean, deviation and state of the first step, for so many series
+    start(rows)           mean, deviation and state of the first step, for `rows` series
     step(z_BL, state)     the same for the step after z_BL
 """
 
@@ -16,7 +16,7 @@ from reducible.models.layers.gaussian import positive, raw_of
 from reducible.models.layers.lstm import LSTM
 
 State = tuple[Tensor, ...]
-"""What a transition remembers, one row a series in every tensor."""
+"""The state of a transition. Every tensor has one row for each series."""
 
 
 def initialise(linear: nn.Linear, bias: float = 0.0) -> None:
@@ -38,12 +38,12 @@ def initialise_recurrent(recurrent: nn.RNNBase) -> None:
 
 
 class LstmTransition(nn.Module):
-    """An LSTM over the past latents gives mean and deviation; all steps are one fused call."""
+    """An LSTM over the past latents gives mean and deviation. All steps are one fused call."""
 
     def __init__(self, latent: int, width: int) -> None:
         super().__init__()
         self.first = nn.Parameter(torch.empty(latent))
-        """Read by the first step, which has no latent before it."""
+        """The input of the first step, which has no latent before it."""
         self.width = width
         self.lstm = LSTM(latent, width)
         self.head = nn.Linear(width, 2 * latent)
@@ -104,7 +104,7 @@ class LearntTransition(MarkovTransition):
         super().__init__()
         self.first_mean = nn.Parameter(torch.empty(latent))
         self.first_raw = nn.Parameter(torch.empty(latent))
-        """Of the deviation; see `positive`."""
+        """The deviation before `positive`."""
 
     def reset_parameters(self) -> None:
         nn.init.zeros_(self.first_mean)
@@ -115,11 +115,11 @@ class LearntTransition(MarkovTransition):
 
 
 class GatedTransition(LearntTransition):
-    """Between a linear map and a network, gate by gate (Krishnan, Shalit and Sontag 2017, section 5)."""
+    """Gates choose between a linear map and a network (Krishnan, Shalit and Sontag 2017, section 5)."""
 
     def __init__(self, latent: int, width: int) -> None:
         super().__init__(latent)
-        # One product for what both the gate and the proposed mean start with.
+        # One product for the hidden layers of the gate and of the proposed mean.
         self.inside = nn.Linear(latent, 2 * width)
         self.gate = nn.Linear(width, latent)
         self.proposed = nn.Linear(width, latent)
@@ -164,10 +164,10 @@ class LinearTransition(LearntTransition):
 
 
 class KnownTransition(MarkovTransition):
-    """z_t = A z_t-1 + B e_t with given numbers, begun where it has long been running; nothing to train.
+    """z_t = A z_t-1 + B e_t with given A and B. It starts from its stationary distribution, and nothing is trained.
 
-    Coordinates are independent given the ones before, here and at the first step: B and the stationary covariance
-    P = A P A' + B B' have to be diagonal.
+    The coordinates are independent given the latent before, and at the first step. Therefore B and the stationary
+    covariance P = A P A' + B B' must be diagonal.
     """
 
     matrix: Tensor
