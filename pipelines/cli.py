@@ -1,6 +1,7 @@
 """The command line. Each command imports what it needs, so that `reducible --help` answers at once."""
 
 import errno
+import os
 import sys
 from pathlib import Path
 from typing import Any
@@ -37,6 +38,7 @@ class Commands(click.Group):
         from reducible.tasks.errors import UserError
 
         try:
+            _require_current_folder()
             return super().invoke(context)
         except (UserError, DataError) as error:
             click.secho(f"reducible: {error}", fg="red", err=True)
@@ -52,6 +54,16 @@ class Commands(click.Group):
 
     def list_commands(self, context: click.Context) -> list[str]:
         return list(self.commands)  # in the order in which a newcomer needs them
+
+
+def _require_current_folder() -> None:
+    """Raises UserError if the current folder was removed, with which torch and Ray end in messages of their own."""
+    from reducible.tasks.errors import UserError
+
+    try:
+        os.getcwd()
+    except FileNotFoundError:
+        raise UserError("the current folder was removed; go to another one") from None
 
 
 @click.group(cls=Commands, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 110})
@@ -259,7 +271,7 @@ def finetune(
     help="0 always takes the likeliest token.",
 )
 @click.option("--top-k", type=click.IntRange(min=1), help="Draw from the k likeliest tokens only.")
-@click.option("--seed", default=0, show_default=True)
+@click.option("--seed", type=click.IntRange(0, 2**63 - 1), default=0, show_default=True)
 @ROOT
 def sample(run: str, prompt: str, tokens: int, temperature: float, top_k: int | None, seed: int, root: str) -> None:
     """Sample from a trained model. RUN is a recipe's name, a cell's label or the beginning of an identity."""

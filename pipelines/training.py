@@ -26,6 +26,7 @@ from reducible.tasks.train.train_spec import (
     Workers,
 )
 from reducible.tasks.words import plural
+from reducible.tasks.workflow.frozen import NUMBER, holds_boolean, is_number
 from reducible.tasks.workflow.task import Resources, Task
 
 LARGEST_MICRO_BATCH = 16_384  # target units per forward pass, unless the recipe says otherwise
@@ -61,8 +62,11 @@ def family_of(recipe: Recipe, section: Mapping[str, Any] | None = None) -> Famil
         UserError: there is no such family, it reads another kind of data, or cannot mask documents.
     """
     section = recipe.model if section is None else section
+    name = section.get("family", DEFAULT)
+    if not isinstance(name, str):
+        raise UserError(f"model.family: {name!r} is not allowed; it must be the name of a family")
     try:
-        kind = family(str(section.get("family", DEFAULT)))
+        kind = family(name)
     except ValueError as error:
         raise UserError(str(error)) from None
     if not recipe.data.gives(kind.reads):
@@ -98,6 +102,8 @@ def model_of(
             near = difflib.get_close_matches(key, known, n=1, cutoff=0.5)
             hint = f"did you mean {near[0]}?" if near else f"a {kind.name} has {', '.join(known)}"
             raise UserError(f"model.{key}: unknown key; {hint}")
+        if holds_boolean(value) and is_number(hints[key]):
+            raise UserError(f"model.{key}: {value!r} is not allowed; it must be {NUMBER}")
         try:
             given[key] = TypeAdapter(hints[key]).validate_python(value)
         except ValidationError as error:

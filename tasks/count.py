@@ -11,7 +11,7 @@ SUFFIXES = {"k": 1e3, "M": 1e6, "G": 1e9, "T": 1e12}
 def parse_count(value: Any) -> Any:
     """50M -> 50000000. Suffixes k, M, G, T; YAML hands 1e12 over as text, so that is read too."""
     if isinstance(value, str):
-        match = re.fullmatch(r"\s*([0-9.]+(?:[eE][+-]?\d+)?)\s*([kMGT]?)\s*", value)
+        match = re.fullmatch(r"\s*((?:[0-9]+\.?[0-9]*|\.[0-9]+)(?:[eE][+-]?[0-9]+)?)\s*([kMGT]?)\s*", value)
         if not match:
             raise ValueError("a count such as 32768, 32k, 50M, 1.5G or 2T")
         value = float(match[1]) * SUFFIXES.get(match[2], 1.0)
@@ -35,3 +35,4 @@ def parse_number(value: Any) -> Any:
 
 Number = Annotated[float, BeforeValidator(parse_number)]
 Share = Annotated[Number, Field(ge=0, lt=1)]
+Seed = Annotated[int, Field(ge=0, lt=2**63)]  # what torch's generators take

@@ -15,7 +15,7 @@ from reducible.data.sources import InputFile, groups
 from reducible.pipelines.dataset.data_section import DataSection
 from reducible.pipelines.dataset.tokenizer_section import BPE_VOCABULARY, TokenizerSection
 from reducible.pipelines.recipe.fields import Location, Number, Section, location
-from reducible.tasks.count import Count
+from reducible.tasks.count import Count, Seed
 from reducible.tasks.dataset import tokenise_pairs
 from reducible.tasks.dataset.tokenise import FileSpec
 from reducible.tasks.dataset.tokenise_pairs import (
@@ -90,7 +90,7 @@ class GeneratedPairsSection(Section):
     length: Count = 12
     shortest: Count | None = Field(default=None, description="symbols of the shortest source; default length")
     noise: Annotated[Number, Field(ge=0, le=1)] = 0.0
-    seed: int = Field(default=0, ge=0)
+    seed: Seed = 0
 
 
 class PairData(DataSection):

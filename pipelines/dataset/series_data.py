@@ -12,7 +12,7 @@ from reducible.data.series_files import Columns, channel_names, is_roll
 from reducible.data.sources import InputFile, files_of
 from reducible.pipelines.dataset.data_section import DataSection
 from reducible.pipelines.recipe.fields import Location, Number, Section, parse_number
-from reducible.tasks.count import Count
+from reducible.tasks.count import Count, Seed
 from reducible.tasks.dataset import make_series
 from reducible.tasks.dataset.make_series import GeneratedSpec, Places, SeriesSpec, TableSpec
 from reducible.tasks.dataset.tokenise import FileSpec
@@ -43,7 +43,7 @@ class GeneratedSeries(Section):
     D: Matrix = ((1.0,),)
     series: Count = 512
     length: Count = 100
-    seed: int = Field(default=0, ge=0)
+    seed: Seed = 0
 
 
 class SeriesData(DataSection):

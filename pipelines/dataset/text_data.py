@@ -12,7 +12,7 @@ from reducible.data.sources import InputFile, Source, groups, listing
 from reducible.pipelines.dataset.data_section import DataSection
 from reducible.pipelines.dataset.tokenizer_section import BPE_VOCABULARY, TokenizerSection
 from reducible.pipelines.recipe.fields import Location, Number, Section
-from reducible.tasks.count import Count
+from reducible.tasks.count import Count, Seed
 from reducible.tasks.dataset import tokenise
 from reducible.tasks.dataset.tokenise import (
     DatasetSpec,
@@ -44,7 +44,7 @@ class Generated(Section):
     order: int = Field(default=2, ge=1)
     symbols: int = Field(default=16, ge=2)
     sharpness: Annotated[Number, Field(ge=0)] = 2.0
-    seed: int = Field(default=0, ge=0)
+    seed: Seed = 0
 
 
 class TextData(DataSection):

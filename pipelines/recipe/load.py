@@ -11,13 +11,16 @@ import yaml
 from pydantic import BaseModel, ValidationError
 
 from reducible.data import schemes
-from reducible.data.paths import expanded
+from reducible.data.paths import expanded, scheme_like
 from reducible.pipelines.dataset.kinds import data_paths, section_in
+from reducible.pipelines.recipe import yaml_text
 from reducible.pipelines.recipe.recipe import Recipe
 from reducible.tasks.errors import UserError
 from reducible.tasks.evaluate.evaluate_spec import EvaluateSpec
 from reducible.tasks.train.optimizers.registry import DEFAULT, optimizer_kind
 
+NO_SECTION = ("model_type", "model_attributes_type", "dict_type", "mapping_type")
+"""Pydantic's errors for a value that stands where a section should."""
 HOLDS_MODEL = ("config.json", "manifest.json")
 """A folder that can be a base holds one of these files: a pretrained checkpoint, or an artifact of a training."""
 
@@ -109,29 +112,34 @@ def _read(path: Path, seen: tuple[Path, ...] = ()) -> dict[str, Any]:
     if path.resolve() in seen:
         raise UserError(f"{path}: base leads back to itself")
     try:
-        text = path.read_text()
+        text = path.read_text(encoding="utf-8")
     except FileNotFoundError:
         near = difflib.get_close_matches(path.name, os.listdir(path.parent) if path.parent.is_dir() else [], n=1)
         raise UserError(
             f"{path}: no such recipe" + (f"; did you mean {path.parent / near[0]}?" if near else "")
         ) from None
-    except (OSError, UnicodeDecodeError) as error:
-        raise UserError(f"{path}: cannot be read as a recipe ({error})") from None
+    except UnicodeDecodeError as error:
+        raise UserError(f"{path}: is not UTF-8 text (byte {error.start})") from None
+    except OSError as error:
+        raise UserError(f"{path}: cannot be read as a recipe ({(error.strerror or str(error)).lower()})") from None
     try:
-        content = yaml.safe_load(text)
+        content = yaml_text.load(text)
     except yaml.YAMLError as error:
-        mark = getattr(error, "problem_mark", None)
-        where = f", line {mark.line + 1}" if mark else ""
-        raise UserError(f"{path}{where}: is not YAML ({getattr(error, 'problem', error)})") from None
+        raise UserError(f"{path}{yaml_text.mistake(error)}") from None
     if not isinstance(content, dict):
         raise UserError(f"{path}: a recipe is a list of `key: value` lines, such as `data: {{source: notes}}`")
     _absolute_paths(content, path.parent)
     base = content.pop("base", None)
     if base is None:
         return content
-    if not isinstance(base, str):
+    if not isinstance(base, str) or not base or "\0" in base or _only_scheme(base, path.parent):
         raise UserError(f"{path}: base: {base!r} must be the path of another recipe")
-    return _merged(_read(path.parent / base, (*seen, path.resolve())), content)
+    return _merged(_read(path.parent / expanded(base), (*seen, path.resolve())), content)
+
+
+def _only_scheme(location: str, folder: Path) -> bool:
+    """Whether the location looks like one with a scheme, and no file has that name."""
+    return scheme_like(location) is not None and not os.path.lexists(folder / location)
 
 
 def _absolute_paths(content: dict[str, Any], folder: Path) -> None:
@@ -185,7 +193,9 @@ def _apply(content: dict[str, Any], override: str) -> None:
     if not equals or not all(keys):
         raise UserError(f"{override}: an override reads key=value, such as train.tokens=100M")
     try:
-        value = yaml.safe_load(text)
+        value = yaml_text.load(text)
+    except yaml_text.WrongKey as error:
+        raise UserError(f"{override}: {error.problem}") from None
     except yaml.YAMLError:
         value = text
     section: Any = content
@@ -216,8 +226,10 @@ def explain(error: ValidationError, model: type[BaseModel], content: Any) -> str
     message = first["msg"].removeprefix("Value error, ").removeprefix("Input should be ")
     if first["type"] == "string_pattern_mismatch":
         message = "letters, digits, spaces, dots, - and _, a letter or digit first"
+    if first["type"] in NO_SECTION:
+        message = "a section: `key: value` lines"
     given = first["input"]
-    if isinstance(given, BaseModel | dict):
+    if isinstance(given, BaseModel | dict) and first["type"] == "value_error":  # a sentence about the whole section
         return f"{field}: {message}" if field else message
     return f"{field}: {given!r} is not allowed; it must be {message}"
 

@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 from pydantic import Field
 
-from reducible.tasks.count import Count
+from reducible.tasks.count import Count, Seed
 from reducible.tasks.workflow.frozen import Frozen
 
 if TYPE_CHECKING:
@@ -25,7 +25,7 @@ class EvaluateSpec(Frozen):
     """The most target units to evaluate, spread over the split. None: all."""
     samples: int = Field(default=3, ge=0)
     """The number of samples, examples or forecasts shown."""
-    seed: int = Field(default=0, ge=0)
+    seed: Seed = 0
 
     def check(self, family: "Family") -> None:
         """Raises UserError if a setting does not apply to that family."""

@@ -6,7 +6,7 @@ from typing import Annotated, Any, Literal
 from pydantic import Field, model_validator
 
 from reducible.models.step_settings import Adaptation, Checkpointing, Precision, Strategy
-from reducible.tasks.count import Number, Share
+from reducible.tasks.count import Number, Seed, Share
 from reducible.tasks.train.optimizers.registry import AnyOptimizer, default_settings
 from reducible.tasks.workflow.frozen import Frozen
 from reducible.tasks.workflow.identity import canonical, equal
@@ -67,7 +67,7 @@ class StepSettings(Frozen):
     optimizer: AnyOptimizer = default_settings()
     precision: Precision = "fp32"
     """Format of matrix products and activations. Weights, moments and gradient sums are fp32. fp16 scales the loss."""
-    seed: int = Field(default=0, ge=0)
+    seed: Seed = 0
     deterministic: bool = False
     """Use deterministic kernels, so that killed and resumed equals never killed on a GPU too."""
     spike_guard: Annotated[Number, Field(gt=0)] | None = None

@@ -41,13 +41,13 @@ class OptimizerKind:
     """(model, groups, settings, whether gradients are set to 0 in place instead of dropped)."""
 
 
-def optimizer_kind(name: str) -> OptimizerKind:
+def optimizer_kind(name: object) -> OptimizerKind:
     """The optimizer of that name.
 
     Raises:
         ValueError: there is none; the line names the nearest one and all.
     """
-    if name not in OPTIMIZERS:
+    if not isinstance(name, str) or name not in OPTIMIZERS:  # a recipe may hold a list there
         raise ValueError(unknown("optimizer", name, OPTIMIZERS))
     module, _, row = OPTIMIZERS[name].partition(":")
     kind: OptimizerKind = getattr(import_module(module), row)
