@@ -72,9 +72,9 @@ def described(source: bytes) -> Iterator[Described]:
 
 
 def first_sentence(docstring: str) -> str | None:
-    """The first sentence of the first paragraph, with single spaces between its words; None if it is no sentence.
+    """The first sentence of the first paragraph, with single spaces between its words; None if it is not a sentence.
 
-    Signatures, examples, markup, fewer than 2 or more than 40 words, and text that is not Unicode are no sentence.
+    Signatures, examples, markup, fewer than 2 or more than 40 words, and text that is not Unicode are not sentences.
     """
     paragraph = " ".join(docstring.split("\n\n", 1)[0].split())
     sentence = _END.split(paragraph, maxsplit=1)[0]

@@ -62,7 +62,7 @@ class Reader:
         return None
 
     def records(self) -> Iterator[Document | Skipped]:
-        """Documents in order, with a Skipped for each record that is none. Raises DataError for a damaged file."""
+        """Documents in order, and a Skipped for each bad record. Raises DataError for a damaged file."""
         try:
             yield from self._records()
         except Damaged as error:
@@ -203,7 +203,7 @@ def reason(error: BaseException) -> str:
 
 
 class _Zstandard(io.RawIOBase):
-    """Decompresses .zst. zstandard's own reader accepts a torn file as a short one; this one demands the end."""
+    """Decompresses .zst. zstandard's own reader accepts a torn file as a short one; this one requires the end."""
 
     def __init__(self, stream: BinaryIO) -> None:
         import zstandard

@@ -1,4 +1,4 @@
-"""Pairs whose conditional entropy is known exactly: copy, reverse or sort a row of symbols, with noise if asked."""
+"""Pairs whose conditional entropy is known exactly: symbols copied, reversed or sorted, with optional noise."""
 
 import hashlib
 import json
@@ -60,7 +60,7 @@ class GeneratedPairs:
         return whether + noise * math.log(self.symbols - 1)
 
     def nats_of(self, source: str, target: str) -> float:
-        """-log p(target | source) under the source itself: what the truth scores on this very pair."""
+        """-log p(target | source) in nats under the true model, for this pair."""
         symbols = np.array([ALPHABET.index(symbol) for symbol in source.split()])
         expected = _spelled(self._ordered(symbols)).split()
         replaced = sum(a != b for a, b in zip(expected, target.split(), strict=True))

@@ -96,9 +96,9 @@ def listing(source: PairSource, cache: Path | None = None) -> list[InputFile]:
 def read_pairs(files: Sequence[InputFile], source: PairSource, left_out: LeftOut) -> Iterator[Pair]:
     """The pairs in order, without white space at the ends of each text, lower-cased if the source says so.
 
-    Raises DataError naming file and line for what is no pair: a wrong number of columns, an empty side, bytes that
-    are not UTF-8. With on_error: skip, such a line is left out and named in `left_out`, and so is a damaged file as a
-    whole. Parallel files of unequal length and a file that changed since it was listed always raise.
+    Raises DataError naming file and line of a record that is not a pair: a wrong number of columns, an empty side,
+    bytes that are not UTF-8. With on_error: skip, such a line is left out and named in `left_out`, and so is a damaged
+    file as a whole. Parallel files of unequal length and a file that changed since it was listed always raise.
     """
     if source.generated is not None:
         for file in files:
@@ -140,7 +140,7 @@ def _damage(group: list[InputFile], source: PairSource) -> str | None:
 
 
 def _records(group: list[InputFile], source: PairSource) -> Iterator[Pair | Skipped | None]:
-    """Pairs in order; for a record that is none, a Skipped with the reason, or None if the record is blank."""
+    """Pairs in order; for a bad record a Skipped with the reason, and None for a blank one."""
     try:
         texts = _parallel(*group) if source.parallel else _one_file(group[0], source.columns)
         for item in texts:
@@ -226,7 +226,7 @@ def _raw(file: InputFile, where: str, row: tuple[str, ...] | str) -> _Raw | Skip
 def _tsv(
     file: InputFile, plain: Iterable[bytes], columns: tuple[str, str] | tuple[int, int] | None
 ) -> Iterator[_Raw | Skipped]:
-    """One pair a line, columns between tabs; nothing is quoted or escaped. Blank lines are no pairs."""
+    """One pair a line, columns between tabs; nothing is quoted or escaped. Blank lines are ignored."""
     places: tuple[int, int] = (0, 1)
     width: int | None = 2
     named = columns is not None and isinstance(columns[0], str)

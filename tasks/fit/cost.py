@@ -9,8 +9,8 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 Floats = NDArray[np.float64]
-# Depth fixed, attention and output head grow as N^1/2; depth rising with width, as N^2/3 and N^1/3. A free power fits
-# no better inside and extrapolates badly (checked against exact counts).
+# With fixed depth, attention and output head grow as N^1/2; if depth grows with width, as N^2/3 and N^1/3. A free power
+# fits no better inside the range and extrapolates badly (checked against exact counts).
 POWERS = (1 / 3, 1 / 2, 2 / 3, 3 / 4)
 
 

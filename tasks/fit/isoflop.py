@@ -1,7 +1,7 @@
 """IsoFLOP analysis: the minimum of loss over log N at each budget, and the frontier through the minima.
 
-A parabola over a whole grid is biased by off-centre grids (exponents up to 2.68 on published data), so only runs within
-a factor `window` of its vertex make it, and a minimum that the runs do not enclose is refused with the reason.
+A parabola over a whole grid is biased if the grid is off-centre (exponents up to 2.68 on published data). So only runs
+within a factor `window` of its vertex are used, and a minimum that the runs do not enclose is refused with the reason.
 """
 
 from __future__ import annotations

@@ -5,7 +5,7 @@ Gadre et al.'s form is x = (C/M, C M) with one exponent shared by both terms. A 
 Problem by its own `powers`, `slopes` and `bend`, and by `scaled` and `raw`.
 
 The objective is the SUM over runs of weight * Huber(log model - log loss) with delta 1e-3 (Hoffmann et al. 2022).
-Summed, not averaged: a mean that is 1e-5 small meets a default tolerance long before the optimum.
+It is summed, not averaged, because a mean of 1e-5 meets a default tolerance long before the optimum.
 
 Inside, A_j is replaced by its term at the geometric mean of x_j, in units of the mean loss, as E is: all parameters
 are then of order one and the Jacobian's condition number is about 1e2 where the raw parameters give 1e9.
@@ -231,7 +231,7 @@ def minimise(
         pair = free[:, :, None] & free[:, None, :]
         matrix = np.where(pair, matrix, identity)
         step = -np.linalg.solve(matrix, g[:, :, None])[:, :, 0]
-        # An exponent may not leap: far from the optimum the quadratic knows nothing.
+        # The steps of exponents are limited: far from the optimum the quadratic is a poor guide.
         reach = np.abs(step[:, 1 + problem.terms :]).max(axis=1)
         step *= np.minimum(1, 0.5 / np.maximum(reach, 1e-300))[:, None]
         there = np.clip(here + step, low, high)

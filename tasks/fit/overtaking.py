@@ -1,8 +1,9 @@
 """Several families on the same data and one ledger: from which compute on the best loss of one is below another's.
 
-Every fit brings bootstrap draws of its best loss L(C). A draw of one family is paired with a draw of the other, and
-where the paired curves cross is one draw of the overtaking; the spread over draws is its interval. Where the draws do
-not agree that there is a crossing, or who is ahead, these runs cannot tell, and that is the answer.
+Every fit has bootstrap draws of its best loss L(C). A draw of one family is paired with a draw of the other. The
+compute at which the paired curves cross is one draw of the overtaking, and the spread over draws is its interval. If
+the draws disagree on whether there is a crossing, or on which family is ahead, the answer is that these runs cannot
+tell.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""What a fit found, as frozen dataclasses that go to fit.json and back; report, `predict` and CLI read them.
+"""The results of a fit, as frozen dataclasses that fit.json stores and that report, `predict` and CLI read.
 
 Units: N parameters, D training target units, C training FLOPs, loss in nats per target unit.
 Every interval is 95 %.
@@ -231,7 +231,7 @@ class Fit:
 
     runs: tuple[Run, ...]
     counts: str  # what N counts: "parameters" or "parameters_without_embeddings"
-    law: Law | None  # None where the runs cannot carry its parameters; health.verdict says why
+    law: Law | None  # None if the runs cannot carry its parameters; health.verdict says why
     cost: Cost
     health: Health
     profile: ProfileOfE | None

@@ -38,7 +38,7 @@ def search(problem: Problem, weights: Floats | None = None, grid: int = GRID) ->
     # One more time with the tightest tolerance: the rest may have stopped a hair earlier.
     last = minimise(problem, rest.theta[best : best + 1], w, iterations=500, tolerance=1e-12)
     theta, objective = last.theta[0], float(last.objective[0])
-    # Without noise the best objective is 1e-25 or so and nothing is within 1e-4 of it: hence the second term.
+    # Without noise the best objective is about 1e-25 and nothing is within 1e-4 of it, hence the second term.
     at_best = rest.objective <= objective * (1 + CLOSE) + 1e-16 * w.sum()
     settled = rest.gradient < 1e-6
     J = problem.jacobian(last.theta)[0] * np.sqrt(w[0])[:, None]

@@ -1,4 +1,4 @@
-"""Several families in one picture: reducible loss, loss as measured, and who is ahead of whom, against compute."""
+"""Several families in one picture: reducible loss, loss as measured, and difference of loss, against compute."""
 
 from __future__ import annotations
 
@@ -44,7 +44,7 @@ class Member:
 
     @property
     def lowest(self) -> list[tuple[float, float]]:
-        """(C, loss) of each budget's minimum; where none can be trusted, of each budget's lowest run."""
+        """(C, loss) of each budget's minimum; if no minimum can be trusted, of each budget's lowest run."""
         points = self.fit.frontier.points
         trusted = [(p.C, p.loss.value) for p in points if p.refused is None and p.loss is not None]
         if trusted:
@@ -159,7 +159,7 @@ def _raw(scene: Families) -> Panel:
 
 
 def _difference(scene: Families) -> Panel:
-    """Every family's best loss less the first one's, draws paired: where a band leaves 0, the runs can tell."""
+    """The best loss of every family minus that of the first, with paired draws. Runs can tell if a band leaves 0."""
     (reference, _), *others = scene.fitted
     canvas, axes = panel(
         f"Behind {reference.label}", "training compute C (FLOPs)", f"difference of loss ({scene.nats})"

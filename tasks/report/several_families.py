@@ -1,4 +1,4 @@
-"""The report on several families: how they compare, then each one's own fit; report.html and figures/ out."""
+"""The report on several families: their comparison, then the fit of each one. Writes report.html and figures/."""
 
 from __future__ import annotations
 
@@ -131,7 +131,7 @@ def note(fits: Mapping[str, Fit], comparison: Comparison, spec: FamiliesReportSp
 
 
 def _rows(pair: Overtaking) -> list[Row]:
-    """The family that is ahead throughout, if any, then each crossing of the fits that is not below what was tested."""
+    """The family that is ahead throughout, if any, then each crossing, except those below the tested range."""
     rows = []
     if pair.ahead is not None and pair.ahead_until is not None:
         rows.append(Row(pair, f"{pair.ahead} is ahead up to {pair.ahead_until:.3g}"))

@@ -28,9 +28,8 @@ def culprits(step: Step, number: int) -> str:
 
 
 def verdict(standing: Standing, finetunes: bool) -> tuple[str, str | None]:
-    """(status, reason). A run that ends clearly worse than its untrained model, or the base that it fine-tunes, has
-
-    diverged, though every gradient was finite.
+    """(status, reason). A run has diverged, though all gradients were finite, if its loss ends clearly above that of
+    the untrained model or of the base that it fine-tunes.
     """
     progress = standing.progress
     # The base's loss is known on the validation examples only, which may be easier or harder than the training's.

@@ -52,7 +52,7 @@ class GridsKind(Kind):
     def sample(self, model: Any, dataset: Dataset, trained: dict[str, Any], prompt: str, options: SampleOptions) -> str:
         captions = dataset.content["captions"]
         if prompt not in captions:
-            raise UserError(f"--prompt: {prompt!r} is no caption; there are {', '.join(captions)}")
+            raise UserError(f"--prompt: {prompt!r} is not a caption; captions are {', '.join(captions)}")
         pixels_T = model.logits(torch.tensor([captions.index(prompt)]))[0].argmax(-1).tolist()
         side = round(len(pixels_T) ** 0.5)
         return "\n".join("".join(map(str, pixels_T[at : at + side])) for at in range(0, len(pixels_T), side))
