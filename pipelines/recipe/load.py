@@ -206,9 +206,13 @@ def _apply(content: dict[str, Any], override: str) -> None:
         if not isinstance(inner, dict):
             raise UserError(f"{override}: {key} is a value, not a section with a key {keys[-1]}")
         section = inner
-    if dotted == "finetune.base":
-        value = _base(value, Path())
-    section[keys[-1]] = _absolute(value, Path()) if dotted in data_paths() else value
+    given: dict[str, Any] = {keys[-1]: value}
+    for key in reversed(keys[:-1]):
+        given = {key: given}
+    _absolute_paths(given, Path())  # also the paths inside a value, such as data={source: notes}
+    for key in keys:
+        given = given[key]
+    section[keys[-1]] = given
 
 
 def explain(error: ValidationError, model: type[BaseModel], content: Any) -> str:

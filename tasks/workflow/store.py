@@ -20,6 +20,7 @@ from typing import Any, TypeVar
 
 from pydantic import BaseModel, ValidationError
 
+from reducible.data.paths import expanded
 from reducible.tasks.errors import UserError
 from reducible.tasks.workflow.code_version import code_version
 
@@ -32,7 +33,7 @@ class Store:
     """A folder that every node sees.
 
     Raises:
-        UserError: the root is a URI, or cannot be made or written.
+        UserError: the root is empty or a URI, or cannot be made or written.
     """
 
     def __init__(self, root: str | Path) -> None:
@@ -41,7 +42,9 @@ class Store:
                 f"--root {root}: an object store is not supported yet; give a folder that every node sees "
                 "(a shared file system, or a mounted bucket)"
             )
-        self.root = Path(root).expanduser().absolute()
+        if not str(root):
+            raise UserError("--root: is empty; give a folder")
+        self.root = expanded(str(root)).absolute()
         try:
             for folder in ("artifacts", "staging", "work"):
                 (self.root / folder).mkdir(parents=True, exist_ok=True)

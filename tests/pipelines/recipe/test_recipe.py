@@ -193,6 +193,25 @@ def test_paths_are_relative_to_the_recipe_that_names_them(tmp_path: Path) -> Non
     assert source is not None and Path(source).resolve() == tmp_path / "notes"
 
 
+def test_a_path_of_the_command_line_is_absolute_however_deep_its_override_writes_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "recipe.yaml").write_text(MINIMAL)
+    (tmp_path / "notes").mkdir()
+    monkeypatch.chdir(tmp_path)
+    wanted = {"source": str(tmp_path / "notes"), "tokenizer": str(tmp_path / "t.json")}
+    for overrides in (
+        ["data.source=notes", "data.tokenizer.kind=file", "data.tokenizer.path=t.json"],
+        ["data.source=notes", "data.tokenizer={kind: file, path: t.json}"],
+        ["data={source: notes, tokenizer: {kind: file, path: t.json}}"],
+    ):
+        data = load_recipe(Path("recipe.yaml"), overrides).data.model_dump()
+        assert {"source": data["source"], "tokenizer": data["tokenizer"]["path"]} == wanted
+    base = ["finetune={base: ./notes}"]
+    tuned = load_recipe(Path("recipe.yaml"), base).finetune
+    assert tuned is not None and tuned.base == str(tmp_path / "notes")
+
+
 def test_schedules_in_shares_become_steps() -> None:
     recipe = Recipe.model_validate(
         {

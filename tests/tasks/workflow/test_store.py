@@ -142,3 +142,14 @@ def test_an_identity_holds_spec_version_and_inputs_but_not_labels() -> None:
     assert dag.task("renamed", 1).identity == a.identity
     assert dag.task("a", 2).identity != a.identity
     assert dag.task("c", 1, (a,)).identity != dag.task("c", 1, (dag.task("b", 2),)).identity
+
+
+@pytest.mark.parametrize("root", ["", "s3://bucket/runs"])
+def test_a_root_that_is_no_folder_is_refused(root: str) -> None:
+    with pytest.raises(UserError, match="^--root"):
+        Store(root)
+
+
+def test_a_root_of_a_user_that_nobody_has_is_a_folder_here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    assert Store("~nobody-has-this-name/runs").root == tmp_path / "~nobody-has-this-name" / "runs"
