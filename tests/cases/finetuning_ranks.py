@@ -1,9 +1,11 @@
-"""What two gloo processes do for test_train_finetuning.py, started once by torchrun."""
+"""What two gloo processes do for test_finetuning.py, started once."""
 
 import sys
 from itertools import product
 from pathlib import Path
 
+import bitsandbytes.functional  # noqa: F401, the package imports both when it needs them: here before ranks are forked
+import peft  # noqa: F401
 import torch
 import torch.distributed as dist
 from family_cases import training_data

@@ -1,4 +1,4 @@
-"""What two gloo processes do for test_train_ranks.py, started once by torchrun; results go to files that it reads."""
+"""What two gloo processes do for test_ranks.py, started once; results go to files that it reads."""
 
 import sys
 from pathlib import Path
