@@ -20,7 +20,7 @@ from reducible.pipelines.recipe.load import load_recipe
 from reducible.pipelines.run import run_tasks
 from reducible.tasks.dataset.dataset import open_dataset
 from reducible.tasks.train.folders import MODEL
-from reducible.tasks.workflow.execute import _payload, run_here
+from reducible.tasks.workflow.execute import payload_of, run_here
 from reducible.tasks.workflow.record import read_rows
 from reducible.tasks.workflow.store import Store
 
@@ -40,9 +40,9 @@ def main() -> None:
     recipe = load_recipe(recipe_file, [f"data.source={arguments.rolls.resolve()}", *arguments.overrides])
     store = Store(arguments.root)
     tasks = run_tasks(recipe, store)
-    dataset = run_here(_payload(tasks.dataset), store)
+    dataset = run_here(payload_of(tasks.dataset), store)
     began = time.process_time()
-    trained = run_here(_payload(tasks.train), store)
+    trained = run_here(payload_of(tasks.train), store)
     seconds = time.process_time() - began
     curve(trained, seconds)
     result = json.loads((trained / "result.json").read_text())

@@ -16,11 +16,11 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from reducible.models.config import AttentionShape, ModelConfig
-from reducible.models.contract import Family, PairModel, Part
+from reducible.models.contract import Family, Part
 from reducible.models.cost.inference import Remembered
 from reducible.models.cost.ledger import Cost, Lengths
+from reducible.models.families.pair_tables import PairTables, require_one_vocabulary
 from reducible.models.families.transformer import Attention, Block, FeedForward, TransformerConfig
-from reducible.models.layers.adapted_weights import adapted_weight
 from reducible.models.layers.attention import padding_mask
 from reducible.models.layers.output_loss import output_loss
 from reducible.models.layers.rotary import Rotary
@@ -58,10 +58,7 @@ class EncoderDecoderConfig(ModelConfig):
         self.require_flag("shared")
         self.require_number("label_smoothing", least=0, below=1)
         _ = self.stack  # checks the other keys
-        if self.shared and self.source_vocabulary != self.vocabulary:
-            raise ValueError(
-                f"model.shared: one tokenizer has one vocabulary, not {self.source_vocabulary} and {self.vocabulary}"
-            )
+        require_one_vocabulary(self)
 
     @property
     def stack(self) -> TransformerConfig:
@@ -203,7 +200,7 @@ class DecoderBlock(nn.Module):
         return F.dropout(x, self.dropout, self.training) if self.dropout else x
 
 
-class EncoderDecoder(PairModel):
+class EncoderDecoder(PairTables):
     """Reads a source and writes a target: by teacher forcing in training, by models/generate/beam_search.py later."""
 
     config: EncoderDecoderConfig
@@ -247,12 +244,11 @@ class EncoderDecoder(PairModel):
         memory_BSD, mask_B11S = self.encode(batch["source"], batch["source_lengths"])
         x_BTD = self.decode(batch["inputs"], [memory_BSD] * len(self.decoder), mask_B11S)
         smoothing = self.config.label_smoothing if self.training else 0.0
-        return output_loss(x_BTD, self.output_table, batch["targets"], smoothing)
+        return output_loss(x_BTD, self.output_table(), batch["targets"], smoothing)
 
     def encode(self, source_BS: Tensor, lengths_B: Tensor) -> tuple[Tensor, Tensor]:
         """The encoder's output (B, S, D), and the mask of the decoder's scores (B, 1, 1, S): -inf after each source."""
-        table = self.embedding if self.source_embedding is None else self.source_embedding
-        x_BSD = self._drop(table(source_BS))
+        x_BSD = self.dropped(self.source_table()(source_BS))
         real_B1S = padding_mask(lengths_B, source_BS.shape[1])
         mask_B11S = torch.zeros_like(real_B1S, dtype=x_BSD.dtype).masked_fill_(~real_B1S, -torch.inf)[:, None]
         for block in self.encoder:
@@ -267,7 +263,7 @@ class EncoderDecoder(PairModel):
         caches: Sequence[GrowingCache | None] | None = None,
     ) -> Tensor:
         """The input of the output table (B, T, D). `memories` has one for each layer, as DecoderBlock takes it."""
-        x_BTD = self._drop(self.embedding(tokens_BT))
+        x_BTD = self.dropped(self.embedding(tokens_BT))
         caches = caches or [None] * len(self.decoder)
         for block, memory, cache in zip(self.decoder, memories, caches, strict=True):
             x_BTD = block(x_BTD, memory, mask_B11S, cache)
@@ -277,7 +273,7 @@ class EncoderDecoder(PairModel):
     def logits(self, batch: dict[str, Tensor]) -> Tensor:
         """(B, T, vocabulary): the next token's unnormalised log-probabilities after each of `inputs`."""
         memory_BSD, mask_B11S = self.encode(batch["source"], batch["source_lengths"])
-        return F.linear(self.decode(batch["inputs"], [memory_BSD] * len(self.decoder), mask_B11S), self.output_table)
+        return F.linear(self.decode(batch["inputs"], [memory_BSD] * len(self.decoder), mask_B11S), self.output_table())
 
     # Searching (models/generate/beam_search.py: Decoder) --------------------------------------------------------------
 
@@ -293,7 +289,7 @@ class EncoderDecoder(PairModel):
         """Logits (R, vocabulary) after these tokens."""
         source = state.source
         x_R1D = self.decode(tokens_R[:, None], source.keys_values, source.mask_R11S, state.caches)
-        return F.linear(x_R1D[:, 0], self.output_table), state
+        return F.linear(x_R1D[:, 0], self.output_table()), state
 
     def select(self, state: DecodingState, rows_R: Tensor) -> DecodingState:
         """Some of the rows, in that order."""
@@ -320,19 +316,6 @@ class EncoderDecoder(PairModel):
 
     # What training asks of a family -------------------------------------------------------------------------------
 
-    @property
-    def output_table(self) -> Tensor:
-        """(vocabulary, D)."""
-        return self.embedding.weight if self.output is None else adapted_weight(self.output)
-
-    @property
-    def stochastic(self) -> bool:
-        """Whether training draws random numbers."""
-        return self.config.dropout > 0
-
-    def tied_tables(self) -> Sequence[nn.Module]:
-        return [self.embedding] if self.output is None else []
-
     def tables(self) -> Sequence[nn.Embedding | nn.Linear]:
         return [table for table in (self.source_embedding, self.embedding, self.output) if table is not None]
 
@@ -343,9 +326,6 @@ class EncoderDecoder(PairModel):
     def selective_parts(self) -> list[Part]:
         """What selective activation checkpointing rebuilds (models/layers/activation_checkpointing.py)."""
         return [(block, "forward") for block in self.blocks()]
-
-    def _drop(self, x: Tensor) -> Tensor:
-        return F.dropout(x, self.config.dropout, self.training) if self.config.dropout else x
 
 
 def encoder_decoder_remembers(config: EncoderDecoderConfig, element: int) -> Remembered:

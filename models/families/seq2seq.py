@@ -21,12 +21,13 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from reducible.models.config import ModelConfig
-from reducible.models.contract import Family, PairModel, Part
+from reducible.models.contract import Family, Part
 from reducible.models.cost.inference import Remembered
 from reducible.models.cost.ledger import Cost, Lengths
 from reducible.models.cost.recurrent_activations import held
+from reducible.models.families.pair_tables import PairTables, require_one_vocabulary
 from reducible.models.layers.activation_checkpointing import CutsTime, joined, over_time
-from reducible.models.layers.adapted_weights import adapted_matrices, adapted_weight
+from reducible.models.layers.adapted_weights import adapted_matrices
 from reducible.models.layers.device_kind import device_kind
 from reducible.models.layers.lstm import LSTM
 from reducible.models.layers.output_loss import output_loss
@@ -71,10 +72,7 @@ class Seq2SeqConfig(ModelConfig):
             raise ValueError("model.hard: needs attention; set model.attention to luong or bahdanau")
         if self.bidirectional and self.width % 2:
             raise ValueError(f"model.width: {self.width} must be even, or model.bidirectional false")
-        if self.shared and self.source_vocabulary != self.vocabulary:
-            raise ValueError(
-                f"model.shared: one tokenizer has one vocabulary, not {self.source_vocabulary} and {self.vocabulary}"
-            )
+        require_one_vocabulary(self)
 
     def scaled(self, width: int) -> "Seq2SeqConfig":
         """The ladder: this config at another width, which sets the depth: 1 layer, 2 from width 256, 3 from 512."""
@@ -228,7 +226,7 @@ def attention(scores: Tensor, mask: Tensor, hard: bool) -> Tensor:
     return one_hot + (alpha - alpha.detach()) if alpha.requires_grad else one_hot
 
 
-class Seq2Seq(PairModel):
+class Seq2Seq(PairTables):
     """Initialised and scaled by layers/width_rule.py; forget gates start at bias 1 (Gers et al. 2000)."""
 
     config: Seq2SeqConfig
@@ -299,8 +297,7 @@ class Seq2Seq(PairModel):
 
     def start(self, batch: dict[str, Tensor]) -> State:
         """Reads the sources."""
-        table = self.embedding if self.source_embedding is None else self.source_embedding
-        return self.encoder(self.dropped(table(batch["source"])), batch["source_lengths"])
+        return self.encoder(self.dropped(self.source_table()(batch["source"])), batch["source_lengths"])
 
     def next(self, tokens_R: Tensor, state: State) -> tuple[Tensor, State]:
         """The logits (R, vocabulary) after one more token in each row."""
@@ -314,11 +311,6 @@ class Seq2Seq(PairModel):
 
     # What the train step asks for ---------------------------------------------------------------------------------
 
-    @property
-    def stochastic(self) -> bool:
-        """Whether training draws random numbers."""
-        return self.config.dropout > 0
-
     def blocks(self) -> list[nn.Module]:
         """The units of sharding and of full activation checkpointing."""
         return [self.encoder, self.decoder]
@@ -327,17 +319,8 @@ class Seq2Seq(PairModel):
         """The parts that selective activation checkpointing rebuilds: each attention step, if it feeds the cell."""
         return [(self.decoder, "look")] if isinstance(self.decoder, FeedingDecoder) else []
 
-    def tied_tables(self) -> Sequence[nn.Module]:
-        return [self.embedding] if self.output is None else []
-
     def tables(self) -> Sequence[nn.Embedding | nn.Linear]:
         return [part for part in (self.embedding, self.source_embedding, self.output) if part is not None]
-
-    def output_table(self) -> Tensor:
-        return self.embedding.weight if self.output is None else adapted_weight(self.output)
-
-    def dropped(self, x: Tensor) -> Tensor:
-        return F.dropout(x, self.config.dropout, self.training) if self.config.dropout else x
 
 
 def seq2seq_remembers(config: Seq2SeqConfig, element: int) -> Remembered:

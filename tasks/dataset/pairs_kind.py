@@ -38,7 +38,7 @@ class PairsKind(Kind):
     test_split = "name a source for it (data.test), or take validation"
     settings = PairsSettings
     served = Served(
-        "pair_model.py",
+        "translations",
         ("source_tokenizer", "tokenizer"),
         (("string", "output"), ("double", "score"), ("double", "nats")),
         (("tokens", "long", 200), ("beam", "long", 5), ("length_penalty", "double", 1.0)),

@@ -19,7 +19,7 @@ class Text(Kind):
     test_split = "text is split into train and validation; take validation"
     settings = TextSettings
     served = Served(
-        "text_model.py",
+        "continuations",
         ("tokenizer",),
         (("string", "continuation"), ("double", "nats"), ("double", "bits_per_byte")),
         (("tokens", "long", 32), ("temperature", "double", 0.0), ("top_k", "long", 0), ("seed", "long", 0)),

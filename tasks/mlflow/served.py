@@ -7,8 +7,8 @@ from dataclasses import dataclass
 class Served:
     """A model that takes texts and returns a row of `outputs` for each."""
 
-    code: str
-    """The file beside this one that MLflow runs to load the model."""
+    rows: str
+    """The method of model_code.py that makes the outputs."""
     tokenizers: tuple[str, ...]
     """The folders of the dataset that it needs."""
     outputs: tuple[tuple[str, str], ...]

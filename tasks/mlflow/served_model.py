@@ -80,9 +80,9 @@ def _pack(folder: Path, model: Path, dataset: Path, served: Served) -> None:
                 shutil.copy(path, target)
         mlflow.pyfunc.save_model(
             str(folder),
-            python_model=str(Path(__file__).with_name(served.code)),
+            python_model=str(Path(__file__).with_name("model_code.py")),
             artifacts={"model": str(model), **{name: str(dataset / name) for name in served.tokenizers}},
-            model_config={key: content[key] for key in served.facts},
+            model_config={"rows": served.rows, **{key: content[key] for key in served.facts}},
             code_paths=[str(path) for path in sorted(Path(sources).iterdir())],
             signature=signature,
             pip_requirements=needed,

@@ -116,7 +116,7 @@ def _run_on_ray(waiting: list[Task], store: Store, outcomes: dict[str, Outcome],
             num_gpus=held.gpus if alone else 0,
             memory=held.memory or (None if alone else LAUNCHER_BYTES),
             max_retries=3,  # a killed worker or node; the function's own errors are never retried
-        ).remote(_payload(task), str(store.root), *upstream)
+        ).remote(payload_of(task), str(store.root), *upstream)
         references[task.identity] = reference
         tasks_of[reference] = task
 
@@ -151,7 +151,7 @@ def _heaviest_first(waiting: list[Task]) -> list[Task]:
     return sorted(waiting, key=lambda task: (depth[task.identity], -ahead[task.identity]))
 
 
-def _payload(task: Task) -> dict[str, Any]:
+def payload_of(task: Task) -> dict[str, Any]:
     """What is sent to the worker: this task and the identities of its inputs, not the graph."""
     return {
         "name": task.name,

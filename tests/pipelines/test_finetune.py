@@ -12,6 +12,7 @@ import pytest
 import torch
 import yaml
 from click.testing import CliRunner
+from in_process import make
 from safetensors.torch import load_file
 
 from reducible.models.families.registry import FAMILIES, family
@@ -28,10 +29,8 @@ from reducible.tasks.evaluate import forecasts
 from reducible.tasks.train.folders import ADAPTER, MODEL
 from reducible.tasks.train.quantised_base import QuantiseSpec
 from reducible.tasks.train.quantised_base import run as quantise
-from reducible.tasks.workflow.execute import _payload, run_here
 from reducible.tasks.workflow.record import read_rows
 from reducible.tasks.workflow.store import Store, read_manifest
-from reducible.tasks.workflow.task import in_order
 
 SMALL = {"batch": 512, "micro_batch": 4, "validation": {"units": 512}}
 BASES: dict[str, dict[str, Any]] = {
@@ -108,10 +107,7 @@ def made(folder: Path, name: str, content: dict[str, Any], last: str = "train") 
     evaluate = {"units": 512, "samples": 1, **EVALUATE[reads]}
     path.write_text(yaml.safe_dump({"evaluate": evaluate, **content}))
     tasks = run_tasks(load_recipe(path), store)
-    targets = [tasks.dataset] if tasks.provisional else [getattr(tasks, last)]
-    for task in in_order(targets):
-        if not store.committed(task.name, task.identity):
-            run_here(_payload(task), store)
+    make([tasks.dataset] if tasks.provisional else [getattr(tasks, last)], store)
     return made(folder, name, content, last) if tasks.provisional else (tasks, store)
 
 

@@ -1,30 +1,30 @@
 """Families from outside the package go through every command: one for each kind of data (tests/cases/toy_families.py).
 
-Tasks run in this process one after another, and everything else is as a person gives it; the slow test is under Ray.
+Tasks run in this process one after another, and everything else is as a person gives it; the slow tests are under Ray.
 """
 
 import json
 import os
+import shutil
 import subprocess
 import sys
-from collections.abc import Sequence
-from contextlib import nullcontext
+from collections.abc import Iterable, Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
+import toy_families
 import yaml
-from click.testing import CliRunner
+from in_process import said, without_ray
 from toy_families import TEXT
 
 from reducible.models.families.registry import FAMILIES
-from reducible.pipelines.cli import main
+from reducible.pipelines.cluster.ray_session import session
 from reducible.pipelines.plan.plan import state_of
 from reducible.pipelines.recipe.load import load_recipe
 from reducible.pipelines.run import run_tasks
 from reducible.tasks.dataset.kind import kind_named
-from reducible.tasks.workflow.execute import Outcome, _payload, run_here
 from reducible.tasks.workflow.store import Store, write_manifest
 from reducible.tasks.workflow.task import Task, description
 
@@ -50,17 +50,6 @@ EVALUATE: dict[str, dict[str, Any]] = {
 PROMPTS = {"text": "ab", "sentences": "ab", "pairs": "ab", "series": ""}
 
 
-def in_this_process(
-    waiting: Sequence[Task], store: Store, outcomes: dict[str, Outcome], observers: Sequence[Any]
-) -> None:
-    for observer in observers:
-        observer.submitted(waiting)
-    for task in waiting:
-        outcomes[task.identity] = Outcome(task, "made", run_here(_payload(task), store))
-        for observer in observers:
-            observer.finished(outcomes[task.identity])
-
-
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """One for all kinds, as MLflow takes seconds to make its database."""
@@ -70,8 +59,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture
 def here(folder: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """The current folder, where nothing is registered yet and tasks run in this process."""
-    monkeypatch.setattr("reducible.tasks.workflow.execute._run_on_ray", in_this_process)
-    monkeypatch.setattr("reducible.pipelines.engine.session", nullcontext)
+    without_ray(monkeypatch)
     monkeypatch.setattr("reducible.models.families.registry.FAMILIES", dict(FAMILIES))
     monkeypatch.chdir(folder)
     return folder
@@ -89,10 +77,21 @@ def written(folder: Path, kind: str, module: str) -> str:
     return f"toy-{kind}.yaml"
 
 
-def called(*arguments: object) -> str:
-    result = CliRunner().invoke(main, [str(argument) for argument in arguments])
-    assert result.exit_code == 0, result.output + repr(result.exception)
-    return result.output
+@pytest.fixture(scope="module")
+def on_ray(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
+    """The current folder, where a user's package has the families, and workers of Ray run the tasks."""
+    folder = tmp_path_factory.mktemp("user")
+    (folder / "my_models").mkdir()
+    (folder / "my_models" / "__init__.py").touch()
+    shutil.copy(toy_families.__file__, folder / "my_models" / "families.py")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.chdir(folder)
+        patch.setattr(sys, "path", list(sys.path))
+        patch.setattr("reducible.models.families.registry.FAMILIES", dict(FAMILIES))
+        with session(cpus=2):  # commands use what is open, so that Ray starts once and not for each
+            yield folder
+    for name in [name for name in sys.modules if name.partition(".")[0] == "my_models"]:
+        del sys.modules[name]
 
 
 COMMANDS = {
@@ -121,18 +120,29 @@ SAID = {
 }
 
 
+def play(kind: str, recipe: str, names: Iterable[str]) -> None:
+    """Gives these commands and looks at what they say."""
+    words = {"recipe": recipe, "kind": kind, "prompt": PROMPTS[kind], "other": json.dumps(DATA[kind]["generated"])}
+    for name in names:
+        output = said(*(word.format(**words) for word in COMMANDS[name]))
+        assert output.strip() and "nan" not in output
+        for part in SAID[name]:
+            assert part.format(kind=kind) in output, output
+
+
 @pytest.mark.parametrize("kind", KINDS)
 def test_every_command_takes_a_family_from_outside(kind: str, here: Path) -> None:
     recipe = written(here, kind, "toy_families")
-    words = {"recipe": recipe, "kind": kind, "prompt": PROMPTS[kind], "other": json.dumps(DATA[kind]["generated"])}
-    for name, command in COMMANDS.items():
-        said = called(*(word.format(**words) for word in command))
-        assert said.strip() and "nan" not in said
-        for part in SAID[name]:
-            assert part.format(kind=kind) in said, said
-    assert "done      train" in called("plan", recipe)
+    play(kind, recipe, COMMANDS)
+    assert "done      train" in said("plan", recipe)
     if kind_named(kind).served is not None:
         assert loaded_from_mlflow(here, f"toy-{kind}") == 2
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("kind", KINDS)
+def test_workers_of_ray_find_a_family_in_the_folder_of_the_command(kind: str, on_ray: Path) -> None:
+    play(kind, written(on_ray, kind, "my_models.families"), ("run", "evaluate", "sample", "finetune"))
 
 
 def loaded_from_mlflow(folder: Path, name: str) -> int:

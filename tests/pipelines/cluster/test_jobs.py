@@ -4,17 +4,13 @@ import itertools
 import os
 import re
 import signal
-import socket
 import subprocess
 import sys
 import tempfile
-import time
 import zipfile
 from collections.abc import Iterator
-from contextlib import contextmanager
 from http.server import BaseHTTPRequestHandler, HTTPServer
 from pathlib import Path
-from tempfile import TemporaryDirectory
 from threading import Thread
 from typing import Any
 
@@ -23,6 +19,7 @@ import psutil
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from ray_head import free_port, head, wait
 
 from reducible.pipelines.cli import main
 from reducible.pipelines.cluster import jobs, upload
@@ -187,7 +184,7 @@ def dashboard() -> Iterator[str]:
 
 def test_a_wrong_address_is_one_line(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("RAY_ADDRESS", "10.9.8.7:6379")  # Ray would prefer it to the address that was given
-    nobody = f"http://127.0.0.1:{_free_port()}"
+    nobody = f"http://127.0.0.1:{free_port()}"
     for token in (None, "some-token"):
         if token:
             monkeypatch.setenv("RAY_AUTH_TOKEN", token)
@@ -404,17 +401,17 @@ def test_a_killed_driver_and_the_command_submitted_again_run_no_finished_task_tw
     root.parent.mkdir()
     monkeypatch.chdir(project)
     command = ["run", "my-notes.yaml", "--root", str(root)]
-    with _head() as (address, gcs, token):
+    with head() as (address, gcs, token):
         monkeypatch.setenv("RAY_AUTH_TOKEN_PATH", str(token))
         assert jobs.list_jobs(address) == []
 
         first = jobs.submit(command, address, main.commands)
-        _wait(lambda: list((root / "work" / "train").glob("*/*")), "the training to begin")
+        wait(lambda: list((root / "work" / "train").glob("*/*")), "the training to begin")
         driver = _driver_of(root)
         finished = _attempts(root)
         assert {name for name, _ in finished} == {"tokenizer", "tokens", "dataset"}
         driver.kill()
-        _wait(lambda: jobs.job(first, address).status == "FAILED", "the job to be seen as failed")
+        wait(lambda: jobs.job(first, address).status == "FAILED", "the job to be seen as failed")
 
         second = jobs.submit(command, address, main.commands)
         assert "dataset" in "".join(jobs.logs(second, address, follow=True))
@@ -436,9 +433,9 @@ def test_a_killed_driver_and_the_command_submitted_again_run_no_finished_task_tw
 
         # Stopping, and what is said of jobs that are not there.
         third = jobs.submit([*command, "train.tokens=50M"], address, main.commands)
-        _wait(lambda: len(list((root / "work" / "train").glob("*"))) > 0, "the third job to train")
+        wait(lambda: len(list((root / "work" / "train").glob("*"))) > 0, "the third job to train")
         assert jobs.stop(third, address).status == "STOPPED"
-        _wait(lambda: _driver_of(root, missing_ok=True) is None, "the stopped driver to be gone")
+        wait(lambda: _driver_of(root, missing_ok=True) is None, "the stopped driver to be gone")
         assert [job.identity for job in jobs.list_jobs(address)] == [third, second, first]
         with pytest.raises(UserError, match=f"no such job; did you mean {first}"):
             list(jobs.logs(first[:-1], address))
@@ -459,64 +456,6 @@ def test_a_killed_driver_and_the_command_submitted_again_run_no_finished_task_tw
             jobs.list_jobs(address)
         with pytest.raises(UserError, match="RAY_ADDRESS=.*wants a token, and there is none here"), session(gcs):
             pass
-
-
-@contextmanager
-def _head() -> Iterator[tuple[str, str, Path]]:
-    """A head of our own on loopback: (dashboard's URL, address to join, token file)."""
-    with TemporaryDirectory(prefix="head-") as folder:  # short: Ray puts sockets in it
-        token = Path(folder, "token")
-        token.write_text("0123456789abcdef" * 4)
-        gcs, dashboard, agent, client = (_free_port() for _ in range(4))
-        environment = {
-            **{name: value for name, value in os.environ.items() if not name.startswith("RAY_")},
-            "PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}",
-            "RAY_AUTH_MODE": "token",
-            "RAY_AUTH_TOKEN_PATH": str(token),
-            "RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER": "0",  # true loopback
-            "RAY_USAGE_STATS_ENABLED": "0",
-            "TMPDIR": folder,  # a driver that is killed removes nothing
-        }
-        command = [
-            sys.executable,
-            "-m",
-            "ray.scripts.scripts",
-            "start",
-            "--head",
-            "--block",
-            f"--temp-dir={folder}/ray",
-        ]
-        command += [f"--port={gcs}", f"--dashboard-port={dashboard}", "--dashboard-host=127.0.0.1", "--num-cpus=2"]
-        command += [f"--dashboard-agent-listen-port={agent}", f"--ray-client-server-port={client}"]
-        command += ["--node-ip-address=127.0.0.1", f"--object-store-memory={100 * 2**20}"]
-        head = subprocess.Popen(command, env=environment, stdout=subprocess.DEVNULL, start_new_session=True)
-        try:
-            _wait(lambda: _listens(dashboard) and _listens(agent), "the head to start")
-            yield f"http://127.0.0.1:{dashboard}", f"127.0.0.1:{gcs}", token
-        finally:
-            children = psutil.Process(head.pid).children(recursive=True)
-            head.terminate()
-            head.wait(30)
-            for process in psutil.wait_procs(children, timeout=10)[1]:
-                process.kill()
-
-
-def _free_port() -> int:
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        return int(free.getsockname()[1])
-
-
-def _listens(port: int) -> bool:
-    with socket.socket() as probe:
-        return probe.connect_ex(("127.0.0.1", port)) == 0
-
-
-def _wait(until: Any, what: str, seconds: float = 180) -> None:
-    deadline = time.monotonic() + seconds
-    while not until():
-        assert time.monotonic() < deadline, f"waited {seconds:.0f} s for {what}"
-        time.sleep(0.2)
 
 
 def _driver_of(root: Path, missing_ok: bool = False) -> Any:

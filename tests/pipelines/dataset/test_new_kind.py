@@ -1,25 +1,27 @@
 """A kind of data is a row in each layer: with these alone, grids go through every command (tests/cases/toy_kind)."""
 
 import math
-from collections.abc import Iterator, Sequence
-from contextlib import nullcontext
+import os
+import re
+import shutil
+import subprocess
+import sys
+from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pytest
+import toy_families
 import toy_kind
 import yaml
-from click.testing import CliRunner, Result
+from in_process import called, said, without_ray
+from ray_head import head
 from toy_kind.family import GRID_FAMILY
 
 from reducible.models.families.registry import FAMILIES, register
-from reducible.pipelines.cli import main
+from reducible.pipelines.cluster.upload import PACKAGE
 from reducible.pipelines.recipe.load import load_recipe
 from reducible.tasks.errors import UserError
-from reducible.tasks.workflow.execute import Outcome, _payload, run_here
-from reducible.tasks.workflow.store import Store
-from reducible.tasks.workflow.task import Task
 
 SIDE, SYMBOLS, NOISE = 4, 3, 0.1
 CAPTIONS = ("bars", "steps")
@@ -60,32 +62,10 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture
 def here(folder: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """The current folder; tasks run in this process, one after another."""
-
-    def in_this_process(
-        waiting: Sequence[Task], store: Store, outcomes: dict[str, Outcome], observers: Sequence[Any]
-    ) -> None:
-        for observer in observers:
-            observer.submitted(waiting)
-        for task in waiting:
-            outcomes[task.identity] = Outcome(task, "made", run_here(_payload(task), store))
-            for observer in observers:
-                observer.finished(outcomes[task.identity])
-
-    monkeypatch.setattr("reducible.tasks.workflow.execute._run_on_ray", in_this_process)
-    monkeypatch.setattr("reducible.pipelines.engine.session", nullcontext)
+    """The current folder; tasks run in this process."""
+    without_ray(monkeypatch)
     monkeypatch.chdir(folder)
     return folder
-
-
-def called(*arguments: object) -> Result:
-    return CliRunner().invoke(main, [str(argument) for argument in arguments])
-
-
-def said(*arguments: object) -> str:
-    result = called(*arguments)
-    assert result.exit_code == 0, result.output + repr(result.exception)
-    return result.output
 
 
 def test_grids_are_planned_trained_evaluated_and_sampled(here: Path) -> None:
@@ -101,6 +81,16 @@ def test_grids_are_planned_trained_evaluated_and_sampled(here: Path) -> None:
     for caption in CAPTIONS:
         expected = "\n".join("".join(map(str, row)) for row in pattern(caption))
         assert said("sample", "toy", "--prompt", caption).strip() == expected
+
+
+def test_grids_are_fine_tuned_and_swept(here: Path) -> None:
+    said("run", "toy.yaml", "name=base", "train.tokens=20k")
+    tuned = said("finetune", "base", "finetune.rank=2", "train.tokens=20k", "data.source=grids.txt", "data.kind=grids")
+    assert "made    train base-lora" in tuned and "adapter " in tuned
+    change = re.search(r"change  from ([\d.]+) \(the base\) to ([\d.]+) nats per pixel", tuned)
+    assert change and float(change[2]) < float(change[1])
+    swept = said("sweep", "toy.yaml", "name=sizes", "sweep={tokens: [5k, 10k], widths: [2, 4, 8]}")
+    assert "sizes: 6 cells" in swept and "6 runs, 0 excluded" in swept and "report.html" in swept
 
 
 @pytest.mark.parametrize(
@@ -130,3 +120,50 @@ def test_without_its_rows_it_is_one_line(folder: Path, monkeypatch: pytest.Monke
     monkeypatch.delitem(kinds.KINDS, "grids")
     with pytest.raises(UserError, match="data.kind: 'grids' is not allowed; it must be text, pairs, series"):
         load_recipe(folder / "toy.yaml")
+
+
+LINES = {
+    "models/batches.py": "from reducible.toy_kind.batch import GRIDS\n\nBATCHES[GRIDS.name] = GRIDS\n",
+    "models/families/registry.py": "from reducible.toy_kind.family import GRID_FAMILY\n\nregister(GRID_FAMILY)\n",
+    "tasks/dataset/kind.py": 'KINDS["grids"] = "reducible.toy_kind.kind:GRIDS"\n',
+    "pipelines/dataset/kinds.py": 'KINDS["grids"] = "reducible.toy_kind.section:GridData"\n',
+}
+"""What the change adds to files of the package."""
+
+
+def changed_package(folder: Path) -> None:
+    """A copy of the package with its rows and its lines: where a kind of data is added for good."""
+    package = folder / "reducible"
+    shutil.copytree(PACKAGE, package, ignore=shutil.ignore_patterns("__pycache__"))
+    (package / "toy_kind").mkdir()
+    for file in [*Path(toy_kind.__file__).parent.glob("[!_]*.py"), Path(toy_families.__file__)]:
+        moved = re.sub(r"\btoy_(kind|families)\b", r"reducible.toy_kind.toy_\1", file.read_text())
+        (package / "toy_kind" / file.name).write_text(moved.replace("toy_kind.toy_kind", "toy_kind"))
+    for name, lines in LINES.items():
+        with (package / name).open("a") as file:
+            file.write(f"\n{lines}")
+
+
+@pytest.mark.slow
+def test_a_cluster_has_the_kind_with_the_package(folder: Path, tmp_path: Path) -> None:
+    """A kind has no address as a family has: its files and lines are in the package, which travels to the workers."""
+    changed_package(tmp_path / "changed")
+    with head() as (dashboard, gcs, token):
+        environment = {**os.environ, "PYTHONPATH": str(tmp_path / "changed"), "RAY_AUTH_TOKEN_PATH": str(token)}
+
+        def command(*words: str, **settings: str) -> str:
+            line = [sys.executable, "-m", "reducible.pipelines.cli", *words]
+            done = subprocess.run(line, cwd=folder, env={**environment, **settings}, capture_output=True, text=True)
+            assert done.returncode == 0, done.stdout + done.stderr
+            return done.stdout
+
+        at, where = ("--address", dashboard), ("--root", str(tmp_path / "root"))
+        job = command("submit", "run", "toy.yaml", "name=base", "train.tokens=20k", *where, *at)
+        identity = re.search(r"Submitted (\S+)\.", job)
+        assert identity and "made    train base" in command("logs", identity[1], "--follow", *at)
+        there = {"RAY_ADDRESS": gcs}
+        data = ("data.kind=grids", "data.source=grids.txt")
+        tuned = command("finetune", "base", "finetune.rank=2", "train.tokens=20k", *data, *where, **there)
+        assert "made    train base-lora" in tuned
+        sweep = "sweep={tokens: [5k, 10k], widths: [2, 4, 8]}"
+        assert "6 runs, 0 excluded" in command("sweep", "toy.yaml", "name=sizes", sweep, *where, **there)

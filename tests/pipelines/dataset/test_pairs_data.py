@@ -7,13 +7,13 @@ from typing import Any
 import numpy as np
 import pytest
 import yaml
+from in_process import make
 
 from reducible.data.errors import DataError
 from reducible.pipelines.recipe.load import load_recipe
 from reducible.tasks.dataset.dataset import open_dataset
 from reducible.tasks.dataset.pairs_kind import PairDataset
 from reducible.tasks.errors import UserError
-from reducible.tasks.workflow.execute import _payload, run_here
 from reducible.tasks.workflow.store import Store
 from reducible.tasks.workflow.task import in_order
 
@@ -24,8 +24,7 @@ def made(folder: Path, data: dict[str, Any], name: str = "toy") -> tuple[PairDat
     path.write_text(yaml.safe_dump({"data": {"kind": "pairs", **data}}))
     recipe, store = load_recipe(path), Store(folder / "root")
     facts, dataset = recipe.data.facts(store), recipe.data.dataset_task(recipe.name, store)
-    for task in in_order([dataset]):
-        run_here(_payload(task), store)
+    make([dataset], store)
     return open_dataset(store.artifact("dataset", dataset.identity)), facts
 
 

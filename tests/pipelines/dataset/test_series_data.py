@@ -7,13 +7,13 @@ from typing import Any
 import numpy as np
 import pytest
 import yaml
+from in_process import make
 
 from reducible.data.errors import DataError
 from reducible.pipelines.recipe.load import load_recipe
 from reducible.tasks.dataset.dataset import open_dataset
 from reducible.tasks.dataset.series_kind import SeriesDataset
 from reducible.tasks.errors import UserError
-from reducible.tasks.workflow.execute import _payload, run_here
 from reducible.tasks.workflow.store import Store
 
 CSV = "day,shop,sold,price\n" + "".join(
@@ -33,7 +33,7 @@ def made(folder: Path, data: dict[str, Any]) -> tuple[SeriesDataset, dict[str, A
     """The dataset of the recipe, made in this process, and what was known before."""
     recipe, store = load_recipe(written(folder, data)), Store(folder / "root")
     facts, dataset = recipe.data.facts(store), recipe.data.dataset_task(recipe.name, store)
-    run_here(_payload(dataset), store)
+    make([dataset], store)
     return open_dataset(store.artifact("dataset", dataset.identity)), facts
 
 

@@ -13,6 +13,7 @@ import pytest
 import yaml
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
+from in_process import make
 
 from reducible.data.errors import DataError
 from reducible.pipelines.cluster.upload import named_files
@@ -20,9 +21,7 @@ from reducible.pipelines.plan.plan import print_plan
 from reducible.pipelines.recipe.load import finetuning_recipe, load_recipe
 from reducible.tasks.dataset.dataset import open_dataset
 from reducible.tasks.errors import UserError
-from reducible.tasks.workflow.execute import _payload, run_here
 from reducible.tasks.workflow.store import Store
-from reducible.tasks.workflow.task import in_order
 from tests.cases import toy_scheme
 
 
@@ -51,8 +50,7 @@ def test_a_source_of_ones_own_is_planned_and_read(
         assert "dataset" in capsys.readouterr().out
         task = recipe.data.dataset_task(recipe.name, store)
         assert list(named_files(["recipe.yaml"], Path("/srv/root"), tmp_path)) == [("files/recipe.yaml", path)]
-    for step in in_order([task]):  # the tasks know the files alone, so that workers need no more
-        run_here(_payload(step), store)
+    make([task], store)  # the tasks know the files alone, so that workers need no more
     content = open_dataset(store.artifact("dataset", task.identity)).content
     assert content["source"] == "toy://200"
     counted = {"text": "documents", "pairs": "pairs", "series": "steps"}[kind]

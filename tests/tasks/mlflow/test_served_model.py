@@ -144,17 +144,19 @@ model = mlflow.pyfunc.load_model("models:/my-notes@best")
 frame = model.predict(["some text", "αβγ"], params={{"tokens": 8}})
 again = model.predict(["some text"], params={{"tokens": 8}})
 drawn = model.predict(["some text"], params={{"tokens": 8, "temperature": 1.0, "seed": 3}})
-pairs = mlflow.pyfunc.load_model("models:/translator@best").predict({given!r}, params={{"beam": 1, "tokens": 8}})
+translator = mlflow.pyfunc.load_model("models:/translator@best")
+pairs = translator.predict({given!r}, params={{"beam": 1, "tokens": 8}})
+alone = [len(model.predict(["a"]).columns), len(translator.predict(["a"]).columns)]  # every parameter by default
 code = [module.__file__ for name, module in sys.modules.items() if name.partition(".")[0] == "reducible"]
 print(json.dumps([code, pairs.to_dict("records"), frame.to_dict("records"),
-    again.to_dict("records"), drawn.to_dict("records"),
+    again.to_dict("records"), drawn.to_dict("records"), alone,
     [c.type.name for c in model.metadata.get_input_schema()], [c.name for c in model.metadata.get_output_schema()]]))
 """
     environment = {**os.environ, "PYTHONWARNINGS": "ignore", "MLFLOW_LOGGING_LEVEL": "ERROR"}
     command = [sys.executable, "-I", "-S", "-c", program]  # -I: no PYTHONPATH; -S: no .pth file
     done = subprocess.run(command, capture_output=True, text=True, cwd=tmp_path, env=environment, timeout=200)
     assert done.returncode == 0, done.stderr
-    code, pairs, frame, again, drawn, inputs, outputs = json.loads(done.stdout.strip().splitlines()[-1])
+    code, pairs, frame, again, drawn, alone, inputs, outputs = json.loads(done.stdout.strip().splitlines()[-1])
     assert code and all(Path(file).is_relative_to(tmp_path / "mlflow-artifacts" / "models") for file in code), code
     assert inputs == ["string"] and outputs == ["continuation", "nats", "bits_per_byte"]
     assert len(frame) == 2 and frame[0] == again[0]
@@ -163,4 +165,4 @@ print(json.dumps([code, pairs.to_dict("records"), frame.to_dict("records"),
     assert frame[0]["nats"] == pytest.approx(expected, rel=1e-5)
     per_byte = frame[1]["nats"] / math.log(2)  # a token is a byte here, and each of these letters two
     assert frame[1]["bits_per_byte"] == pytest.approx(per_byte, rel=1e-5)
-    assert drawn[0]["nats"] == frame[0]["nats"]
+    assert drawn[0]["nats"] == frame[0]["nats"] and alone == [3, 3]

@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 import torch
 from identities import TABLES, identities
+from in_process import make
 from resume_cases import deterministic_rows, newest_state
 from toy_sgd import LINE, Sgd, SgdSpec
 from training_cases import ROOT, environment, on_ranks, small_spec
@@ -22,9 +23,7 @@ from reducible.pipelines.run import run_tasks
 from reducible.tasks.errors import UserError
 from reducible.tasks.train.optimizers.registry import OPTIMIZERS
 from reducible.tasks.train.train_spec import TrainSpec
-from reducible.tasks.workflow.execute import _payload, run_here
 from reducible.tasks.workflow.store import Store
-from reducible.tasks.workflow.task import in_order
 
 
 @pytest.fixture
@@ -68,8 +67,7 @@ def test_it_is_planned_and_run(tmp_path: Path, registered: None) -> None:
     plan = planned(setting_of(loaded, spec, Asked())[0])
     assert plan.moments == 4 * plan.trained
     assert any(line.startswith("SGD's velocity ") for line in table(plan, "SGD's velocity"))
-    for task in in_order([tasks.train]):
-        run_here(_payload(task), store)
+    make([tasks.train], store)
     result = json.loads((store.artifact("train", tasks.train.identity) / "result.json").read_text())
     assert result["status"] == "finished"
 
