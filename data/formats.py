@@ -6,12 +6,14 @@ import io
 import json
 import zlib
 from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import BinaryIO, NamedTuple, cast
+from typing import BinaryIO, Literal, NamedTuple, cast
 
 from reducible.data.errors import DataError
-from reducible.data.hashes import open_regular
+from reducible.data.hashes import InputFile, open_regular
+from reducible.data.on_error import Damaged, Skipped
 
 
 class Document(NamedTuple):
@@ -19,65 +21,38 @@ class Document(NamedTuple):
     text: str
 
 
-@dataclass(frozen=True)
-class Skipped:
-    """An input that was left out: a file, or (`where` not empty) one record of it."""
-
-    file: str
-    where: str
-    reason: str
-
-
-class Damaged(Exception):
-    """The file as a whole cannot be read: torn, corrupt, unreadable."""
-
-
 READ_ERRORS = (OSError, EOFError, zlib.error)
+WITH_COLUMNS = (".jsonl", ".ndjson", ".parquet")
+
+
+Documents = Literal["file", "line", "paragraph"]
+"""What of a plain text is one document."""
+Row = tuple[str, ...] | str
+"""The texts of some columns, or what is wrong with them."""
 
 
 @dataclass(frozen=True)
 class Reader:
-    """Reads one file. `sha256` is the listing's; a file with another hash has changed since."""
+    """The documents of one file."""
 
-    name: str
-    path: Path
-    sha256: str
+    file: InputFile
     column: str | None
-    documents: str
-
-    @property
-    def _column(self) -> str:
-        return self.column or "text"
-
-    def damage(self) -> str | None:
-        """Reads the whole file and says what is wrong with it as a whole; None if it is sound.
-
-        The checksum of a .gz stands at its end: without this pass, documents would be used before the damage shows.
-        """
-        try:
-            for _ in self._records():
-                pass
-        except Damaged as error:
-            return str(error)
-        return None
+    documents: Documents
 
     def records(self) -> Iterator[Document | Skipped]:
-        """Documents in order, and a Skipped for each bad record. Raises DataError for a damaged file."""
-        try:
-            yield from self._records()
-        except Damaged as error:
-            raise DataError(f"{self.path}: {error}; repair or remove it, or set on_error: skip") from None
+        """In order, with a Skipped for each record that is no document.
 
-    def _records(self) -> Iterator[Document | Skipped]:
+        Raises:
+            Damaged: the file as a whole cannot be read. Documents before the damage have been given by then.
+        """
         try:
-            with open_regular(self.path) as stream:
-                check_unchanged(stream, self.path, self.sha256)
-                if self.name.lower().endswith(".parquet"):
-                    yield from self._parquet(stream)
-                    return
-                plain, name = decompressed(stream, self.name)
-                if name.endswith((".jsonl", ".ndjson")):
-                    yield from self._json_lines(plain)
+            with opened(self.file) as (plain, name):
+                if name.endswith(WITH_COLUMNS):
+                    for where, row in rows(self.file, plain, name, (self.column or "text",)):
+                        if isinstance(row, str):
+                            yield Skipped(self.file.name, f"{where}: ", row)
+                        else:
+                            yield Document(f"{self.file.name} {where}", *row)
                 elif self.column is not None:
                     raise Damaged(f"has no column {self.column!r}: it is neither .jsonl nor .parquet")
                 elif self.documents == "file":
@@ -89,9 +64,9 @@ class Reader:
 
     def _document(self, where: str, data: bytes) -> Document | Skipped:
         try:
-            return Document(self.name + (f" {where}" if where else ""), data.decode())
+            return Document(self.file.name + (f" {where}" if where else ""), data.decode())
         except UnicodeDecodeError as error:
-            return Skipped(self.name, f"{where}: " if where else "", not_utf8(error))
+            return Skipped(self.file.name, f"{where}: " if where else "", not_utf8(error))
 
     def _pieces(self, plain: BinaryIO) -> Iterator[Document | Skipped]:
         """Lines, or paragraphs: runs of lines between blank ones. Blank lines are borders, not documents."""
@@ -112,20 +87,39 @@ class Reader:
         if paragraph:
             yield self._document(f"line {first}", b"\n".join(paragraph))
 
-    def _json_lines(self, plain: BinaryIO) -> Iterator[Document | Skipped]:
-        for number, line in enumerate(plain, 1):
-            if line.strip():
-                yield self._one_text(f"line {number}", json_texts(line, (self._column,)))
 
-    def _parquet(self, stream: BinaryIO) -> Iterator[Document | Skipped]:
-        for number, row in enumerate(parquet_texts(stream, self.path, (self._column,)), 1):
-            yield self._one_text(f"row {number}", row)
+@contextmanager
+def opened(file: InputFile) -> Iterator[tuple[BinaryIO, str]]:
+    """The stream of plain bytes and the name in lower case, without .gz or .zst.
 
-    def _one_text(self, where: str, row: tuple[str, ...] | str) -> Document | Skipped:
-        return Skipped(self.name, f"{where}: ", row) if isinstance(row, str) else Document(f"{self.name} {where}", *row)
+    Raises:
+        DataError: the file has another hash than its listing, so that it has changed since.
+    """
+    with open_regular(Path(file.path)) as stream:
+        if hashlib.file_digest(stream, "sha256").hexdigest() != file.sha256:
+            raise DataError(f"{file.path}: changed since it was listed; run the command again")
+        stream.seek(0)
+        name = file.name.lower()
+        if name.endswith(".gz"):
+            yield cast(BinaryIO, gzip.GzipFile(fileobj=stream)), name.removesuffix(".gz")
+        elif name.endswith(".zst"):
+            yield cast(BinaryIO, io.BufferedReader(_Zstandard(stream))), name.removesuffix(".zst")
+        else:
+            yield stream, name
 
 
-def json_texts(line: bytes, columns: Sequence[str]) -> tuple[str, ...] | str:
+def rows(file: InputFile, plain: BinaryIO, name: str, columns: Sequence[str]) -> Iterator[tuple[str, Row]]:
+    """Where each row of JSONL or Parquet stands, and the texts of these columns. Blank lines are no rows."""
+    if name.endswith(".parquet"):
+        for number, row in enumerate(parquet_texts(plain, Path(file.path), columns), 1):
+            yield f"row {number}", row
+        return
+    for number, line in enumerate(plain, 1):
+        if line.strip():
+            yield f"line {number}", json_texts(line, columns)
+
+
+def json_texts(line: bytes, columns: Sequence[str]) -> Row:
     """The texts of these columns of one line of JSONL, or what is wrong with it."""
     try:
         row = json.loads(line)
@@ -141,7 +135,7 @@ def json_texts(line: bytes, columns: Sequence[str]) -> tuple[str, ...] | str:
     return _texts(columns, [row[column] for column in columns])
 
 
-def parquet_texts(stream: BinaryIO, path: Path, columns: Sequence[str]) -> Iterator[tuple[str, ...] | str]:
+def parquet_texts(stream: BinaryIO, path: Path, columns: Sequence[str]) -> Iterator[Row]:
     """The texts of these columns row by row, or what is wrong with a row. Raises DataError if a column is missing."""
     import pyarrow
     import pyarrow.parquet
@@ -164,7 +158,7 @@ def parquet_texts(stream: BinaryIO, path: Path, columns: Sequence[str]) -> Itera
         raise Damaged(f"not a sound Parquet file ({str(error).splitlines()[0]})") from None
 
 
-def _texts(columns: Sequence[str], values: Sequence[object]) -> tuple[str, ...] | str:
+def _texts(columns: Sequence[str], values: Sequence[object]) -> Row:
     texts = []
     for column, value in zip(columns, values, strict=True):
         if not isinstance(value, str):
@@ -175,22 +169,6 @@ def _texts(columns: Sequence[str], values: Sequence[object]) -> tuple[str, ...] 
             return "text with half a surrogate pair, which is not Unicode"
         texts.append(value)
     return tuple(texts)
-
-
-def check_unchanged(stream: io.BufferedReader, path: Path, sha256: str) -> None:
-    if hashlib.file_digest(stream, "sha256").hexdigest() != sha256:
-        raise DataError(f"{path}: changed since it was listed; run the command again")
-    stream.seek(0)
-
-
-def decompressed(stream: BinaryIO, name: str) -> tuple[BinaryIO, str]:
-    """The stream of plain bytes and the name in lower case, without .gz or .zst."""
-    name = name.lower()
-    if name.endswith(".gz"):
-        return cast(BinaryIO, gzip.GzipFile(fileobj=stream)), name.removesuffix(".gz")
-    if name.endswith(".zst"):
-        return cast(BinaryIO, io.BufferedReader(_Zstandard(stream))), name.removesuffix(".zst")
-    return stream, name
 
 
 def not_utf8(error: UnicodeDecodeError) -> str:

@@ -1,4 +1,4 @@
-"""SHA-256 of files, remembered by path, size and time of change, so that a large folder is hashed once."""
+"""Input files by their SHA-256, remembered by path, size and time of change: a large folder is hashed once."""
 
 import hashlib
 import json
@@ -6,6 +6,7 @@ import os
 import stat
 import time
 from collections.abc import Mapping
+from dataclasses import dataclass, field
 from io import BufferedReader
 from pathlib import Path
 from typing import Any
@@ -15,6 +16,16 @@ from reducible.data.errors import DataError
 # A file that changes twice within one tick of the clock can keep its size and time: the hash of a file younger than
 # this is not remembered.
 _SETTLED_SECONDS = 2.0
+
+
+@dataclass(frozen=True)
+class InputFile:
+    """One input. `name` is relative to the source, so that it is the same on every machine; `path` is not."""
+
+    name: str
+    path: str = field(compare=False)
+    size: int
+    sha256: str  # of the bytes on disk; empty if they could not be read
 
 
 class HashCache:

@@ -2,26 +2,17 @@
 
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from itertools import zip_longest
 from pathlib import Path
-from typing import Literal, NamedTuple
+from typing import NamedTuple
 
 from reducible.data import sources
 from reducible.data.errors import DataError
-from reducible.data.formats import (
-    READ_ERRORS,
-    Damaged,
-    Skipped,
-    check_unchanged,
-    decompressed,
-    json_texts,
-    not_utf8,
-    parquet_texts,
-    reason,
-)
+from reducible.data.formats import READ_ERRORS, WITH_COLUMNS, not_utf8, opened, reason, rows
 from reducible.data.generated_pairs import GeneratedPairs
-from reducible.data.hashes import open_regular
-from reducible.data.sources import InputFile
+from reducible.data.hashes import InputFile
+from reducible.data.on_error import Damaged, OnError, Skipped, usable
 
 _MARK = b"\xef\xbb\xbf"  # the byte order mark, which some editors put before UTF-8
 
@@ -45,7 +36,7 @@ class PairSource:
     locations: tuple[str, ...] = ()
     columns: tuple[str, str] | tuple[int, int] | None = None
     lowercase: bool = False
-    on_error: Literal["refuse", "skip"] = "refuse"
+    on_error: OnError = "refuse"
     generated: GeneratedPairs | None = None
 
     def __post_init__(self) -> None:
@@ -72,7 +63,7 @@ class LeftOut:
         if not self.skipped:
             return ""
         first = self.skipped[0]
-        return f" ({len(self.skipped):,} skipped; the first: {first.file}: {first.where}{first.reason})"
+        return f" ({len(self.skipped):,} skipped; the first: {first})"
 
 
 def listing(source: PairSource, cache: Path | None = None) -> list[InputFile]:
@@ -87,7 +78,7 @@ def listing(source: PairSource, cache: Path | None = None) -> list[InputFile]:
         if len(found) != 1:
             raise DataError(f"source: {location} is {len(found)} files; parallel text is one file for each side")
         file = found[0]
-        if file.name.lower().endswith((".jsonl", ".ndjson", ".parquet")):
+        if file.name.lower().endswith(WITH_COLUMNS):
             raise DataError(f"source: {location}: a parallel file is plain text, one sentence a line")
         files.append(InputFile(f"{side}/{file.name}", file.path, file.size, file.sha256))
     return files
@@ -105,38 +96,11 @@ def read_pairs(files: Sequence[InputFile], source: PairSource, left_out: LeftOut
             yield from (Pair(*item) for item in source.generated.pairs_of(file.name))
         return
     for group in [list(files)] if source.parallel else [[file] for file in files]:
-        unreadable = [file for file in group if not file.sha256]
-        if unreadable and source.on_error == "skip":
-            left_out.skipped.append(Skipped(unreadable[0].name, "", "could not be read"))
-            continue
-        if source.on_error == "skip":
-            damage = _damage(group, source)
-            if damage is not None:
-                left_out.skipped.append(Skipped(group[0].name, "", damage))
-                continue
-        try:
-            for item in _records(group, source):
-                if item is None:
-                    left_out.empty += 1
-                elif isinstance(item, Pair):
-                    yield item
-                elif source.on_error == "skip":
-                    left_out.skipped.append(item)
-                else:
-                    place = next(file.path for file in group if file.name == item.file)
-                    raise DataError(f"{place}: {item.where}{item.reason}; repair it, or set on_error: skip")
-        except Damaged as error:
-            raise DataError(f"{group[0].path}: {error}; repair or remove it, or set on_error: skip") from None
-
-
-def _damage(group: list[InputFile], source: PairSource) -> str | None:
-    """Reads everything once to see damage: the checksum of a .gz stands at its end, after pairs that would be used."""
-    try:
-        for _ in _records(group, source):
-            pass
-    except Damaged as error:
-        return str(error)
-    return None
+        for pair in usable(group, partial(_records, group, source), source.on_error, left_out.skipped):
+            if pair is None:
+                left_out.empty += 1
+            else:
+                yield pair
 
 
 def _records(group: list[InputFile], source: PairSource) -> Iterator[Pair | Skipped | None]:
@@ -171,13 +135,9 @@ def _pair(file: str, where: str, source: str, target: str, lowercase: bool) -> P
 
 
 def _parallel(one: InputFile, other: InputFile) -> Iterator[_Raw | Skipped]:
-    with open_regular(Path(one.path)) as left, open_regular(Path(other.path)) as right:
-        sides = []
-        for stream, file in ((left, one), (right, other)):
-            check_unchanged(stream, Path(file.path), file.sha256)
-            sides.append(decompressed(stream, file.name)[0])
+    with opened(one) as (left, _), opened(other) as (right, _):
         lines = [0, 0]
-        for number, pair in enumerate(zip_longest(*sides), 1):
+        for number, pair in enumerate(zip_longest(left, right), 1):
             for side, line in enumerate(pair):
                 lines[side] += line is not None
             if None in pair:
@@ -193,23 +153,14 @@ def _parallel(one: InputFile, other: InputFile) -> Iterator[_Raw | Skipped]:
 
 
 def _one_file(file: InputFile, columns: tuple[str, str] | tuple[int, int] | None) -> Iterator[_Raw | Skipped]:
-    with open_regular(Path(file.path)) as stream:
-        check_unchanged(stream, Path(file.path), file.sha256)
-        if file.name.lower().endswith(".parquet"):
-            for number, row in enumerate(parquet_texts(stream, Path(file.path), _names(file, columns)), 1):
-                yield _raw(file, f"row {number}", row)
-            return
-        plain, name = decompressed(stream, file.name)
-        if name.endswith((".jsonl", ".ndjson")):
-            names = _names(file, columns)
-            for number, line in enumerate(plain, 1):
-                if line.strip():
-                    row = json_texts(line.removeprefix(_MARK) if number == 1 else line, names)
-                    yield _raw(file, f"line {number}", row)
-            return
-        if name.endswith(".csv"):
+    with opened(file) as (plain, name):
+        if name.endswith(WITH_COLUMNS):
+            for where, row in rows(file, plain, name, _names(file, columns)):
+                yield Skipped(file.name, f"{where}: ", row) if isinstance(row, str) else _Raw(file.name, where, *row)
+        elif name.endswith(".csv"):
             raise DataError(f"{file.path}: CSV is not read; write the pairs as TSV (one tab a line) or JSONL")
-        yield from _tsv(file, plain, columns)
+        else:
+            yield from _tsv(file, plain, columns)
 
 
 def _names(file: InputFile, columns: tuple[str, str] | tuple[int, int] | None) -> tuple[str, str]:
@@ -217,10 +168,6 @@ def _names(file: InputFile, columns: tuple[str, str] | tuple[int, int] | None) -
     if isinstance(source, int) or isinstance(target, int):
         raise DataError(f"data.columns: {file.path} names its columns; give two names instead of numbers")
     return source, target
-
-
-def _raw(file: InputFile, where: str, row: tuple[str, ...] | str) -> _Raw | Skipped:
-    return Skipped(file.name, f"{where}: ", row) if isinstance(row, str) else _Raw(file.name, where, *row)
 
 
 def _tsv(

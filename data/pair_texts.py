@@ -4,9 +4,9 @@ from collections.abc import Iterator, Sequence
 from typing import Literal
 
 from reducible.data.errors import DataError
+from reducible.data.hashes import InputFile
 from reducible.data.pair_files import LeftOut, PairSource, read_pairs
 from reducible.data.pairs import Division, HeldOut
-from reducible.data.sources import InputFile
 from reducible.data.split import content_key
 
 Side = Literal["source", "target", "both"]

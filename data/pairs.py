@@ -26,6 +26,10 @@ _STATISTICS = "pairs.json"
 _CHUNK = 2**14  # pairs in one Arrow record batch
 
 
+SplitBy = Literal["source", "target", "both"]
+"""Which texts of pairs never straddle splits."""
+
+
 @dataclass(frozen=True)
 class Division:
     """Chooses the split of a pair by the SHA-256 of its texts, so that equal texts are in one split.
@@ -35,7 +39,7 @@ class Division:
     `split` puts all pairs in one split, whatever they hold.
     """
 
-    by: Literal["source", "target", "both"] = "source"
+    by: SplitBy = "source"
     share: float = 0.05
     split: Literal["train", "validation", "test"] | None = None
 

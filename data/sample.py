@@ -4,7 +4,8 @@ import hashlib
 from collections.abc import Iterator, Sequence
 
 from reducible.data.errors import DataError
-from reducible.data.sources import InputFile, Source, read
+from reducible.data.hashes import InputFile
+from reducible.data.sources import Source, read
 from reducible.data.split import content_key, is_validation
 
 SAMPLE_BYTES = 16 * 2**20

@@ -23,10 +23,12 @@ from reducible.data.series_files import NumericSeries
 from reducible.data.split import content_key
 
 SPLITS = ("train", "validation", "test")
+SplitBy = Literal["time", "series"]
+"""Whether the end of every series validates, or whole series."""
 
 
 def split_series(
-    series: Iterable[NumericSeries], by: Literal["time", "series"], validation: float, test: float
+    series: Iterable[NumericSeries], by: SplitBy, validation: float, test: float
 ) -> dict[str, list[NumericSeries]]:
     """Puts each series into a split, or cuts each in three in time: train, then validation, then test.
 

@@ -10,9 +10,10 @@ import numpy as np
 import pyarrow
 
 from reducible.data.errors import DataError
-from reducible.data.formats import Document, Skipped
-from reducible.data.hashes import verify_splits
-from reducible.data.sources import InputFile, Source, read
+from reducible.data.formats import Document
+from reducible.data.hashes import InputFile, verify_splits
+from reducible.data.on_error import Skipped
+from reducible.data.sources import Source, read
 from reducible.data.split import content_key, is_validation
 from reducible.data.tokenizer import Tokenizer
 
@@ -79,7 +80,7 @@ def write_shard(
         "splits": {name: writer.close() for name, writer in writers.items()},
         **counts,
         "skipped": len(skipped),
-        "skipped_inputs": [f"{item.file}: {item.where}{item.reason}" for item in skipped[:_NAMED]],
+        "skipped_inputs": [str(item) for item in skipped[:_NAMED]],
     }
     (folder / _STATISTICS).write_text(json.dumps(statistics, indent=1) + "\n")
     return statistics

@@ -3,18 +3,17 @@
 import hashlib
 import os
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
+from typing import get_args
 
 from reducible.data import formats, schemes
 from reducible.data.errors import DataError
-from reducible.data.formats import Document, Skipped
-from reducible.data.hashes import HashCache
+from reducible.data.formats import Document, Documents
+from reducible.data.hashes import HashCache, InputFile
 from reducible.data.markov import MarkovText
+from reducible.data.on_error import OnError, Skipped, usable
 from reducible.data.scheme import Kind
-
-__all__ = ["Document", "InputFile", "Skipped", "Source", "files_of", "groups", "listing", "read", "read_documents"]
 
 
 @dataclass(frozen=True)
@@ -23,29 +22,18 @@ class Source:
 
     location: str = ""
     column: str | None = None
-    documents: Literal["file", "line", "paragraph"] = "file"
-    on_error: Literal["refuse", "skip"] = "refuse"
+    documents: Documents = "file"
+    on_error: OnError = "refuse"
     generated: MarkovText | None = None
 
     def __post_init__(self) -> None:
         if bool(self.location) == bool(self.generated):
             raise DataError("source: give either a location (file, folder, glob, builtin:stdlib) or generated: {...}")
-        if self.documents not in ("file", "line", "paragraph"):
-            raise DataError(f"documents: {self.documents!r} is not one of file, line, paragraph")
-        if self.on_error not in ("refuse", "skip"):
-            raise DataError(f"on_error: {self.on_error!r} is not one of refuse, skip")
+        for key, allowed in (("documents", get_args(Documents)), ("on_error", get_args(OnError))):
+            if getattr(self, key) not in allowed:
+                raise DataError(f"{key}: {getattr(self, key)!r} is not one of {', '.join(allowed)}")
         documents = schemes.settings(self.location, "text").get("documents", self.documents)
         object.__setattr__(self, "documents", documents)
-
-
-@dataclass(frozen=True)
-class InputFile:
-    """One input. `name` is relative to the source, so that it is the same on every machine; `path` is not."""
-
-    name: str
-    path: str = field(compare=False)
-    size: int
-    sha256: str  # of the bytes on disk; empty if they could not be read
 
 
 def listing(source: Source, cache: Path | None = None) -> list[InputFile]:
@@ -55,9 +43,7 @@ def listing(source: Source, cache: Path | None = None) -> list[InputFile]:
     return files_of(source.location, "text", source.on_error, cache)
 
 
-def files_of(
-    location: str, kind: Kind, on_error: Literal["refuse", "skip"] = "refuse", cache: Path | None = None
-) -> list[InputFile]:
+def files_of(location: str, kind: Kind, on_error: OnError = "refuse", cache: Path | None = None) -> list[InputFile]:
     """Every file that the location names for this kind of data, sorted by name, hashed."""
     hashes = HashCache(cache)
     files = []
@@ -122,33 +108,13 @@ def read(files: Sequence[InputFile], source: Source, skipped: list[Skipped]) -> 
 
 
 def read_documents(file: InputFile, source: Source, skipped: list[Skipped] | None = None) -> Iterator[Document]:
-    """The documents of one file.
+    """The documents of one file. What cannot be used is refused or named in `skipped`, as the source says (`usable`).
 
-    Raises DataError for an input that cannot be read or decoded, unless the source says on_error: skip. A file
-    damaged as a whole (torn .gz, broken Parquet) is skipped as a whole, whatever could be read of it; a bad
-    record of a sound file is skipped alone. A file that changed since it was listed always raises.
+    Raises:
+        DataError: also, whatever the source says, for a file that changed since it was listed.
     """
     if source.generated is not None:
         yield from (Document(name, text) for name, text in source.generated.documents_of(file.name))
         return
-    if not file.sha256 and source.on_error == "skip":
-        if skipped is not None:
-            skipped.append(Skipped(file.name, "", "could not be read"))
-        return
-    reader = formats.Reader(file.name, Path(file.path), file.sha256, source.column, source.documents)
-    if source.on_error == "refuse":
-        for item in reader.records():
-            if isinstance(item, Skipped):
-                raise DataError(f"{file.path}: {item.where}{item.reason}; repair it, or set on_error: skip")
-            yield item
-        return
-    skipped = [] if skipped is None else skipped
-    damage = reader.damage()
-    if damage is not None:
-        skipped.append(Skipped(file.name, "", damage))
-        return
-    for item in reader.records():
-        if isinstance(item, Skipped):
-            skipped.append(item)
-        else:
-            yield item
+    reader = formats.Reader(file, source.column, source.documents)
+    yield from usable([file], reader.records, source.on_error, [] if skipped is None else skipped)

@@ -10,8 +10,11 @@ from pydantic import BeforeValidator, Field, model_validator
 
 from reducible.data import schemes
 from reducible.data.generated_pairs import GeneratedPairs
+from reducible.data.hashes import InputFile
+from reducible.data.on_error import OnError
 from reducible.data.pair_files import PairSource, listing
-from reducible.data.sources import InputFile, groups
+from reducible.data.pairs import SplitBy
+from reducible.data.sources import groups
 from reducible.pipelines.dataset.data_section import DataSection
 from reducible.pipelines.dataset.tokenizer_section import BPE_VOCABULARY, TokenizerSection
 from reducible.pipelines.recipe.fields import Location, Number, Section, location
@@ -107,14 +110,14 @@ class PairData(DataSection):
     validation: Files | None = Field(default=None, description="a separate source; otherwise a share of the pairs")
     test: Files | None = None
     validation_share: Annotated[Number, Field(gt=0, lt=1)] = 0.05
-    split_by: Literal["source", "target", "both"] | None = Field(
+    split_by: SplitBy | None = Field(
         default=None, description="which texts never straddle splits; default source, for docstrings both"
     )
     columns: Annotated[Any, BeforeValidator(_two_columns)] = Field(
         default=None, description="the source's and the target's: two names, or two numbers from 1"
     )
     lowercase: bool = False
-    on_error: Literal["refuse", "skip"] = "refuse"
+    on_error: OnError = "refuse"
     tokenizer: PairTokenizer = PairTokenizer()
     source_tokenizer: PairTokenizer | None = Field(
         default=None, description="default: as tokenizer, but made from sources"
@@ -242,11 +245,11 @@ def _named(files: Files, data: PairData, store: Store) -> _Input:
     return _Input(source, listing(source, store.root / "hashes"))
 
 
-def _split_by(data: PairData) -> Literal["source", "target", "both"]:
+def _split_by(data: PairData) -> SplitBy:
     if data.split_by is not None:
         return data.split_by
     decided = {} if data.source is None else schemes.settings(data.source[0], "pairs")
-    by: Literal["source", "target", "both"] = decided.get("split_by", "source")
+    by: SplitBy = decided.get("split_by", "source")
     return by
 
 

@@ -7,9 +7,11 @@ from typing import Annotated, Any, Literal, Self
 from pydantic import BeforeValidator, Field, model_validator
 
 from reducible.data import schemes
+from reducible.data.hashes import InputFile
 from reducible.data.linear_gaussian import LinearGaussianSeries
+from reducible.data.series import SplitBy
 from reducible.data.series_files import Columns, channel_names, is_roll
-from reducible.data.sources import InputFile, files_of
+from reducible.data.sources import files_of
 from reducible.pipelines.dataset.data_section import DataSection
 from reducible.pipelines.recipe.fields import Location, Number, Section, parse_number
 from reducible.tasks.count import Count, Seed
@@ -59,7 +61,7 @@ class SeriesData(DataSection):
     columns: tuple[str, ...] = Field(default=(), description="channels; default every column but time and series")
     time: str | None = Field(default=None, description="column of times, which grow within a series")
     series: str | None = Field(default=None, description="column that names the series of a row")
-    split: Literal["time", "series"] | None = Field(
+    split: SplitBy | None = Field(
         default=None, description="the end of every series validates, or whole series; default time (generated: series)"
     )
     validation_share: Annotated[Number, Field(gt=0, lt=1)] = 0.2

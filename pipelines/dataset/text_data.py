@@ -6,9 +6,12 @@ from typing import Annotated, Any, Literal
 from pydantic import Field, model_validator
 
 from reducible.data import schemes
+from reducible.data.formats import Documents
+from reducible.data.hashes import InputFile
 from reducible.data.markov import MarkovText
+from reducible.data.on_error import OnError
 from reducible.data.sample import sample_files
-from reducible.data.sources import InputFile, Source, groups, listing
+from reducible.data.sources import Source, groups, listing
 from reducible.pipelines.dataset.data_section import DataSection
 from reducible.pipelines.dataset.tokenizer_section import BPE_VOCABULARY, TokenizerSection
 from reducible.pipelines.recipe.fields import Location, Number, Section
@@ -61,8 +64,8 @@ class TextData(DataSection):
     )
     validation_share: Annotated[Number, Field(gt=0, lt=1)] = 0.05
     column: str | None = Field(default=None, description="of JSONL and Parquet; default text")
-    documents: Literal["file", "line", "paragraph"] = "file"
-    on_error: Literal["refuse", "skip"] = "refuse"
+    documents: Documents = "file"
+    on_error: OnError = "refuse"
     tokenizer: Tokenizer = Tokenizer()
     sequence: Count = 256
     mask_documents: bool = False

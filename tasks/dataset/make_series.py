@@ -3,11 +3,11 @@
 import json
 from collections.abc import Iterable, Mapping
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 from reducible.data.errors import DataError
 from reducible.data.linear_gaussian import LinearGaussianSeries
-from reducible.data.series import split_series, write_series
+from reducible.data.series import SplitBy, split_series, write_series
 from reducible.data.series_files import Columns, NumericSeries, channel_names, is_roll, read_rolls, read_table
 from reducible.tasks.dataset.tokenise import FileSpec, Naming
 from reducible.tasks.workflow.frozen import Frozen
@@ -45,7 +45,7 @@ class SeriesSpec(Frozen):
 
     files: TableSpec | None
     generated: GeneratedSpec | None
-    split: Literal["time", "series"]
+    split: SplitBy
     validation_share: float
     test_share: float
     standardise: bool

@@ -9,10 +9,13 @@ from typing import Any, Literal
 import numpy as np
 
 from reducible.data.errors import DataError
+from reducible.data.formats import Documents
+from reducible.data.hashes import InputFile
 from reducible.data.markov import MarkovText
+from reducible.data.on_error import OnError
 from reducible.data.sample import sample_texts
 from reducible.data.shards import SPLITS, statistics, tokenise_files, verify
-from reducible.data.sources import InputFile, Source, read
+from reducible.data.sources import Source, read
 from reducible.data.split import content_key
 from reducible.data.tokenizer import Tokenizer, byte_tokenizer, from_file, train_bpe
 from reducible.tasks.workflow.frozen import Frozen
@@ -37,8 +40,8 @@ class InputsSpec(Frozen):
 
     files: tuple[FileSpec, ...]
     column: str | None = None
-    documents: Literal["file", "line", "paragraph"] = "file"
-    on_error: Literal["refuse", "skip"] = "refuse"
+    documents: Documents = "file"
+    on_error: OnError = "refuse"
     generated: dict[str, int | float] | None = None
 
 

@@ -10,10 +10,11 @@ import numpy as np
 
 from reducible.data.errors import DataError
 from reducible.data.generated_pairs import GeneratedPairs
+from reducible.data.hashes import InputFile
+from reducible.data.on_error import OnError
 from reducible.data.pair_files import LeftOut, PairSource, read_pairs
 from reducible.data.pair_texts import Side, training_texts
-from reducible.data.pairs import SPLITS, Division, HeldOut, Pairs, statistics, verify, write_pairs
-from reducible.data.sources import InputFile
+from reducible.data.pairs import SPLITS, Division, HeldOut, Pairs, SplitBy, statistics, verify, write_pairs
 from reducible.data.tokenizer import Tokenizer, train_bpe
 from reducible.data.vocabulary import count_vocabulary, whole
 from reducible.tasks.dataset.tokenise import FileSpec, Naming
@@ -35,7 +36,7 @@ class PairInputsSpec(Frozen):
     parallel: bool = False
     columns: tuple[str, str] | tuple[int, int] | None = None
     lowercase: bool = False
-    on_error: Literal["refuse", "skip"] = "refuse"
+    on_error: OnError = "refuse"
     generated: dict[str, Any] | None = None
 
 
@@ -47,7 +48,7 @@ class PairReading(Frozen):
 
 
 class DivisionSpec(Frozen):
-    by: Literal["source", "target", "both"]
+    by: SplitBy
     share: float
     split: Literal["train", "validation", "test"] | None = None
 
@@ -144,7 +145,7 @@ def tokenise_pairs(context: Context) -> None:
         spec.division.division,
         HeldOut.load(*held_out) if held_out else None,
     )
-    skipped = [f"{item.file}: {item.where}{item.reason}" for item in left_out.skipped]
+    skipped = [str(item) for item in left_out.skipped]
     content = {"empty": left_out.empty, "skipped": len(skipped), "skipped_inputs": skipped[:_NAMED]}
     (context.staging / _STATISTICS).write_text(json.dumps(content, indent=1) + "\n")
 

@@ -14,9 +14,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from reducible.data.errors import DataError
-from reducible.data.formats import Skipped
-from reducible.data.hashes import HashCache
-from reducible.data.sources import InputFile, Source, groups, listing, read, read_documents
+from reducible.data.hashes import HashCache, InputFile
+from reducible.data.on_error import Skipped
+from reducible.data.sources import Source, groups, listing, read, read_documents
 
 TEXTS = ["first document\nof two lines\n", "naïve ☃ 🙂", "third\r\n\r\nwith another line end", "x"]
 

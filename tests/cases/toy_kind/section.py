@@ -5,7 +5,8 @@ from pathlib import Path
 from typing import Any, Literal
 
 from reducible.data import schemes
-from reducible.data.sources import InputFile, files_of
+from reducible.data.hashes import InputFile
+from reducible.data.sources import files_of
 from reducible.pipelines.dataset.data_section import DataSection
 from reducible.pipelines.recipe.fields import Location
 from reducible.tasks.count import Count
