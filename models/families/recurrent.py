@@ -29,7 +29,6 @@ from reducible.models.config import ModelConfig
 from reducible.models.contract import Batch, CarriesState, Family
 from reducible.models.cost.inference import Remembered
 from reducible.models.cost.ledger import Cost, Lengths
-from reducible.models.cost.recurrent_activations import held
 from reducible.models.layers.activation_checkpointing import CutsTime, chunk_length, over_time
 from reducible.models.layers.adapted_weights import adapted_weight
 from reducible.models.layers.lstm import LSTM
@@ -260,6 +259,12 @@ class Recurrent(CutsTime, CarriesState):
         )
 
 
+HELD = {"lstm": 16.3, "gru": 8.0, "elman": 2.0}
+"""Numbers that a layer holds for backward, per unit of state and step, h included: measured in eager fp32 on a CPU.
+oneDNN's LSTM, with its workspace (models/memory/lstm_workspace.py), a little more for short sequences; torch's own GRU
+and RNN. `plan` rehearses a step and needs none of them."""
+
+
 def recurrent_remembers(config: RecurrentConfig, element: int) -> Remembered:
     states = 2 if config.cell == "lstm" else 1
     return Remembered("state", element * states * config.depth * config.width, 0)
@@ -277,7 +282,7 @@ def recurrent_cost(config: RecurrentConfig, lengths: Lengths) -> Cost:
     tables = vocabulary * width * (1 if config.tied else 2)
     inside = depth * (matrices + 2 * config.gates * width) + vocabulary
     forward = depth * 2 * matrices + 2 * vocabulary * width
-    kept = (depth * held(f"recurrent {config.cell}") + 1) * width + vocabulary
+    kept = (depth * HELD[config.cell] + 1) * width + vocabulary
     if config.cell == "lstm":  # its kernel holds h besides the scaled and the masked copies of h
         kept += width * (depth if config.dropout else 1)
     # Held for backward at once: a piece of the sequence, or its states and one chunk that is rebuilt.

@@ -24,7 +24,6 @@ from reducible.models.config import ModelConfig
 from reducible.models.contract import Family, Part
 from reducible.models.cost.inference import Remembered
 from reducible.models.cost.ledger import Cost, Lengths
-from reducible.models.cost.recurrent_activations import held
 from reducible.models.families.pair_tables import PairTables, require_one_vocabulary
 from reducible.models.layers.activation_checkpointing import CutsTime, joined, over_time
 from reducible.models.layers.adapted_weights import adapted_matrices
@@ -323,6 +322,11 @@ class Seq2Seq(PairTables):
         return [part for part in (self.embedding, self.source_embedding, self.output) if part is not None]
 
 
+HELD = 16.5
+"""Numbers that an LSTM of encoder or decoder holds for backward, per unit of state and step, without h: measured in
+eager fp32 with oneDNN's kernel (models/memory/lstm_workspace.py); 20 % more at widths of 16."""
+
+
 def seq2seq_remembers(config: Seq2SeqConfig, element: int) -> Remembered:
     looked_at = {"none": 0, "luong": 1, "bahdanau": 2}[config.attention] * config.width
     return Remembered(
@@ -362,11 +366,11 @@ def seq2seq_cost(config: Seq2SeqConfig, lengths: Lengths) -> Cost:
 
     dropped = width if config.dropout else 0
     between = (depth - 1) * dropped
-    encoder = sources * (depth * (held("seq2seq lstm") + 1) * width + (width if attends else 0) + between)
+    encoder = sources * (depth * (HELD + 1) * width + (width if attends else 0) + between)
     if feeds:
         decoder = depth * 8 * width + 2 * width + 2 * between + pairs * (width + 1.25)
     else:
-        decoder = depth * (held("seq2seq lstm") + 1) * width + 2 * between + (width + pairs if attends else 0)
+        decoder = depth * (HELD + 1) * width + 2 * between + (width + pairs if attends else 0)
     if config.hard:
         decoder += pairs
     outside = (3 * width if attends else 0) + dropped + width + (2 * width if config.label_smoothing else 0)

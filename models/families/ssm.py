@@ -18,7 +18,6 @@ from reducible.models.config import ModelConfig
 from reducible.models.contract import Family, SeriesModel
 from reducible.models.cost.inference import Remembered
 from reducible.models.cost.ledger import Cost, Lengths
-from reducible.models.cost.recurrent_activations import held
 from reducible.models.kalman.model import LinearGaussian
 from reducible.models.layers.gaussian import gaussian_kl
 from reducible.models.layers.width_rule import ParameterGroup, hidden_rate
@@ -39,6 +38,8 @@ EMISSIONS = ("gaussian", "bernoulli", "categorical")
 POSTERIORS = ("causal", "bidirectional", "structured")
 CELLS = ("lstm", "elman")
 
+KEYS = {"transition": "A", "transition_noise": "B", "emission": "C", "emission_noise": "D", "initial_covariance": "A"}
+"""Keys of a known model, by what models/kalman/model.py calls them."""
 Matrix = tuple[tuple[float, ...], ...]
 
 
@@ -117,7 +118,24 @@ class SsmConfig(ModelConfig):
                 raise ValueError(f"model.{name}: must be diagonal with numbers above 0")
         if (self.emission, self.latent) != ("gaussian", None):
             raise ValueError("model.A: a known model has its own emission and latent; leave both out")
-        stationary_covariance(self)
+        try:
+            known = self.known
+        except ValueError as error:
+            part, _, wrong = str(error).partition(": ")
+            raise ValueError(f"model.{KEYS[part]}: {wrong}") from None
+        assert known is not None
+        P = known.initial_covariance
+        if np.abs(P - np.diag(np.diag(P))).max() > 1e-9 * np.abs(P).max():
+            raise ValueError(
+                "model.A: the coordinates of a known model's first latent must be independent; make A diagonal"
+            )
+
+    @property
+    def known(self) -> LinearGaussian | None:
+        """The model of A, B, C and D, long running; None: p is learnt."""
+        if self.A is None or self.B is None or self.C is None or self.D is None:
+            return None
+        return LinearGaussian.long_running(self.A, self.B, self.C, self.D)
 
     @property
     def latents(self) -> int:
@@ -180,11 +198,7 @@ class StateSpace(SeriesModel):
         return self.config.emission == "gaussian"
 
     def fixed(self) -> LinearGaussian | None:
-        config = self.config
-        if config.A is None:
-            return None
-        A, B, C, D = (np.array(getattr(config, name)) for name in "ABCD")
-        return LinearGaussian(A, B, C, D, np.zeros(len(A)), stationary_covariance(config))
+        return self.config.known
 
     def reset_parameters(self) -> None:
         """Draws every parameter anew from torch's global generator."""
@@ -288,42 +302,32 @@ class StateSpace(SeriesModel):
         return [ParameterGroup("matrices", matrices, rate, 1 / rate), ParameterGroup("vectors", vectors, 1.0, 0.0)]
 
 
-def stationary_covariance(config: SsmConfig) -> np.ndarray:
-    """The covariance of a known model's first latent. Raises ValueError if it does not exist or is not diagonal."""
-    from reducible.models.kalman.model import stationary
-
-    try:
-        P = stationary(np.array(config.A), np.array(config.B))
-    except ValueError as error:
-        raise ValueError(f"model.A: {str(error).removeprefix('transition: ')}") from None
-    if np.abs(P - np.diag(np.diag(P))).max() > 1e-9 * np.abs(P).max():
-        raise ValueError(
-            "model.A: the coordinates of a known model's first latent must be independent; make A diagonal"
-        )
-    return P
-
-
 def transition_of(config: SsmConfig) -> LstmTransition | GatedTransition | LinearTransition | KnownTransition:
     latent, width = config.latents, config.transition_width or config.width
-    if config.A is not None:
-        first = np.sqrt(np.diag(stationary_covariance(config)))
-        deviation = np.diag(np.array(config.B))
-        return KnownTransition(*(torch.tensor(part, dtype=torch.float32) for part in (config.A, deviation, first)))
+    if (known := config.known) is not None:
+        first, deviation = np.sqrt(np.diag(known.initial_covariance)), np.diag(known.transition_noise)
+        parts = (known.transition, deviation, first)
+        return KnownTransition(*(torch.tensor(part, dtype=torch.float32) for part in parts))
     if config.transition == "linear":
         return LinearTransition(latent)
     return LstmTransition(latent, width) if config.transition == "lstm" else GatedTransition(latent, width)
 
 
 def emission_of(config: SsmConfig) -> Emission:
-    if config.A is not None:
-        deviation = np.diag(np.array(config.D))
-        return KnownEmission(*(torch.tensor(part, dtype=torch.float32) for part in (config.C, deviation)))
+    if (known := config.known) is not None:
+        parts = (known.emission, np.diag(known.emission_noise))
+        return KnownEmission(*(torch.tensor(part, dtype=torch.float32) for part in parts))
     sizes = (config.latents, config.emission_width or config.width, config.emission_depth, config.channels)
     if config.emission == "gaussian":
         return GaussianEmission(*sizes)
     if config.emission == "bernoulli":
         return BernoulliEmission(*sizes)
     return CategoricalEmission(*sizes, config.categories)
+
+
+HELD = {"lstm": 17.0, "elman": 3.0}
+"""Numbers that a recurrence of posterior or transition holds for backward, per unit of state and step, h included:
+measured in eager fp32 on a CPU (models/memory/lstm_workspace.py)."""
 
 
 def ssm_remembers(config: SsmConfig, element: int) -> Remembered:
@@ -338,9 +342,9 @@ def ssm_cost(config: SsmConfig, lengths: Lengths) -> Cost:
         model = StateSpace(config)
     parameters = sum(p.numel() for p in model.parameters())
     forward = model.posterior.flops + model.transition.flops + model.emission.flops
-    inside = held(f"ssm {config.cell}") + (0 if config.posterior == "causal" else 2)
+    inside = HELD[config.cell] + (0 if config.posterior == "causal" else 2)
     read = inside * config.width * (2 if config.posterior == "bidirectional" else 1)
-    moved = {"lstm": held("ssm lstm"), "gated": 2, "linear": 0}[config.transition if config.A is None else "linear"]
+    moved = {"lstm": HELD["lstm"], "gated": 2, "linear": 0}[config.transition if config.A is None else "linear"]
     # Rebuilding ends with the last tensor that backward needs, which the result of the emission's last product is not.
     # With a known model only the posterior is trained, and nothing is rebuilt.
     rebuilt = 0

@@ -19,7 +19,6 @@ from reducible.models.config import ModelConfig
 from reducible.models.contract import Family, SentenceModel
 from reducible.models.cost.inference import Remembered
 from reducible.models.cost.ledger import Cost, Lengths
-from reducible.models.cost.recurrent_activations import held
 from reducible.models.layers.adapted_weights import adapted_weight
 from reducible.models.layers.gaussian import Gaussian
 from reducible.models.layers.latent_estimators import mutual_information
@@ -348,6 +347,11 @@ class Aggressive(nn.Module):
         self.running = since < PATIENCE
 
 
+HELD = 19.0
+"""Numbers that an LSTM layer of encoder or decoder holds for backward, per unit of state and step, h included: measured
+in eager fp32 with oneDNN's kernel (models/memory/lstm_workspace.py)."""
+
+
 def vae_remembers(config: VaeConfig, element: int) -> Remembered:
     return Remembered("state and latent", element * (2 * config.depth * config.width + config.latent), 0)
 
@@ -378,8 +382,8 @@ def vae_cost(config: VaeConfig, lengths: Lengths) -> Cost:
         forward_flops_per_unit=forward,
         training_flops_per_unit=3 * forward,
         checkpointing_flops_per_unit=2 * (encoder_step + samples * decoder_step),
-        activation_elements_per_unit=layers * held("vae lstm") * width + outside,
-        checkpointed_elements_per_unit=(layers + samples * held("vae lstm")) * width + outside,
+        activation_elements_per_unit=layers * HELD * width + outside,
+        checkpointed_elements_per_unit=(layers + samples * HELD) * width + outside,
     )
 
 
