@@ -14,7 +14,6 @@ import numpy as np
 import pyarrow
 
 from reducible.data.errors import DataError
-from reducible.data.hashes import verify_splits
 from reducible.data.packing import IGNORE
 from reducible.data.pair_files import Pair
 from reducible.data.sentences import target_rows
@@ -191,11 +190,6 @@ def statistics(folder: Path) -> dict[str, Any]:
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise DataError(f"{folder}: holds no pairs ({error}); tokenise again") from None
     return dict(loaded)
-
-
-def verify(folder: Path) -> None:
-    """Reads the files and compares their SHA-256 with what was written; raises DataError."""
-    verify_splits(folder, statistics(folder)["splits"])
 
 
 def _open(folder: Path, split: str, identities: tuple[str, str]) -> Iterator[pyarrow.RecordBatch]:

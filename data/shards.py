@@ -11,7 +11,7 @@ import pyarrow
 
 from reducible.data.errors import DataError
 from reducible.data.formats import Document
-from reducible.data.hashes import InputFile, verify_splits
+from reducible.data.hashes import InputFile
 from reducible.data.on_error import Skipped
 from reducible.data.sources import Source, read
 from reducible.data.split import content_key, is_validation
@@ -152,11 +152,6 @@ def statistics(folder: Path) -> dict[str, Any]:
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise DataError(f"{folder}: not a token shard ({error}); tokenise again") from None
     return dict(loaded)
-
-
-def verify(folder: Path) -> None:
-    """Reads the shard's files and compares their SHA-256 with what was written; raises DataError."""
-    verify_splits(folder, statistics(folder)["splits"])
 
 
 def open_split(folder: Path, split: str, tokenizer_identity: str) -> list[np.ndarray]:

@@ -12,8 +12,8 @@ from reducible.data.paths import expanded, scheme_like
 from reducible.models.families import transformer
 from reducible.models.families.registry import Family, family
 from reducible.pipelines.find import NotFound, find
+from reducible.tasks.dataset.input_files import FileSpec
 from reducible.tasks.dataset.kind import kind_named
-from reducible.tasks.dataset.tokenise import FileSpec
 from reducible.tasks.errors import UserError
 from reducible.tasks.train import pretrained_base as pretrained
 from reducible.tasks.train.folders import MODEL

@@ -122,7 +122,7 @@ class SsmConfig(ModelConfig):
             known = self.known
         except ValueError as error:
             part, _, wrong = str(error).partition(": ")
-            raise ValueError(f"model.{KEYS[part]}: {wrong}") from None
+            raise ValueError(f"model.{KEYS.get(part, 'A')}: {wrong or part}") from None
         assert known is not None
         P = known.initial_covariance
         if np.abs(P - np.diag(np.diag(P))).max() > 1e-9 * np.abs(P).max():

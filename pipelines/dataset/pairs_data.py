@@ -20,7 +20,7 @@ from reducible.pipelines.dataset.tokenizer_section import BPE_VOCABULARY, Tokeni
 from reducible.pipelines.recipe.fields import Location, Number, Section, location
 from reducible.tasks.count import Count, Seed
 from reducible.tasks.dataset import tokenise_pairs
-from reducible.tasks.dataset.tokenise import FileSpec
+from reducible.tasks.dataset.input_files import by_content
 from reducible.tasks.dataset.tokenise_pairs import (
     DivisionSpec,
     HeldOutPairsSpec,
@@ -209,10 +209,7 @@ class _Input:
             # Without the number of examples: asking for more leaves the pieces that exist as they are.
             generated = {key: value for key, value in vars(source.generated).items() if key != "examples"}
         return PairInputsSpec(
-            files=tuple(
-                FileSpec(name=file.name, size=file.size, sha256=file.sha256)
-                for file in (self.files if files is None else files)
-            ),
+            files=by_content(self.files if files is None else files),
             parallel=source.parallel,
             columns=source.columns,
             lowercase=source.lowercase,

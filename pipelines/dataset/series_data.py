@@ -16,8 +16,8 @@ from reducible.pipelines.dataset.data_section import DataSection
 from reducible.pipelines.recipe.fields import Location, Number, Section, parse_number
 from reducible.tasks.count import Count, Seed
 from reducible.tasks.dataset import make_series
+from reducible.tasks.dataset.input_files import by_content
 from reducible.tasks.dataset.make_series import GeneratedSpec, Places, SeriesSpec, TableSpec
-from reducible.tasks.dataset.tokenise import FileSpec
 from reducible.tasks.errors import UserError
 from reducible.tasks.workflow.store import Store
 from reducible.tasks.workflow.task import Task
@@ -112,7 +112,7 @@ class SeriesData(DataSection):
             files = _files(self, store)
             columns = _columns(self)
             table = TableSpec(
-                files=tuple(FileSpec(name=file.name, size=file.size, sha256=file.sha256) for file in files),
+                files=by_content(files),
                 columns=columns.names,
                 time=columns.time,
                 series=columns.series,

@@ -17,16 +17,16 @@ from reducible.pipelines.dataset.tokenizer_section import BPE_VOCABULARY, Tokeni
 from reducible.pipelines.recipe.fields import Location, Number, Section
 from reducible.tasks.count import Count, Seed
 from reducible.tasks.dataset import tokenise
+from reducible.tasks.dataset.input_files import by_content
 from reducible.tasks.dataset.tokenise import (
     DatasetSpec,
-    FileSpec,
     HeldOutSpec,
     InputsSpec,
-    Naming,
     Reading,
     ShardSpec,
     TokenizerSpec,
 )
+from reducible.tasks.dataset.write_dataset import Naming
 from reducible.tasks.workflow.store import Store
 from reducible.tasks.workflow.task import Task
 
@@ -199,7 +199,7 @@ def _inputs(source: Source, files: list[InputFile]) -> InputsSpec:
     generated = source.generated
     described = None if generated is None else {key: value for key, value in vars(generated).items() if key in _CHAIN}
     return InputsSpec(
-        files=tuple(FileSpec(name=file.name, size=file.size, sha256=file.sha256) for file in files),
+        files=by_content(files),
         column=source.column,
         documents=source.documents,
         on_error=source.on_error,

@@ -1,6 +1,5 @@
 """The task that makes a dataset of numeric series or piano rolls."""
 
-import json
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
@@ -9,10 +8,10 @@ from reducible.data.errors import DataError
 from reducible.data.linear_gaussian import LinearGaussianSeries
 from reducible.data.series import SplitBy, split_series, write_series
 from reducible.data.series_files import Columns, NumericSeries, channel_names, is_roll, read_rolls, read_table
-from reducible.tasks.dataset.tokenise import FileSpec, Naming
+from reducible.tasks.dataset.input_files import FileSpec
+from reducible.tasks.dataset.write_dataset import Naming, write_dataset
 from reducible.tasks.workflow.frozen import Frozen
 from reducible.tasks.workflow.identity import fingerprint
-from reducible.tasks.workflow.record import Record
 from reducible.tasks.workflow.store import sha256_of
 from reducible.tasks.workflow.task import Context
 
@@ -74,8 +73,7 @@ def make_series(context: Context) -> None:
         "generated": spec.generated.model_dump(mode="json") if spec.generated else None,
         **written,
     }
-    (context.staging / "dataset.json").write_text(json.dumps(content, indent=1) + "\n")
-    _record(context, content)
+    write_dataset(context, content, ("source", "fingerprint", "channels", "stride"), _note(content))
 
 
 def _generated(spec: GeneratedSpec) -> tuple[list[str], Iterable[NumericSeries]]:
@@ -113,11 +111,7 @@ def _series_of(path: Path, file: FileSpec, columns: Columns) -> Iterable[Numeric
     return read_rolls(path) if is_roll(path) else read_table(path, Path(file.name).stem, columns)
 
 
-def _record(context: Context, content: dict[str, Any]) -> None:
-    record = Record(context.staging / "record", context.attempt)
-    totals = {f"{split}.{key}": value for split, counts in content["splits"].items() for key, value in counts.items()}
-    shown = {key: content[key] for key in ("source", "fingerprint", "channels", "stride")}
-    record.describe("dataset", f"data {content['name']}", {**shown, **totals}, context.tags)
+def _note(content: dict[str, Any]) -> str:
     lines = [
         f"| {split} | {counts['series']:,} | {counts['steps']:,} | {counts['missing']:,} |"
         for split, counts in content["splits"].items()
@@ -128,4 +122,4 @@ def _record(context: Context, content: dict[str, Any]) -> None:
         note += "\n\n| channel | mean subtracted | deviation divided by |\n|---|---:|---:|\n" + "\n".join(
             f"| {name} | {mean:.6g} | {deviation:.6g} |" for name, mean, deviation in rows
         )
-    record.note(note)
+    return note

@@ -2,7 +2,6 @@
 
 import json
 import math
-import shutil
 from collections.abc import Mapping
 from typing import Any, Literal
 
@@ -14,14 +13,12 @@ from reducible.data.hashes import InputFile
 from reducible.data.on_error import OnError
 from reducible.data.pair_files import LeftOut, PairSource, read_pairs
 from reducible.data.pair_texts import Side, training_texts
-from reducible.data.pairs import SPLITS, Division, HeldOut, Pairs, SplitBy, statistics, verify, write_pairs
+from reducible.data.pairs import SPLITS, Division, HeldOut, Pairs, SplitBy, statistics, write_pairs
 from reducible.data.tokenizer import Tokenizer, train_bpe
 from reducible.data.vocabulary import count_vocabulary, whole
-from reducible.tasks.dataset.tokenise import FileSpec, Naming
+from reducible.tasks.dataset.input_files import FileSpec, on_this_machine
+from reducible.tasks.dataset.write_dataset import Naming, Shards, copied_tokenizer, write_dataset
 from reducible.tasks.workflow.frozen import Frozen
-from reducible.tasks.workflow.identity import fingerprint
-from reducible.tasks.workflow.record import Record
-from reducible.tasks.workflow.store import MANIFEST
 from reducible.tasks.workflow.task import Context
 
 VERSION = 3
@@ -95,7 +92,7 @@ class PairNaming(Naming):
 
 def pair_inputs_of(spec: PairInputsSpec, reading: PairReading) -> tuple[list[InputFile], PairSource]:
     """The files with their places on this machine, and the source that reads them."""
-    files = [InputFile(file.name, reading.paths.get(file.name, ""), file.size, file.sha256) for file in spec.files]
+    files = on_this_machine(spec.files, reading.paths)
     if spec.generated is not None:
         generated = GeneratedPairs(examples=reading.generated_examples or 1, **spec.generated)
         return files, PairSource(generated=generated)
@@ -153,27 +150,13 @@ def tokenise_pairs(context: Context) -> None:
 def gather_pairs(context: Context) -> None:
     """Writes the dataset: its shards in the order of their inputs, both tokenizers, totals, and what was left out."""
     naming: PairNaming = context.execution
-    shards = [folder for name, folder in sorted(context.inputs.items()) if name.startswith("shard-")]
-    for folder in shards:
-        verify(folder)
-    counted = [statistics(folder) for folder in shards]
-    read = [json.loads((folder / _STATISTICS).read_text()) for folder in shards]
-    totals = {
-        split: {
-            key: sum(shard["splits"][split][key] for shard in counted)
-            for key in counted[0]["splits"][split]
-            if key not in ("content", "sha256")
-        }
-        for split in SPLITS
-    }
-    held_out = sum(shard["held_out"] for shard in counted)
+    shards = Shards(context, SPLITS, statistics)
+    read = [json.loads((folder / _STATISTICS).read_text()) for folder in shards.folders]
+    totals, held_out = shards.totals(), shards.total("held_out")
     _refuse_empty(naming, {split: totals[split]["pairs"] for split in SPLITS}, held_out)
-    tokenizers = {}
-    for name in ("source_tokenizer", "tokenizer"):
-        tokenizers[name] = Tokenizer.load(context.inputs[name])
-        shutil.copytree(context.inputs[name], context.staging / name, ignore=shutil.ignore_patterns(MANIFEST))
+    source_tokenizer, tokenizer = (copied_tokenizer(context, name) for name in ("source_tokenizer", "tokenizer"))
     examples = {
-        split: Pairs(shards, split, 2**30, tokenizers["source_tokenizer"], tokenizers["tokenizer"])
+        split: Pairs(shards.folders, split, 2**30, source_tokenizer, tokenizer)
         for split in SPLITS
         if totals[split]["pairs"]
     }
@@ -181,13 +164,13 @@ def gather_pairs(context: Context) -> None:
         "kind": "pairs",
         "name": naming.name,
         "source": naming.source,
-        "fingerprint": fingerprint([[shard["splits"][split]["content"] for split in SPLITS] for shard in counted]),
-        "source_tokenizer": tokenizers["source_tokenizer"].identity,
-        "tokenizer": tokenizers["tokenizer"].identity,
+        "fingerprint": shards.fingerprint,
+        "source_tokenizer": source_tokenizer.identity,
+        "tokenizer": tokenizer.identity,
         "shared": context.spec.shared,
         "lowercase": context.spec.lowercase,
-        "source_vocabulary": tokenizers["source_tokenizer"].vocabulary,
-        "vocabulary": tokenizers["tokenizer"].vocabulary,
+        "source_vocabulary": source_tokenizer.vocabulary,
+        "vocabulary": tokenizer.vocabulary,
         "splits": {split: {"tokens": int(pairs.lengths.sum()), **totals[split]} for split, pairs in examples.items()},
         "lengths": {split: _lengths(pairs) for split, pairs in examples.items()},
         "truth": _truth(naming.generated, examples),
@@ -195,11 +178,10 @@ def gather_pairs(context: Context) -> None:
         "empty": sum(shard["empty"] for shard in read),
         "skipped": sum(shard["skipped"] for shard in read),
         "skipped_inputs": [name for shard in read for name in shard["skipped_inputs"]],
-        # Relative to this artifact, so that the root may be moved or mounted elsewhere.
-        "shards": [f"../../{folder.parent.name}/{folder.name}" for folder in shards],
+        "shards": shards.places,
     }
-    (context.staging / "dataset.json").write_text(json.dumps(content, indent=1) + "\n")
-    _record(context, content, examples)
+    shown = ("source", "fingerprint", "shared", "source_vocabulary", "vocabulary", "held_out", "empty", "skipped")
+    write_dataset(context, content, shown, _note(content, examples))
 
 
 def _refuse_empty(naming: PairNaming, pairs: Mapping[str, int], held_out: int) -> None:
@@ -241,13 +223,7 @@ def _truth(generated: dict[str, Any] | None, examples: dict[str, Pairs]) -> dict
     return truth
 
 
-def _record(context: Context, content: dict[str, Any], examples: dict[str, Pairs]) -> None:
-    record = Record(context.staging / "record", context.attempt)
-    totals = {f"{split}.{key}": value for split, counts in content["splits"].items() for key, value in counts.items()}
-    names = ("source", "fingerprint", "shared", "source_vocabulary", "vocabulary", "held_out", "empty", "skipped")
-    record.describe(
-        "dataset", f"data {content['name']}", {**{key: content[key] for key in names}, **totals}, context.tags
-    )
+def _note(content: dict[str, Any], examples: dict[str, Pairs]) -> str:
     lines = ["| split | pairs | source tokens | target tokens | unknown | longest source, target of 90 % | of all |"]
     lines.append("|---|---:|---:|---:|---:|---:|---:|")
     for split, counts in content["splits"].items():
@@ -269,16 +245,11 @@ def _record(context: Context, content: dict[str, Any], examples: dict[str, Pairs
             for split, truth in content["truth"].items()
         )
         note += f"\n\nThe loss of the source that made the pairs, in nats per target token: {losses}."
-    note += "\n\n| source | target |\n|---|---|\n" + "\n".join(
+    return f"{note}\n\n| source | target |\n|---|---|\n" + "\n".join(
         f"| {_cell(source)} | {_cell(target)} |"
         for pairs in examples.values()
         for source, target in pairs.texts(range(min(3, len(pairs))))
     )
-    if content["skipped"]:
-        note += f"\n\n**{content['skipped']:,} inputs were skipped:**\n\n" + "\n".join(
-            f"- {name}" for name in content["skipped_inputs"][:100]
-        )
-    record.note(note)
 
 
 def _cell(text: str) -> str:

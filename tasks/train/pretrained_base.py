@@ -3,7 +3,7 @@
 import json
 from pathlib import Path
 
-from reducible.tasks.dataset.tokenise import FileSpec
+from reducible.tasks.dataset.input_files import FileSpec
 from reducible.tasks.errors import UserError
 from reducible.tasks.train.folders import MODEL
 from reducible.tasks.workflow.frozen import Frozen

@@ -7,8 +7,8 @@ from typing import Any
 import numpy as np
 
 from reducible.data.linear_gaussian import LinearGaussianSeries
+from reducible.tasks.dataset.input_files import FileSpec
 from reducible.tasks.dataset.make_series import GeneratedSpec, Places, SeriesSpec, TableSpec, make_series
-from reducible.tasks.dataset.tokenise import FileSpec
 from reducible.tasks.workflow.store import sha256_of
 
 

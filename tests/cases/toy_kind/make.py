@@ -1,14 +1,14 @@
 """The task that makes a dataset of grids: every fifth one validates."""
 
-import json
 from pathlib import Path
 
 import numpy as np
 
+from reducible.tasks.dataset.input_files import FileSpec
 from reducible.tasks.dataset.make_series import Places
-from reducible.tasks.dataset.tokenise import FileSpec, Frozen
+from reducible.tasks.dataset.write_dataset import write_dataset
+from reducible.tasks.workflow.frozen import Frozen
 from reducible.tasks.workflow.identity import fingerprint
-from reducible.tasks.workflow.record import Record
 from reducible.tasks.workflow.task import Context
 from toy_kind.grids import read_grids
 
@@ -37,8 +37,5 @@ def make_grids(context: Context) -> None:
         "captions": captions,
         "splits": splits,
     }
-    (context.staging / "dataset.json").write_text(json.dumps(content) + "\n")
-    record = Record(context.staging / "record", context.attempt)
-    shown = {"source": places.source, "captions": len(captions)}
-    record.describe("dataset", f"data {places.name}", shown, context.tags)
-    record.note(f"{len(grids)} grids with {len(captions)} captions.")
+    note = f"{len(grids)} grids with {len(captions)} captions."
+    write_dataset(context, content, ("source", "captions"), note)

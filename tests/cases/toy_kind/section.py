@@ -10,8 +10,8 @@ from reducible.data.sources import files_of
 from reducible.pipelines.dataset.data_section import DataSection
 from reducible.pipelines.recipe.fields import Location
 from reducible.tasks.count import Count
+from reducible.tasks.dataset.input_files import by_content
 from reducible.tasks.dataset.make_series import Places
-from reducible.tasks.dataset.tokenise import FileSpec
 from reducible.tasks.errors import UserError
 from reducible.tasks.workflow.store import Store
 from reducible.tasks.workflow.task import Task
@@ -45,7 +45,7 @@ class GridData(DataSection):
             name="dataset",
             version=1,
             run="toy_kind.make:make_grids",
-            spec=GridSpec(files=tuple(FileSpec(name=f.name, size=f.size, sha256=f.sha256) for f in files)),
+            spec=GridSpec(files=by_content(files)),
             label="dataset",
             execution=Places(
                 name=name, source=schemes.shown(self.source), paths={file.name: file.path for file in files}
