@@ -6,17 +6,18 @@ import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
+from model_cases import assert_only_matrices_decay, held_bytes
+from pair_cases import SEPARATOR, pairs, reversal, sentences, written_backwards
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from reducible.models.cost.flop_counter import count_flops
 from reducible.models.cost.ledger import Lengths
 from reducible.models.families.encoder_decoder import EncoderDecoder, EncoderDecoderConfig, encoder_decoder_cost
-from reducible.models.generate.beam_search import beam_search, greedy
+from reducible.models.generate.beam_search import beam_search
 from reducible.models.layers.activation_checkpointing import set_checkpointing
 from reducible.models.layers.output_loss import output_loss
 from reducible.models.loss import IGNORE
 
-SEPARATOR = 0
 CONFIGS = {
     "plain": {},
     "separate": {"shared": False, "source_vocabulary": 23},
@@ -29,27 +30,6 @@ def small(**keys) -> EncoderDecoder:
     torch.manual_seed(0)
     base = {"source_vocabulary": 31, "vocabulary": 31, "shared": True, "width": 16, "depth": 2, "heads": 2}
     return EncoderDecoder(EncoderDecoderConfig(**(base | {"dropout": 0.0} | keys)))
-
-
-def pairs(sources, targets):
-    """Sentences of ids as data/pairs.py makes a batch of them."""
-    S, T = max(map(len, sources)) + 1, max(map(len, targets)) + 1
-    batch = {
-        "source": torch.full((len(sources), S), SEPARATOR),
-        "source_lengths": torch.tensor([len(source) + 1 for source in sources]),
-        "inputs": torch.full((len(sources), T), SEPARATOR),
-        "targets": torch.full((len(sources), T), IGNORE),
-    }
-    for row, (source, target) in enumerate(zip(sources, targets, strict=True)):
-        batch["source"][row, : len(source)] = torch.tensor(source)
-        batch["inputs"][row, 1 : len(target) + 1] = torch.tensor(target)
-        batch["targets"][row, : len(target) + 1] = torch.tensor([*target, SEPARATOR])
-    return batch
-
-
-def sentences(rows, lengths=(1, 9), vocabulary=23, seed=1):
-    random = np.random.default_rng(seed)
-    return [random.integers(1, vocabulary, random.integers(*lengths)).tolist() for _ in range(rows)]
 
 
 def gradients(model, batch):
@@ -255,27 +235,19 @@ def test_the_attention_map_is_a_distribution_over_the_real_source():
     assert not shares[1, :, 2:].any() and (shares[0] > 0).all()
 
 
-def reversal(rows, seed):
-    sources = sentences(rows, (1, 5), 8, seed)
-    return sources, [source[::-1] for source in sources]
-
-
 def test_it_learns_to_write_backwards():
     torch.manual_seed(1)
     model = small(source_vocabulary=8, vocabulary=8, width=32, depth=1)
     groups = [{"params": list(group.parameters), "lr": 0.003 * group.rate} for group in model.parameter_groups()]
     optimizer = torch.optim.AdamW(groups, fused=True)
     for step in range(200):
-        loss = model(pairs(*reversal(32, step)))
+        loss = model(pairs(*reversal(32, (1, 5), step, 8)))
         optimizer.zero_grad()
         (loss.nats / loss.units).backward()
         for group, rated in zip(optimizer.param_groups, model.parameter_groups(), strict=True):
             group["lr"] = 0.003 * rated.rate * min(1, (200 - step) / 80)
         optimizer.step()
-    sources, answers = reversal(100, 10_000)
-    found = greedy(model.eval(), pairs(sources, answers), SEPARATOR, 8)
-    right = sum(hypothesis.tokens == answer for hypothesis, answer in zip(found, answers, strict=True))
-    assert right >= 90, right
+    assert written_backwards(model, (1, 5), 8) >= 90
 
 
 # Cost -------------------------------------------------------------------------------------------------------------
@@ -340,24 +312,6 @@ def test_activation_checkpointing_changes_no_gradient():
         assert torch.equal(gradient, expected[name]), name
 
 
-def held_bytes(model, batch):
-    """Bytes of the distinct storages that autograd saves, without parameters and the batch itself."""
-    outside = {tensor.untyped_storage().data_ptr() for tensor in [*model.parameters(), *batch.values()]}
-    saved, alive = {}, []
-
-    def pack(tensor):
-        storage = tensor.untyped_storage()
-        if storage.data_ptr() not in outside:
-            saved[storage.data_ptr()] = storage.nbytes()
-            alive.append(tensor)
-        return tensor
-
-    with torch.autograd.graph.saved_tensors_hooks(pack, lambda tensor: tensor):
-        loss = model(batch)
-    del loss
-    return sum(saved.values())
-
-
 def test_activation_bytes_are_what_autograd_holds(case):
     model, batch, cost = case
     """In float64, which goes through the logits as a GPU does; their softmax is in fp32 all the same."""
@@ -374,11 +328,7 @@ def test_activation_bytes_are_what_autograd_holds(case):
 
 def test_every_parameter_is_in_one_group_and_only_matrices_decay():
     model = small(tied=False, shared=False, source_vocabulary=23)
-    groups = model.parameter_groups()
-    listed = [parameter for group in groups for parameter in group.parameters]
-    assert sorted(map(id, listed)) == sorted(map(id, model.parameters()))
-    for group in groups:
-        assert all((parameter.ndim == 2) == (group.decay > 0) for parameter in group.parameters)
+    assert_only_matrices_decay(model)
 
 
 def test_the_ladder_reaches_from_thousands_of_parameters_to_the_papers_base():

@@ -4,14 +4,16 @@ import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
+from model_cases import assert_only_matrices_decay, held_bytes
+from pair_cases import SEPARATOR, pairs, reversal, sentences, written_backwards
 
 from reducible.models.cost.flop_counter import count_flops
 from reducible.models.cost.ledger import Lengths
 from reducible.models.families.seq2seq import Seq2Seq, Seq2SeqConfig, attention, seq2seq_cost
-from reducible.models.generate.beam_search import beam_search, greedy
+from reducible.models.generate.beam_search import beam_search
 from reducible.models.layers.activation_checkpointing import set_checkpointing
 
-SOURCE_VOCABULARY, VOCABULARY, SEPARATOR = 19, 23, 0
+SOURCE_VOCABULARY, VOCABULARY = 19, 23
 
 CONFIGS = {
     "luong": {},
@@ -40,27 +42,6 @@ def built(name="luong", dtype=torch.float64, **changes):
             if parameter.ndim == 1:
                 parameter += 0.3 * torch.randn_like(parameter)
     return model
-
-
-def pairs(sources, targets):
-    """Lists of ids -> a batch, padded (docs/models.md)."""
-    S, T = max(map(len, sources)) + 1, max(map(len, targets)) + 1
-    batch = {
-        "source": torch.full((len(sources), S), SEPARATOR),
-        "source_lengths": torch.tensor([len(source) + 1 for source in sources]),
-        "inputs": torch.full((len(sources), T), SEPARATOR),
-        "targets": torch.full((len(sources), T), -100),
-    }
-    for row, (source, target) in enumerate(zip(sources, targets, strict=True)):
-        batch["source"][row, : len(source)] = torch.tensor(source)
-        batch["inputs"][row, 1 : len(target) + 1] = torch.tensor(target)
-        batch["targets"][row, : len(target) + 1] = torch.tensor([*target, SEPARATOR])
-    return batch
-
-
-def sentences(count, lengths=(1, 9), seed=1, vocabulary=SOURCE_VOCABULARY):
-    random = np.random.default_rng(seed)
-    return [random.integers(1, vocabulary, random.integers(*lengths)).tolist() for _ in range(count)]
 
 
 # The mathematics --------------------------------------------------------------------------------------------------
@@ -268,22 +249,15 @@ def test_it_learns_to_reverse_what_it_reads(hard):
     groups = model.parameter_groups()
     optimizer = torch.optim.AdamW([{"params": list(group.parameters)} for group in groups], weight_decay=0.0)
 
-    def reversal(count, seed):
-        sources = sentences(count, (3, 7), seed, 12)
-        return sources, [source[::-1] for source in sources]
-
     for step in range(200):
-        loss = model(pairs(*reversal(32, step)))
+        loss = model(pairs(*reversal(32, (3, 7), step, 12)))
         optimizer.zero_grad()
         (loss.nats / loss.units).backward()
         torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
         for group, rated in zip(optimizer.param_groups, groups, strict=True):
             group["lr"] = 0.01 * rated.rate * min(1, (200 - step) / 80)
         optimizer.step()
-    sources, answers = reversal(100, 10_000)
-    found = greedy(model.eval(), pairs(sources, answers), SEPARATOR, 8)
-    right = sum(hypothesis.tokens == answer for hypothesis, answer in zip(found, answers, strict=True))
-    assert right >= 90, right
+    assert written_backwards(model, (3, 7), 12) >= 90
 
 
 # Cost -------------------------------------------------------------------------------------------------------------
@@ -347,35 +321,13 @@ def test_activations_are_what_autograd_holds_within_fifteen_percent():
         assert held_bytes(model, batch) < cost.activation_bytes(rows * length, checkpointing="full") < held
 
 
-def held_bytes(model, batch):
-    """Bytes of the distinct storages that autograd saves, without parameters and the batch itself."""
-    outside = {tensor.untyped_storage().data_ptr() for tensor in [*model.parameters(), *batch.values()]}
-    saved, alive = {}, []
-
-    def pack(tensor):
-        storage = tensor.untyped_storage()
-        if storage.data_ptr() not in outside:
-            saved[storage.data_ptr()] = storage.nbytes()
-            alive.append(tensor)
-        return tensor
-
-    with torch.autograd.graph.saved_tensors_hooks(pack, lambda tensor: tensor):
-        loss = model(batch)
-    del loss
-    return sum(saved.values())
-
-
 # The contracts ----------------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("name", CONFIGS)
 def test_every_parameter_is_in_one_group_and_only_matrices_decay(name):
     model = built(name)
-    groups = model.parameter_groups()
-    listed = [parameter for group in groups for parameter in group.parameters]
-    assert sorted(map(id, listed)) == sorted(map(id, model.parameters()))
-    for group in groups:
-        assert all((parameter.ndim == 2) == (group.decay > 0) for parameter in group.parameters)
+    assert_only_matrices_decay(model)
     assert model.stochastic == ("deep" in name and name != "deep none")
 
 

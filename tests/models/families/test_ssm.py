@@ -7,6 +7,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import torch
+from model_cases import held_bytes
 from ssm_cases import AR, ar_covariance
 from torch import Tensor
 from torch.distributions import Bernoulli, Categorical, Independent, Normal, kl_divergence
@@ -316,18 +317,7 @@ def test_values_that_an_emission_cannot_say_are_named(emission: str, value: floa
 def test_activations_are_about_what_autograd_holds(transition: str, posterior: str) -> None:
     model = made(False, channels=5, width=40, latent=24, transition=transition, posterior=posterior).train()
     batch = {name: t.float() if t.dtype == torch.float64 else t for name, t in batch_of([60] * 3, model.config).items()}
-    own = {tensor.data_ptr() for tensor in (*model.parameters(), *batch.values())}
-    held: dict[int, float] = {}
-
-    def pack(tensor: Tensor) -> Tensor:
-        storage = tensor.untyped_storage()
-        if storage.data_ptr() not in own:
-            held[storage.data_ptr()] = storage.nbytes() / 4
-        return tensor
-
-    with torch.autograd.graph.saved_tensors_hooks(pack, lambda tensor: tensor):
-        loss = model(batch)
-    counted = sum(held.values()) / int(loss.units)
+    counted = held_bytes(model, batch) / 4 / int(model(batch).units)
     assert ssm_cost(model.config, Lengths.fixed(60)).activation_elements_per_unit == pytest.approx(counted, rel=0.1)
 
 

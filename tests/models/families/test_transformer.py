@@ -3,6 +3,7 @@
 import pytest
 import torch
 import torch.nn.functional as F
+from model_cases import assert_only_matrices_decay
 
 from reducible.models.families.registry import family
 from reducible.models.families.transformer import Transformer, TransformerConfig
@@ -151,12 +152,7 @@ def test_a_position_table_made_while_sampling_serves_training():
 
 
 def test_every_parameter_is_in_one_group_and_only_matrices_decay():
-    model = small(tied=False)
-    groups = model.parameter_groups()
-    listed = [parameter for group in groups for parameter in group.parameters]
-    assert sorted(map(id, listed)) == sorted(map(id, model.parameters()))
-    for group in groups:
-        assert all((parameter.ndim == 2) == (group.decay > 0) for parameter in group.parameters)
+    assert_only_matrices_decay(small(tied=False))
 
 
 def test_the_same_seed_builds_the_same_model_also_from_the_meta_device():

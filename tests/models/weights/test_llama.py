@@ -131,22 +131,23 @@ SETTINGS = {
     "max_position_embeddings": 64,
     "tie_word_embeddings": False,
 }
+STORIES = {
+    "vocab_size": 512,
+    "hidden_size": 64,
+    "intermediate_size": 172,
+    "num_hidden_layers": 5,
+    "num_attention_heads": 8,
+    "num_key_value_heads": 4,
+    "tie_word_embeddings": True,
+}
+"""stories260K in the words of Hugging Face."""
 
 
 def test_hugging_faces_names_and_rotation_give_the_same_logits(stories):
     """The published weights, renamed and reordered as Hugging Face's converter does it, load back to the same model."""
     model = load_llama2c(stories / "stories260K.bin")
     ours, config = model.state_dict(), model.config
-    settings = {
-        "vocab_size": 512,
-        "hidden_size": 64,
-        "intermediate_size": 172,
-        "num_hidden_layers": 5,
-        "num_attention_heads": 8,
-        "num_key_value_heads": 4,
-        "rms_norm_eps": 1e-5,
-        "tie_word_embeddings": True,
-    }
+    settings = {**STORIES, "rms_norm_eps": 1e-5}
 
     def permute(w, heads, rows):  # transformers' convert_llama_weights_to_hf.py
         return w.view(heads, rows // heads // 2, 2, 64).transpose(1, 2).reshape(rows, 64)
@@ -190,20 +191,7 @@ def test_the_published_checkpoint_in_transformers_own_llama(stories):
     transformers = pytest.importorskip("transformers", reason="transformers is not installed")
     model = load_llama2c(stories / "stories260K.bin")
     ours = model.state_dict()
-    config = transformers.LlamaConfig(
-        **SETTINGS
-        | {
-            "vocab_size": 512,
-            "hidden_size": 64,
-            "intermediate_size": 172,
-            "num_hidden_layers": 5,
-            "num_attention_heads": 8,
-            "num_key_value_heads": 4,
-            "rope_theta": 10000.0,
-            "max_position_embeddings": 512,
-            "tie_word_embeddings": True,
-        }
-    )
+    config = transformers.LlamaConfig(**SETTINGS | STORIES | {"rope_theta": 10000.0, "max_position_embeddings": 512})
     theirs = transformers.LlamaForCausalLM(config).eval()
 
     def halves(w, heads):

@@ -5,6 +5,7 @@ from pathlib import Path
 
 import pytest
 from law_cases import QUICK, isoflop_design, table_of
+from task_context import context_of
 
 from reducible.tasks.errors import UserError
 from reducible.tasks.fit.fit_spec import Cell, Excluded, FitSpec
@@ -14,7 +15,7 @@ from reducible.tasks.workflow.record import read_rows
 from reducible.tasks.workflow.task import Context
 
 
-def context_of(folder: Path, spoil: str | None = None) -> Context:
+def cells_of(folder: Path, spoil: str | None = None) -> Context:
     """Twenty cells in a store, of which the third diverged; one more never finished."""
     table = table_of(*isoflop_design(4, 5), noise=0.002)
     inputs, cells = {}, []
@@ -38,13 +39,11 @@ def context_of(folder: Path, spoil: str | None = None) -> Context:
     spec = FitSpec(
         options=QUICK, cells=tuple(cells), excluded=(Excluded(label="w99", reason="did not finish: out of memory"),)
     )
-    staging = folder / "staging"
-    staging.mkdir()
-    return Context("fit", "0" * 64, "fit demo", spec, None, "a1", staging, folder, folder, inputs, {"sweep": "demo"})
+    return context_of("fit demo", spec, inputs, folder)
 
 
 def test_fits_the_cells_and_names_the_excluded(tmp_path: Path) -> None:
-    run(context_of(tmp_path))
+    run(cells_of(tmp_path))
     fit = Fit.load(tmp_path / "staging/fit.json")
     assert [item.name for item in fit.used] == [f"w{i}" for i in range(20) if i != 2]
     assert {item.name: item.reason for item in fit.excluded} == {
@@ -63,4 +62,4 @@ def test_fits_the_cells_and_names_the_excluded(tmp_path: Path) -> None:
 
 def test_a_result_that_is_none_is_named(tmp_path: Path) -> None:
     with pytest.raises(UserError, match="artifact-1/result.json of w1 is not the result of a training"):
-        run(context_of(tmp_path, spoil="{}"))
+        run(cells_of(tmp_path, spoil="{}"))

@@ -7,13 +7,13 @@ from pathlib import Path
 import pytest
 from report_artifacts import committed, training
 from report_cases import sound
+from task_context import context_of
 
 from reducible.tasks.report import report_task as task
 from reducible.tasks.report import style
 from reducible.tasks.report.curves import curves_of
 from reducible.tasks.report.provenance import provenance
 from reducible.tasks.report.report_spec import ReportSpec
-from reducible.tasks.workflow.task import Context
 
 
 def test_curves_are_the_validation_losses_against_exact_flops(tmp_path: Path) -> None:
@@ -49,22 +49,10 @@ def test_the_task_leaves_page_figures_and_record(tmp_path: Path, monkeypatch: py
     fit_folder = _folder(tmp_path / "fit")
     sound().save(fit_folder / "fit.json")
     inputs = {"fit": committed(fit_folder, "fit"), "cell": training(tmp_path / "cell", "c", {10: 4.0, 50: 3.0})}
-    staging = _folder(tmp_path / "staging")
     spec = ReportSpec(title="demo", recipe="name: demo", predict="demo")
-    context = Context(
-        name="report",
-        identity="0" * 64,
-        label="report demo",
-        spec=spec,
-        execution=None,
-        attempt="a",
-        staging=staging,
-        work=tmp_path,
-        root=tmp_path,
-        inputs=inputs,
-        tags={"sweep": "demo"},
-    )
+    context = context_of("report demo", spec, inputs, tmp_path)
     task.run(context)
+    staging = context.staging
     page = (staging / "report.html").read_text()
     assert "Learning curves" in page and "fit-identity" in page and "name: demo" in page
     record = staging / "record"

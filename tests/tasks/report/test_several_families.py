@@ -12,6 +12,7 @@ from overtaking_cases import EARLY, LATE, fitted
 from page_cases import Page
 from report_artifacts import committed, training
 from report_cases import HOSTILE
+from task_context import context_of
 
 from reducible.tasks.colours import family_colour
 from reducible.tasks.fit import comparison as compare_task
@@ -24,7 +25,6 @@ from reducible.tasks.report.report_spec import FamiliesReportSpec
 from reducible.tasks.report.scene import Curve, Figure
 from reducible.tasks.report.several_families import write_families_report
 from reducible.tasks.words import number, power_of_ten, with_powers
-from reducible.tasks.workflow.task import Context
 
 NAMES = ("early", "late")
 
@@ -139,15 +139,16 @@ def test_the_tasks_leave_comparison_page_figures_and_record(tmp_path: Path, monk
         folder.mkdir()
         fit.save(folder / "fit.json")
         inputs[name] = committed(folder, "fit")
-    compared = _staging(tmp_path / "compare")
-    compare_task.run(_context(compare_task.CompareSpec(name="x", families=NAMES), inputs, compared, tmp_path))
+    asked = compare_task.CompareSpec(name="x", families=NAMES)
+    compare_task.run(context_of("compare x", asked, inputs, tmp_path, staging="compare"))
+    compared = tmp_path / "compare"
     assert Comparison.load(compared / "comparison.json").to_dict() == compare(fits()).to_dict()
 
     shown = {f"{name}/fit": folder for name, folder in inputs.items()}
     shown |= {"comparison": committed(compared, "compare")}
     shown["late/cell-0000"] = training(tmp_path / "cell", "late C=1", {10: 4.0, 50: 3.0})
-    staging = _staging(tmp_path / "staging")
-    families.run(_context(spec(*NAMES), shown, staging, tmp_path))
+    families.run(context_of("report x", spec(*NAMES), shown, tmp_path))
+    staging = tmp_path / "staging"
     page = (staging / "report.html").read_text()
     assert drawn == {"early": [], "late": ["late C=1"]} and "compare-identity" in page
     record = staging / "record"
@@ -159,24 +160,3 @@ def test_the_tasks_leave_comparison_page_figures_and_record(tmp_path: Path, monk
     law = fits()["late"].law
     assert law is not None and metrics["late/law/E"] == law.E.value
     assert "late overtakes early at" in (record / "note.md").read_text().splitlines()[0]
-
-
-def _staging(path: Path) -> Path:
-    path.mkdir()
-    return path
-
-
-def _context(spec: object, inputs: dict[str, Path], staging: Path, root: Path) -> Context:
-    return Context(
-        name="report",
-        identity="0" * 64,
-        label="report x",
-        spec=spec,
-        execution=None,
-        attempt="a",
-        staging=staging,
-        work=root,
-        root=root,
-        inputs=inputs,
-        tags={"sweep": "x"},
-    )

@@ -13,6 +13,7 @@ import psutil
 import pytest
 import torch
 from safetensors.torch import load_file
+from task_context import context_of
 from training_cases import environment, small_spec
 
 from reducible.data.shards import write_shard
@@ -57,21 +58,7 @@ def spec_of(**changes: Any) -> TrainSpec:
 
 
 def context(folder: Path, data: Path, spec: TrainSpec, execution: Execution, **inputs: Path) -> Context:
-    for name in ("staging", "work"):
-        (folder / name).mkdir(parents=True, exist_ok=True)
-    return Context(
-        name="train",
-        identity="i" * 64,
-        label="train numbers",
-        spec=spec,
-        execution=execution,
-        attempt="a1",
-        staging=folder / "staging",
-        work=folder / "work",
-        root=folder,
-        inputs={"data": data} | inputs,
-        tags={"sweep": "s"},
-    )
+    return context_of("train numbers", spec, {"data": data} | inputs, folder, execution)
 
 
 @pytest.fixture(scope="module")
