@@ -44,7 +44,6 @@ VARIABLES = {
     "_TORCHINDUCTOR_PYOBJECT_TENSOR_DATA_PTR": "torch's compiler sets it as it is imported",
     # What the package itself sets once for its process, unless the user has: libraries read it as they start.
     "ONEDNN_PRIMITIVE_CACHE_CAPACITY": "read by oneDNN at its first product",
-    "TOKENIZERS_PARALLELISM": "read by tokenizers at its first text",
     "GIT_PYTHON_REFRESH": "read by MLflow's import of git",
     "MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR": "read by MLflow, as all that follow",
     "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "",
