@@ -8,6 +8,7 @@ import shlex
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
@@ -42,19 +43,25 @@ def write_report(
     """
     (folder / "figures").mkdir(parents=True, exist_ok=True)
     figures = draw(fit, folder / "figures", spec.unit, curves)
-    page = environment().get_template("report.html").render(
-        fit=fit,
+    shown = {figure.key: figure for figure in figures}
+    content = {"fit": fit, "answer": answer(fit), "runs": in_order(fit.runs), "figures": shown}
+    return Report(write_page("report.html", folder, spec, provenance, **content), tuple(figures))
+
+
+def write_page(
+    template: str, folder: Path, spec: ReportSpec, provenance: Mapping[str, str] | None, **content: Any
+) -> Path:
+    """Writes `folder`/report.html: the template with what every report shows, and with this content."""
+    page = environment().get_template(template).render(
         spec=spec,
-        answer=answer(fit),
-        runs=in_order(fit.runs),
-        figures={figure.key: figure for figure in figures},
         provenance=dict(provenance or {}),
         units=f"{spec.unit}s",
         subject=shlex.quote(spec.predict),
+        **content,
     )  # fmt: skip
     path = folder / "report.html"
     path.write_text(page, encoding="utf-8")
-    return Report(path, tuple(figures))
+    return path
 
 
 def environment() -> Environment:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import re
-import shlex
 import shutil
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -20,7 +19,7 @@ from reducible.tasks.report.answer import Answer, answer
 from reducible.tasks.report.curves import curves_of
 from reducible.tasks.report.family_figures import draw_families
 from reducible.tasks.report.figures import draw
-from reducible.tasks.report.page import Report, environment, in_order
+from reducible.tasks.report.page import Report, in_order, write_page
 from reducible.tasks.report.provenance import provenance
 from reducible.tasks.report.report_spec import FamiliesReportSpec
 from reducible.tasks.report.scene import Curve, Figure
@@ -103,8 +102,11 @@ def write_families_report(
                 figures={figure.key: figure for figure in drawn},
             )
         )
-    page = environment().get_template("families.html").render(
-        spec=spec,
+    path = write_page(
+        "families.html",
+        folder,
+        spec,
+        provenance,
         comparison=comparison,
         rows=[row for pair in comparison.overtakings for row in _rows(pair)],
         members=members,
@@ -114,12 +116,7 @@ def write_families_report(
         lost=[name for name in spec.declared if name not in fits],
         picture=picture,
         largest=largest,
-        provenance=dict(provenance or {}),
-        units=f"{spec.unit}s",
-        subject=shlex.quote(spec.predict),
-    )  # fmt: skip
-    path = folder / "report.html"
-    path.write_text(page, encoding="utf-8")
+    )
     return Report(path, (picture, *(figure for member in members for figure in member.figures.values())))
 
 
