@@ -20,7 +20,7 @@ from reducible.pipelines.dataset.tokenizer_section import BPE_VOCABULARY, Tokeni
 from reducible.pipelines.recipe.fields import Location, Number, Section, location
 from reducible.tasks.count import Count, Seed
 from reducible.tasks.dataset import tokenise_pairs
-from reducible.tasks.dataset.input_files import by_content
+from reducible.tasks.dataset.input_files import by_content, paths_of, weight_of
 from reducible.tasks.dataset.tokenise_pairs import (
     DivisionSpec,
     HeldOutPairsSpec,
@@ -219,7 +219,7 @@ class _Input:
 
     def reading(self, files: list[InputFile] | None = None) -> PairReading:
         return PairReading(
-            paths={file.name: file.path for file in (self.files if files is None else files)},
+            paths=paths_of(self.files if files is None else files),
             generated_examples=self.source.generated.examples if self.source.generated else None,
         )
 
@@ -316,7 +316,7 @@ def _tokenizer_task(data: PairData, side: Literal["source", "target"], training:
         spec=spec,
         label=f"tokenizer of {'both sides' if data.shared else side + 's'} ({spec.kind}{size})",
         execution=training.reading(),
-        weight=float(sum(file.size for file in training.files)),
+        weight=weight_of(training.files),
     )
 
 
@@ -328,7 +328,7 @@ def _hold_out(split: str, given: _Input, division: DivisionSpec) -> Task:
         spec=HeldOutPairsSpec(inputs=given.spec(), division=division),
         label=f"held-out pairs ({split})",
         execution=given.reading(),
-        weight=float(sum(file.size for file in given.files)),
+        weight=weight_of(given.files),
     )
 
 
@@ -343,7 +343,7 @@ def _shard_tasks(split: str, given: _Input, division: DivisionSpec, inputs: Mapp
             inputs=inputs,
             label=f"pairs {split} {number}/{len(shards)}".replace("  ", " "),
             execution=given.reading(shard),
-            weight=float(sum(file.size for file in shard)),
+            weight=weight_of(shard),
         )
         for number, shard in enumerate(shards, 1)
     ]

@@ -16,7 +16,7 @@ from reducible.pipelines.dataset.data_section import DataSection
 from reducible.pipelines.recipe.fields import Location, Number, Section, parse_number
 from reducible.tasks.count import Count, Seed
 from reducible.tasks.dataset import make_series
-from reducible.tasks.dataset.input_files import by_content
+from reducible.tasks.dataset.input_files import by_content, paths_of, weight_of
 from reducible.tasks.dataset.make_series import GeneratedSpec, Places, SeriesSpec, TableSpec
 from reducible.tasks.errors import UserError
 from reducible.tasks.workflow.store import Store
@@ -136,9 +136,9 @@ class SeriesData(DataSection):
             execution=Places(
                 name=name,
                 source=schemes.shown(self.source or "generated:linear-gaussian"),
-                paths={file.name: file.path for file in files},
+                paths=paths_of(files),
             ),
-            weight=float(sum(file.size for file in files)),
+            weight=weight_of(files),
         )
 
 

@@ -17,7 +17,7 @@ from reducible.pipelines.dataset.tokenizer_section import BPE_VOCABULARY, Tokeni
 from reducible.pipelines.recipe.fields import Location, Number, Section
 from reducible.tasks.count import Count, Seed
 from reducible.tasks.dataset import tokenise
-from reducible.tasks.dataset.input_files import by_content
+from reducible.tasks.dataset.input_files import by_content, paths_of, weight_of
 from reducible.tasks.dataset.tokenise import (
     DatasetSpec,
     HeldOutSpec,
@@ -188,10 +188,10 @@ def _task(
         label=label,
         execution=Reading(
             location=source.location,
-            paths={file.name: file.path for file in files},
+            paths=paths_of(files),
             generated_documents=source.generated.documents if source.generated else None,
         ),
-        weight=float(sum(file.size for file in files)),
+        weight=weight_of(files),
     )
 
 

@@ -18,6 +18,16 @@ def by_content(files: Iterable[InputFile]) -> tuple[FileSpec, ...]:
     return tuple(FileSpec(name=file.name, size=file.size, sha256=file.sha256) for file in files)
 
 
+def paths_of(files: Iterable[InputFile]) -> dict[str, str]:
+    """Where this machine has each, by name."""
+    return {file.name: file.path for file in files}
+
+
+def weight_of(files: Iterable[InputFile]) -> float:
+    """The work of a task that reads the files: their bytes."""
+    return float(sum(file.size for file in files))
+
+
 def on_this_machine(files: Iterable[FileSpec], paths: Mapping[str, str]) -> list[InputFile]:
     """The files with their paths; a generated one has none."""
     return [InputFile(file.name, paths.get(file.name, ""), file.size, file.sha256) for file in files]

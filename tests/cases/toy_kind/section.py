@@ -10,7 +10,7 @@ from reducible.data.sources import files_of
 from reducible.pipelines.dataset.data_section import DataSection
 from reducible.pipelines.recipe.fields import Location
 from reducible.tasks.count import Count
-from reducible.tasks.dataset.input_files import by_content
+from reducible.tasks.dataset.input_files import by_content, paths_of
 from reducible.tasks.dataset.make_series import Places
 from reducible.tasks.errors import UserError
 from reducible.tasks.workflow.store import Store
@@ -47,9 +47,7 @@ class GridData(DataSection):
             run="toy_kind.make:make_grids",
             spec=GridSpec(files=by_content(files)),
             label="dataset",
-            execution=Places(
-                name=name, source=schemes.shown(self.source), paths={file.name: file.path for file in files}
-            ),
+            execution=Places(name=name, source=schemes.shown(self.source), paths=paths_of(files)),
         )
 
     def _files(self, store: Store) -> list[InputFile]:
