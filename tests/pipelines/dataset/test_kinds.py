@@ -5,8 +5,8 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from asking_code import lines_that_ask, places_that_ask
 
-import reducible
 from reducible.models.families.registry import FAMILIES
 from reducible.pipelines.dataset import kinds as sections
 from reducible.pipelines.evaluation import evaluation_of, evaluation_task
@@ -16,7 +16,6 @@ from reducible.tasks.errors import UserError
 from reducible.tasks.evaluate.evaluate_spec import EvaluateSpec
 from reducible.tasks.workflow.task import description, finished
 
-PACKAGE = Path(reducible.__file__).parent
 ROWS = {
     "models/batches.py",
     "models/families/registry.py",
@@ -31,27 +30,8 @@ SHORTEST = {
 }
 
 
-def constants(node: ast.AST) -> set[str]:
-    """Strings that a comparison's side is, or is made of."""
-    parts = node.elts if isinstance(node, ast.Tuple | ast.List | ast.Set) else [node]
-    return {part.value for part in parts if isinstance(part, ast.Constant) and isinstance(part.value, str)}
-
-
 def asks_for_a_kind(tree: ast.AST) -> Iterator[int]:
-    """Lines that compare a kind's name, look it up in a table of their own, or ask which section or dataset it is."""
-    for node in ast.walk(tree):
-        asks = False
-        if isinstance(node, ast.Compare):
-            asks = any(constants(side) & KINDS.keys() for side in (node.left, *node.comparators))
-        elif isinstance(node, ast.MatchValue):
-            asks = bool(constants(node.value) & KINDS.keys())
-        elif isinstance(node, ast.Dict):
-            keys = {name for key in node.keys if key is not None for name in constants(key)}
-            asks = len(keys & KINDS.keys()) > 1
-        elif isinstance(node, ast.Call) and isinstance(node.func, ast.Name) and node.func.id == "isinstance":
-            asks = bool({name.id for name in ast.walk(node.args[1]) if isinstance(name, ast.Name)} & CLASSES)
-        if asks:
-            yield node.lineno
+    return lines_that_ask(tree, KINDS.keys(), CLASSES, keys=2)
 
 
 def test_what_asks_for_a_kind_is_found() -> None:
@@ -66,13 +46,7 @@ def test_what_asks_for_a_kind_is_found() -> None:
 
 
 def test_nothing_outside_the_rows_asks_for_a_kind() -> None:
-    found = []
-    for layer in ("models", "tasks", "pipelines"):
-        for path in sorted((PACKAGE / layer).rglob("*.py")):
-            place = path.relative_to(PACKAGE).as_posix()
-            if place not in ROWS:
-                found += [f"{place}:{line}" for line in asks_for_a_kind(ast.parse(path.read_text()))]
-    assert found == []
+    assert places_that_ask(("models", "tasks", "pipelines"), asks_for_a_kind, ROWS.__contains__) == []
 
 
 @pytest.mark.parametrize("name", KINDS)
