@@ -163,7 +163,7 @@ def plan(
 
 
 @main.command()
-@click.argument("table", type=click.Path(path_type=Path, dir_okay=False))
+@click.argument("table", metavar="TABLE")
 @click.option(
     "--out",
     type=click.Path(path_type=Path, file_okay=False),
@@ -180,43 +180,113 @@ def plan(
     show_default=True,
     help="Form of the law. Without a name, lists the known forms.",
 )
-def fit(table: Path, out: Path | None, draws: int, form: str) -> None:
+@click.option(
+    "--column", multiple=True, metavar="N=NAME", help="Column that holds N, D, C, loss, seed, ... Repeatable."
+)
+@click.option("--ignore", multiple=True, metavar="NAME", help="Column to leave out. Repeatable.")
+@click.option("--family", multiple=True, metavar="NAME", help="Column of families: a law each, compared. Repeatable.")
+@click.option("--experiment", metavar="NAME", help="Experiment of MLflow, if several have runs.")
+@click.option("--unit", type=click.Choice(["nats", "bits", "perplexity"]), help="Unit of the loss; default: nats.")
+@click.option("--compute-unit", type=click.Choice(["flops", "pf-days"]), help="Unit of C; default: FLOPs.")
+@click.option("--count", type=click.Choice(["all", "without-embeddings"]), help="Which parameters N counts.")
+@click.option("--scale", multiple=True, metavar="N=1e6", help="Factor of a column, such as N in millions. Repeatable.")
+@click.option("--decimal", type=click.Choice(["point", "comma"]), help="Decimal mark, if the table does not tell.")
+@click.option("--unchecked", is_flag=True, help="Accept any C/(N D).")
+def fit(
+    table: str,
+    out: Path | None,
+    draws: int,
+    form: str,
+    column: tuple[str, ...],
+    ignore: tuple[str, ...],
+    family: tuple[str, ...],
+    experiment: str | None,
+    unit: Any,
+    compute_unit: Any,
+    count: str | None,
+    scale: tuple[str, ...],
+    decimal: Any,
+    unchecked: bool,
+) -> None:
     """Fit a scaling law to a table of runs.
 
-    TABLE is a CSV with the columns N, D, C and loss.
+    TABLE has the columns N, D, loss, and C if it is known, under these or other usual names. It is a CSV file of any
+    dialect, Parquet, JSON lines, a folder or database of MLflow, or the URI of an MLflow server.
 
     \b
     reducible fit runs.csv
     reducible fit runs.csv --form
+    reducible fit wandb.csv --column loss=eval/ce --scale D=1e9 --family architecture
+    reducible fit sqlite:///mlflow.db --experiment ladder
     """
-    from reducible.pipelines.fit import fit_table, list_forms
+    from reducible.pipelines.fit import fit_command, list_forms, pairs, scales
+    from reducible.tasks.fit.run_table import TableOptions
 
     if not form:
         list_forms()
         return
-    fit_table(table, out or table.with_name(table.stem + "-fit"), draws, form)
+    counts: Any = {None: None, "all": "parameters"}.get(count, "parameters_without_embeddings")
+    options = TableOptions(
+        columns=pairs(column, "--column"),
+        ignore=ignore,
+        family=family,
+        experiment=experiment,
+        unit=unit,
+        compute_unit=compute_unit,
+        counts=counts,
+        scales=scales(scale),
+        decimal=decimal,
+        unchecked=unchecked,
+    )
+    fit_command(table, out, options, draws, form)
 
 
 @main.command()
 @click.argument("sweep")
 @click.option("--compute", metavar="FLOPS", help="Training budget. Shows what to train, and the loss to expect.")
 @click.option("--loss", type=float, help="Target loss in nats per unit. Shows the compute that reaches it.")
-@click.option("--family", help="Family whose law to read, in a sweep of several.")
+@click.option("--N", "size", metavar="COUNT", help="Parameters of a model; with --D, shows its loss and its penalty.")
+@click.option("--D", "units", metavar="COUNT", help="Target units that the model is trained on.")
+@click.option("--table", metavar="FILE", help="Table of models with columns N and D: the same for each row.")
+@click.option("--family", help="Family whose law to read, if there are several.")
 @click.option("--json", "as_json", is_flag=True, help="Print JSON.")
 @ROOT
-def predict(sweep: str, compute: str | None, loss: float | None, family: str | None, as_json: bool, root: str) -> None:
+def predict(
+    sweep: str,
+    compute: str | None,
+    loss: float | None,
+    size: str | None,
+    units: str | None,
+    table: str | None,
+    family: str | None,
+    as_json: bool,
+    root: str,
+) -> None:
     """Read a fitted law.
 
-    SWEEP is the sweep's name, an artifact's identity, or the path of a fit.json.
+    SWEEP is the sweep's name, an artifact's identity, or the path of a fit.json or of its folder.
 
     \b
     reducible predict demo --compute 1e15
     reducible predict demo --loss 1.2
+    reducible predict demo --N 7e9 --D 2e12
+    reducible predict runs-fit --table plans.csv --json
     reducible predict families --family lstm --compute 1e15
     """
-    from reducible.pipelines.predict import print_prediction
+    from reducible.pipelines.predict import print_model, print_models, print_prediction
+    from reducible.tasks.errors import UserError
 
-    print_prediction(sweep, compute, loss, as_json, root, family)
+    questions = [compute is not None, loss is not None, size is not None or units is not None, table is not None]
+    if sum(questions) != 1:
+        raise UserError("predict: give one of --compute FLOPS and --loss NATS, or --N and --D, or --table FILE")
+    if table is not None:
+        print_models(sweep, table, as_json, root, family)
+    elif compute is not None or loss is not None:
+        print_prediction(sweep, compute, loss, as_json, root, family)
+    elif size is None or units is None:
+        raise UserError("predict: --N and --D belong together; give both")
+    else:
+        print_model(sweep, size, units, as_json, root, family)
 
 
 @main.command()

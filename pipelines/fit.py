@@ -1,9 +1,20 @@
-"""`reducible fit runs.csv`: the fit and its report for any table of runs, whatever trained them."""
+"""`reducible fit TABLE`: the fit and its report for any table of runs, whatever trained them."""
 
+from __future__ import annotations
+
+import re
 import shlex
+from collections.abc import Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import click
+
+from reducible.tasks.errors import UserError
+
+if TYPE_CHECKING:
+    from reducible.tasks.fit.fit_spec import FitOptions
+    from reducible.tasks.fit.run_table import RunTable, TableOptions
 
 
 def list_forms() -> None:
@@ -14,19 +25,87 @@ def list_forms() -> None:
         click.echo(f"{form.name:12} {form.formula}   ({form.source[0]})")
 
 
-def fit_table(table: Path, folder: Path, draws: int, form: str) -> None:
-    """Writes fit.json, runs.csv, report.html and figures into `folder` and prints the law."""
-    from reducible.tasks.fit.files import fit_csv
+def fit_command(location: str, folder: Path | None, options: TableOptions, draws: int, form: str) -> None:
+    """Writes fit.json, runs.csv, report.html and figures into `folder` and prints the law.
+
+    With families: a folder for each, and one report that compares them.
+    """
     from reducible.tasks.fit.fit_spec import FitOptions
+    from reducible.tasks.fit.run_table import read_runs
+
+    asked = FitOptions(form=form, bootstrap=draws)
+    runs = read_runs(location, options)
+    for remark in runs.remarks:
+        click.echo(remark)
+    folder = folder or _beside(location, options.experiment)
+    page, fit = (_families if runs.families else _one)(runs, location, folder, asked)
+    click.echo(f"\n  report   {page}\n  predict  reducible predict {fit} --compute 1e21")
+
+
+def pairs(values: Sequence[str], option: str) -> dict[str, str]:
+    """N=params of an option that may be repeated, as a mapping."""
+    found = {}
+    for value in values:
+        left, sign, right = value.partition("=")
+        if not (left.strip() and sign and right.strip()):
+            raise UserError(f"{option} {value}: must be like {option} N=params")
+        found[left.strip()] = right.strip()
+    return found
+
+
+def scales(values: Sequence[str]) -> dict[str, float]:
+    """N=1e6 of --scale as numbers."""
+    from reducible.tasks.fit.numerals import number
+
+    found = {}
+    for role, text in pairs(values, "--scale").items():
+        factor = number(text, count=True)
+        if factor is None or not 0 < factor < float("inf"):
+            raise UserError(f"--scale {role}={text}: must be a number above 0, such as --scale {role}=1e6")
+        found[role] = factor
+    return found
+
+
+def _one(runs: RunTable, location: str, folder: Path, options: FitOptions) -> tuple[Path, str]:
+    from reducible.tasks.fit.files import fit_table
     from reducible.tasks.fit.fit_summary import summary
     from reducible.tasks.report.page import write_report
     from reducible.tasks.report.provenance import provenance
     from reducible.tasks.report.report_spec import ReportSpec
 
-    fit = fit_csv(table, folder, FitOptions(form=form, bootstrap=draws))
-    spec = ReportSpec(title=table.stem, predict=str(folder / "fit.json"))
+    fit = fit_table(runs, folder, options)
+    spec = ReportSpec(title=_title(location), predict=str(folder / "fit.json"))
     page = write_report(fit, spec, folder, provenance=provenance()).path
     click.echo(summary(fit))
-    click.echo(
-        f"\n  report   {page}\n  predict  reducible predict {shlex.quote(str(folder / 'fit.json'))} --compute 1e21"
+    return page, shlex.quote(str(folder / "fit.json"))
+
+
+def _families(runs: RunTable, location: str, folder: Path, options: FitOptions) -> tuple[Path, str]:
+    from reducible.tasks.fit.files import fit_families
+    from reducible.tasks.fit.fit_summary import families_summary
+    from reducible.tasks.report.provenance import provenance
+    from reducible.tasks.report.report_spec import FamiliesReportSpec
+    from reducible.tasks.report.several_families import write_families_report
+
+    fits, comparison, refused = fit_families(runs, folder, options)
+    spec = FamiliesReportSpec(
+        title=_title(location), predict=str(folder), families=tuple(fits), declared=tuple(dict.fromkeys(runs.families))
     )
+    page = write_families_report(fits, comparison, spec, folder, provenance=provenance()).path
+    click.echo(families_summary(fits, comparison))
+    for name, reason in refused.items():
+        click.secho(f"no law for {name}: {reason}", fg="red", err=True)
+    return page, f"{shlex.quote(str(folder))} --family {shlex.quote(next(iter(fits)))}"
+
+
+def _title(location: str) -> str:
+    return Path(location.rstrip("/")).stem
+
+
+def _beside(location: str, experiment: str | None) -> Path:
+    """Beside a file; for a tracking URI, in the current folder."""
+    name = re.sub(r"[^\w.+=-]+", "-", experiment) if experiment else ""
+    path = Path(location)
+    if not path.exists():
+        return Path(f"{name or path.stem or 'mlflow'}-fit")
+    return path.absolute().with_name((name or path.stem) + "-fit") if name else path.with_name(path.stem + "-fit")

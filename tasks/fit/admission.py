@@ -13,16 +13,18 @@ import pandas
 
 from reducible.tasks.errors import UserError
 from reducible.tasks.fit.result import Run
+from reducible.tasks.fit.status import FINISHED, status_word
 
-FINISHED = "finished"
+Cell = tuple[float, float, float | None]  # N, D, unique tokens
 
 
 def admit(table: pandas.DataFrame, counts: str = "parameters") -> list[Run]:
     """The table as runs in its own order, those unfit for fitting marked with the reason.
 
-    Columns N, D, C, loss; optional name, budget, seed, status, reason, learning_rate, N_without_embeddings.
-    Rows of one (N, D) are replicates if their seeds differ. If learning rates differ, the rate with the lowest mean
-    loss stays. Of several rows with one seed (or none), the lowest loss stays.
+    Columns N, D, C, loss; optional name, budget, seed, status, reason, learning_rate, N_without_embeddings,
+    unique_tokens. A cell is one (N, D), and one number of unique tokens if the table has them. Rows of a cell are
+    replicates if their seeds differ. If learning rates differ, the rate with the lowest mean loss stays. Of several
+    rows with one seed (or none), the lowest loss stays.
     """
     size = "N" if counts == "parameters" else "N_without_embeddings"
     missing = [column for column in (size, "D", "C", "loss") if column not in table.columns]
@@ -30,12 +32,15 @@ def admit(table: pandas.DataFrame, counts: str = "parameters") -> list[Run]:
         raise UserError(f"the table of runs lacks the column {missing[0]}; it has {', '.join(table.columns)}")
     runs = [_run({str(k): v for k, v in row.items()}, i, size) for i, row in enumerate(table.to_dict("records"))]
     runs = _distinct_names(runs)
-    rates = [_number(rate) for rate in table["learning_rate"]] if "learning_rate" in table else [math.nan] * len(runs)
-    return _one_per_cell(_best_rates(runs, rates))
+    unknown = [math.nan] * len(runs)
+    rates = [_number(rate) for rate in table["learning_rate"]] if "learning_rate" in table else unknown
+    unique = [_number(units) for units in table["unique_tokens"]] if "unique_tokens" in table else unknown
+    cells = [(run.N, run.D, None if math.isnan(units) else units) for run, units in zip(runs, unique, strict=True)]
+    return _one_per_cell(_best_rates(runs, rates, cells), cells)
 
 
 def _run(row: dict[str, object], i: int, size: str) -> Run:
-    status = str(row["status"]) if "status" in row and not _absent(row["status"]) else FINISHED
+    status = status_word(row["status"]) if "status" in row and not _absent(row["status"]) else FINISHED
     run = Run(
         name=str(row["name"]) if "name" in row and not _absent(row["name"]) else f"run {i + 1}",
         N=_number(row[size]),
@@ -58,33 +63,33 @@ def _run(row: dict[str, object], i: int, size: str) -> Run:
     return run
 
 
-def _best_rates(runs: list[Run], rates: list[float]) -> list[Run]:
-    losses: dict[tuple[float, float], dict[float, list[float]]] = {}
-    for run, rate in zip(runs, rates, strict=True):
+def _best_rates(runs: list[Run], rates: list[float], cells: list[Cell]) -> list[Run]:
+    losses: dict[Cell, dict[float, list[float]]] = {}
+    for run, rate, cell in zip(runs, rates, cells, strict=True):
         if run.used and not math.isnan(rate):
-            losses.setdefault((run.N, run.D), {}).setdefault(rate, []).append(run.loss)
+            losses.setdefault(cell, {}).setdefault(rate, []).append(run.loss)
     best = {
         cell: min(by_rate, key=lambda rate: sum(by_rate[rate]) / len(by_rate[rate])) for cell, by_rate in losses.items()
     }
     return [
-        _out(run, f"learning rate {rate:g} is not the best of this (N, D): {best[run.N, run.D]:g} is")
-        if run.used and not math.isnan(rate) and rate != best[run.N, run.D]
+        _out(run, f"learning rate {rate:g} is not the best of this (N, D): {best[cell]:g} is")
+        if run.used and not math.isnan(rate) and rate != best[cell]
         else run
-        for run, rate in zip(runs, rates, strict=True)
+        for run, rate, cell in zip(runs, rates, cells, strict=True)
     ]
 
 
-def _one_per_cell(runs: list[Run]) -> list[Run]:
-    best: dict[tuple[float, float, int | None], Run] = {}
-    for run in runs:
-        key = (run.N, run.D, run.seed)
+def _one_per_cell(runs: list[Run], cells: list[Cell]) -> list[Run]:
+    best: dict[tuple[Cell, int | None], Run] = {}
+    keys = [(cell, run.seed) for run, cell in zip(runs, cells, strict=True)]
+    for run, key in zip(runs, keys, strict=True):
         if run.used and (key not in best or run.loss < best[key].loss):
             best[key] = run
     return [
-        _out(run, f"same N, D and seed as {best[run.N, run.D, run.seed].name}, which has the lower loss")
-        if run.used and best[run.N, run.D, run.seed] is not run
+        _out(run, f"same N, D and seed as {best[key].name}, which has the lower loss")
+        if run.used and best[key] is not run
         else run
-        for run in runs
+        for run, key in zip(runs, keys, strict=True)
     ]
 
 

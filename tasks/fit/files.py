@@ -1,8 +1,9 @@
-"""Runs from a CSV file, and a fit to files: `reducible fit runs.csv`."""
+"""A fit from a table of runs to files: `reducible fit TABLE`."""
 
 from __future__ import annotations
 
-import math
+import json
+import re
 from pathlib import Path
 
 import pandas
@@ -10,69 +11,56 @@ import pandas
 from reducible.tasks.errors import UserError
 from reducible.tasks.fit.fit import fit_runs
 from reducible.tasks.fit.fit_spec import FitOptions
-from reducible.tasks.fit.fit_summary import summary
+from reducible.tasks.fit.fit_summary import families_summary, summary
+from reducible.tasks.fit.laws.registry import form_named
+from reducible.tasks.fit.overtaking import Comparison, compare
 from reducible.tasks.fit.result import Fit
-
-NUMBERS = ("N", "D", "C", "loss")
-OPTIONAL = ("name", "budget", "seed", "status", "reason", "learning_rate", "N_without_embeddings")
-
-
-def read_runs(path: Path) -> tuple[pandas.DataFrame, tuple[str, ...]]:
-    """The table, and notes on it for the reader. Raises UserError naming row and column.
-
-    A loss may be empty, nan or inf if the run has a status other than finished: such a run is excluded by name.
-    """
-    try:
-        table = pandas.read_csv(path, dtype=str, skipinitialspace=True, keep_default_na=False)
-    except FileNotFoundError:
-        raise UserError(f"{path} does not exist: give a CSV file with the columns N, D, C, loss") from None
-    except (OSError, UnicodeDecodeError, pandas.errors.ParserError, pandas.errors.EmptyDataError) as error:
-        raise UserError(f"{path} cannot be read as CSV ({str(error).strip()})") from None
-    table.columns = [str(column).strip() for column in table.columns]
-    for column in ("N", "D", "loss"):
-        if column not in table.columns:
-            raise UserError(f"{path} lacks the column {column}; it needs N, D, loss and has {', '.join(table.columns)}")
-    if not len(table):
-        raise UserError(f"{path} has no rows: one row per training run is needed")
-    for column in (*NUMBERS, "budget", "seed", "learning_rate", "N_without_embeddings"):
-        if column in table.columns:
-            table[column] = [_number(path, table, row, column) for row in range(len(table))]
-    notes: tuple[str, ...] = ()
-    if "C" not in table.columns:
-        table["C"] = 6 * table["N"] * table["D"]
-        notes = ("C is not in the table and is taken as 6ND: give it if embeddings or attention cost much",)
-    return table[[c for c in (*OPTIONAL[:1], *NUMBERS, *OPTIONAL[1:]) if c in table.columns]], notes
+from reducible.tasks.fit.run_table import RunTable
+from reducible.tasks.fit.units import repeats
+from reducible.tasks.words import plural
 
 
-def _number(path: Path, table: pandas.DataFrame, row: int, column: str) -> float:
-    text = str(table[column].iloc[row]).strip()
-    status = str(table["status"].iloc[row]).strip() if "status" in table.columns else ""
-    where = f"{path}, row {row + 2}, column {column}"  # row 1 is the header, as editors count
-    required = column in NUMBERS and status in ("", "finished")
-    if not text and (not required):
-        return math.nan
-    try:
-        value = float(text)
-    except ValueError:
-        raise UserError(f"{where}: {text!r} is not a number; write it like 1.5e9") from None
-    if column == "seed":
-        if not value.is_integer():
-            raise UserError(f"{where}: {text} is not a whole number")
-    elif column != "loss" and not (math.isfinite(value) and value > 0) and required:
-        raise UserError(f"{where}: {text} must be a positive number")
-    elif column == "loss" and value <= 0 and required:
-        raise UserError(f"{where}: {text} must be positive, in nats per target unit")
-    return value
-
-
-def fit_csv(path: Path, folder: Path, options: FitOptions | None = None) -> Fit:
-    """Fits a CSV file and writes fit.json, runs.csv and summary.txt into `folder`."""
-    table, notes = read_runs(path)
-    fit = fit_runs(table, options, notes)
+def fit_table(runs: RunTable, folder: Path, options: FitOptions | None = None) -> Fit:
+    """One law for all runs: writes fit.json, runs.csv and summary.txt into `folder`."""
+    fit = _fit(runs, runs.table, options or FitOptions())
     folder.mkdir(parents=True, exist_ok=True)
     write_fit(fit, folder)
-    (folder / "summary.txt").write_text(summary(fit) + "\n")
+    _write_text(folder / "summary.txt", [*runs.remarks, summary(fit)])
     return fit
+
+
+def fit_families(
+    runs: RunTable, folder: Path, options: FitOptions | None = None
+) -> tuple[dict[str, Fit], Comparison, dict[str, str]]:
+    """A law for each family, their comparison, and the reason of each family that has none.
+
+    Writes FAMILY/fit.json and FAMILY/runs.csv for each, and comparison.json and summary.txt.
+    """
+    fits: dict[str, Fit] = {}
+    refused: dict[str, str] = {}
+    for name in dict.fromkeys(runs.families):
+        mine = runs.table[[family == name for family in runs.families]].reset_index(drop=True)
+        try:
+            fits[name] = _fit(runs, mine, options or FitOptions())
+        except UserError as error:
+            refused[name] = str(error)
+    if not fits:
+        raise UserError("; ".join(f"{name}: {reason}" for name, reason in refused.items()))
+    for name, fit in fits.items():
+        own = family_folder(folder, name)
+        own.mkdir(parents=True, exist_ok=True)
+        write_fit(fit, own)
+    comparison = compare(fits)
+    text = json.dumps(comparison.to_dict(), indent=1, allow_nan=False)
+    (folder / "comparison.json").write_text(text + "\n")
+    reasons = [f"no law for {name}: {reason}" for name, reason in refused.items()]
+    _write_text(folder / "summary.txt", [*runs.remarks, families_summary(fits, comparison), *reasons])
+    return fits, comparison, refused
+
+
+def family_folder(folder: Path, family: str) -> Path:
+    """Where a family's fit lies; signs that a file's name cannot hold become dashes."""
+    return folder / (re.sub(r"[^\w.+=-]+", "-", family).strip(".") or "-")
 
 
 def write_fit(fit: Fit, folder: Path) -> None:
@@ -81,3 +69,17 @@ def write_fit(fit: Fit, folder: Path) -> None:
     columns = ("name", "N", "D", "C", "loss", "budget", "seed", "status", "used", "reason", "fitted", "residual")
     rows = [{column: getattr(run, column) for column in columns} for run in fit.runs]
     pandas.DataFrame(rows, columns=list(columns)).to_csv(folder / "runs.csv", index=False)
+
+
+def _fit(runs: RunTable, table: pandas.DataFrame, options: FitOptions) -> Fit:
+    form = form_named(options.form)
+    if "unique_tokens" in table and "unique_tokens" not in form.columns and (many := repeats(table)):
+        raise UserError(
+            f"{plural(many, 'run')} of {len(table)} repeat their data (D is above unique_tokens), which the form "
+            f"{form.name} does not know; choose a --form that does, or --ignore the column to fit them alike"
+        )
+    return fit_runs(table, options.model_copy(update={"counts": runs.counts}), runs.notes)
+
+
+def _write_text(path: Path, lines: list[str]) -> None:
+    path.write_text("\n".join(lines) + "\n", encoding="utf-8")

@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from itertools import zip_longest
 
 from reducible.tasks.errors import UserError
 from reducible.tasks.fit.best_loss import best_loss
 from reducible.tasks.fit.overtaking import Comparison
-from reducible.tasks.fit.predict import predict
+from reducible.tasks.fit.predict import ModelPrediction, predict
 from reducible.tasks.fit.result import Estimate, Fit, Law, Prediction
+
+MOST_EXCLUSIONS = 12  # that are named line by line
 
 
 def summary(fit: Fit) -> str:
@@ -53,7 +55,7 @@ def summary(fit: Fit) -> str:
             f"{100 * worst.error:+.2f} % ({worst.run}, {worst.ratio:.3g} times the runs it was fitted on)"
         )
     lines += [f"note: {text}" for text in (*fit.health.warnings, *fit.notes)]
-    lines += [f"excluded {run.name}: {run.reason}" for run in fit.excluded]
+    lines += _excluded(fit)
     return "\n".join(lines)
 
 
@@ -76,7 +78,7 @@ def families_summary(fits: Mapping[str, Fit], comparison: Comparison) -> str:
     lines.append(f"{comparison.shared_E.sentence}.")
     for name, fit in fits.items():
         lines += [f"note, {name}: {text}" for text in (*fit.health.warnings, *fit.notes)]
-        lines += [f"excluded {run.name}: {run.reason}" for run in fit.excluded]
+        lines += _excluded(fit, f", {name}")
     return "\n".join(lines)
 
 
@@ -90,6 +92,43 @@ def prediction_text(prediction: Prediction) -> str:
         f"reducible {prediction.reducible}",
     ]
     return "\n".join(lines + [f"note: {text}" for text in prediction.warnings])
+
+
+def model_text(prediction: ModelPrediction) -> str:
+    """The loss of one model, and what it pays for not being the best at its compute, line by line."""
+    lines = [
+        f"model     N = {prediction.N:.4g}, D = {prediction.D:.4g}; {prediction.compute:.3g} FLOPs "
+        f"({prediction.ratio:.3g} times the largest run)",
+        f"loss      {prediction.loss}",
+        f"reducible {prediction.reducible}",
+    ]
+    best = prediction.best
+    if best is not None and prediction.penalty is not None and prediction.waste is not None:
+        lines += [
+            f"penalty   {prediction.penalty} above the best loss at this compute, {best.loss.value:.4g} with "
+            f"N* = {best.N.value:.3g}, D* = {best.D.value:.3g}",
+            f"          {_count(prediction.waste)} times the compute that reaches the same loss",
+        ]
+    return "\n".join(lines + [f"note: {text}" for text in prediction.warnings])
+
+
+def models_text(predictions: Sequence[tuple[str, ModelPrediction]]) -> str:
+    """A line for each model, and each note once."""
+    rows = [("model", "N", "D", "FLOPs", "loss", "penalty")]
+    for name, one in predictions:
+        penalty = "unknown" if one.penalty is None else str(one.penalty)
+        rows.append((name, f"{one.N:.3g}", f"{one.D:.3g}", f"{one.compute:.3g}", str(one.loss), penalty))
+    wide = [max(len(row[i]) for row in rows) for i in range(len(rows[0]))]
+    lines = ["  ".join(f"{cell:{width}}" for cell, width in zip(row, wide, strict=True)).rstrip() for row in rows]
+    notes = dict.fromkeys(text for _, one in predictions for text in one.warnings)
+    return "\n".join([*lines, *(f"note: {text}" for text in notes)])
+
+
+def _excluded(fit: Fit, whose: str = "") -> list[str]:
+    """A line for each run that was left out; if they are many, one line and the file that names them."""
+    if len(fit.excluded) <= MOST_EXCLUSIONS:
+        return [f"excluded {run.name}: {run.reason}" for run in fit.excluded]
+    return [f"excluded{whose}: {len(fit.excluded):,} runs; runs.csv beside fit.json names each with its reason"]
 
 
 def _next_budget(fit: Fit) -> list[str]:

@@ -3,14 +3,37 @@
 from __future__ import annotations
 
 import math
+from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 
 from reducible.tasks.errors import UserError
 from reducible.tasks.fit.objective import Floats
-from reducible.tasks.fit.result import Estimate, Fit, Law, Prediction, estimate
+from reducible.tasks.fit.result import Estimate, Fit, Law, Prediction, estimate, plain
 
 FAR = 100.0  # an extrapolation beyond this ratio gets a warning
+NEAR_LINE = 0.4  # how far log D may be from the line along which the runs vary: two deviations of such a design
+
+
+@dataclass(frozen=True)
+class ModelPrediction:
+    """What training a model of N parameters on D units comes to; intervals as of a Prediction."""
+
+    N: float
+    D: float
+    compute: float  # by the cost of the fit's runs
+    ratio: float  # compute / largest compute of a used run
+    loss: Estimate
+    reducible: Estimate  # loss - E
+    best: Prediction | None  # at the same compute; None if these runs cannot say how to split it
+    penalty: Estimate | None  # expected loss - best loss at the same compute
+    waste: Estimate | None  # compute / the compute with which the best model reaches the same expected loss
+    warnings: tuple[str, ...] = ()
+
+    def to_dict(self) -> dict[str, Any]:
+        content: dict[str, Any] = plain(self)
+        return content
 
 
 def predict(fit: Fit, compute: float | None = None, loss: float | None = None) -> Prediction:
@@ -36,6 +59,56 @@ def predict(fit: Fit, compute: float | None = None, loss: float | None = None) -
         return _for_compute(fit, law, best, draws, noise, compute)
     assert loss is not None
     return _for_loss(fit, law, best, draws, noise, loss)
+
+
+def predict_model(fit: Fit, N: float, D: float) -> ModelPrediction:
+    """The loss of a model of N parameters trained on D units, and the price of not being the best at its compute.
+
+    Raises UserError without a law, for a number that is not positive, for a form that needs more than N and D, and,
+    if all runs lie along one line of (N, D), for a model that does not.
+    """
+    law = fit.law
+    if law is None:
+        raise UserError(f"no law was fitted, so nothing can be predicted. {fit.health.verdict}")
+    for name, value in (("N", N), ("D", D)):
+        if not (math.isfinite(value) and value > 0):
+            raise UserError(f"{name} must be a positive number, not {value}")
+    compute = float(fit.cost.per_unit(N) * D)
+    at = {"N": N, "D": D, "C": compute}
+    if unknown := [column for column in law.form.columns if column not in at]:
+        raise UserError(f"the law {law.form.formula} needs {unknown[0]} as well, so N and D do not tell its loss")
+    columns = {column: at[column] for column in law.form.columns}
+    splits = not law.form.splits or fit.health.splits
+    if not splits and _off_the_line(fit, N, D):
+        raise UserError(f"these runs say nothing of N = {N:g} with D = {D:g}. {fit.health.verdict}")
+    draws = law.table
+    loss, losses = float(law.loss(**columns)), law.form.loss(draws, **columns)
+    best = penalty = waste = None
+    if law.form.splits and splits:
+        best = predict(fit, compute=compute)
+        penalty = estimate(loss - best.loss.value, losses - law.form.optimal(draws, fit.cost, compute)[2])
+        needed = float(law.form.required(law.theta[None], fit.cost, np.array([loss]))[2][0])
+        waste = estimate(compute / needed, compute / law.form.required(draws, fit.cost, losses)[2])
+    noisy = losses * np.exp(_noise(fit, law.form.size, len(draws)))
+    return ModelPrediction(
+        N=N,
+        D=D,
+        compute=compute,
+        ratio=compute / fit.largest_compute,
+        loss=estimate(loss, noisy),
+        reducible=estimate(loss - law.E.value, losses - draws[:, 0]),
+        best=best,
+        penalty=penalty,
+        waste=waste,
+        warnings=_warnings(fit, compute),
+    )
+
+
+def _off_the_line(fit: Fit, N: float, D: float) -> bool:
+    x, y = (np.log([getattr(run, column) for run in fit.used]) for column in ("N", "D"))
+    if len(np.unique(x)) < 2:
+        return True
+    return abs(math.log(D) - float(np.polyval(np.polyfit(x, y, 1), math.log(N)))) > NEAR_LINE
 
 
 def _for_compute(fit: Fit, law: Law, best: Floats, draws: Floats, noise: Floats, compute: float) -> Prediction:

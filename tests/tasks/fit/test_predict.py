@@ -1,19 +1,24 @@
 """Reading the law: the optimum against brute force, budgets against losses, and targets that no compute reaches."""
 
+import json
 import math
+from pathlib import Path
 
 import numpy as np
 import pytest
+from click.testing import CliRunner
 from law_cases import ALPHA, BETA, QUICK, A, B, E, isoflop_design, table_of
 from scipy.optimize import minimize_scalar
 
+from reducible.pipelines.cli import main
 from reducible.tasks.errors import UserError
 from reducible.tasks.fit.allocation import allocation
 from reducible.tasks.fit.cost import Cost, cost_of
 from reducible.tasks.fit.fit import fit_runs
 from reducible.tasks.fit.fit_summary import prediction_text, summary
 from reducible.tasks.fit.laws.chinchilla import CHINCHILLA
-from reducible.tasks.fit.predict import predict
+from reducible.tasks.fit.plans import read_plans
+from reducible.tasks.fit.predict import predict, predict_model
 from reducible.tasks.fit.result import Fit
 
 LAW = np.array([[E, A, B, ALPHA, BETA]])
@@ -126,3 +131,86 @@ def test_summary_says_what_matters(fit: Fit) -> None:
     assert "starts at the best optimum" in text and "back-test: mean error" in text
     few = summary(fit_runs(table_of(*isoflop_design(1, 4))))
     assert "E is not identified by these runs: 4 runs" in few
+
+
+def test_loss_of_a_model_is_the_law_and_its_penalty_is_against_brute_force(fit: Fit) -> None:
+    law = fit.law
+    assert law is not None
+    found = predict_model(fit, 7e9, 2e12)
+    e, a, b, alpha, beta = law.theta
+    assert found.loss.value == pytest.approx(e + a * 7e9**-alpha + b * 2e12**-beta, rel=1e-12)
+    assert found.loss.low < found.loss.value < found.loss.high
+    assert found.compute == pytest.approx(float(fit.cost.per_unit(7e9)) * 2e12)
+
+    def loss(log_N: float) -> float:
+        return float(law.loss(N=math.exp(log_N), D=fit.cost.units(math.exp(log_N), found.compute)))
+
+    best = minimize_scalar(loss, bounds=(15, 30), method="bounded", options={"xatol": 1e-9}).fun
+    assert found.penalty is not None and found.waste is not None and found.best is not None
+    assert found.penalty.value == pytest.approx(found.loss.value - best, rel=1e-6)
+    assert 0 < found.penalty.low <= found.penalty.value <= found.penalty.high
+    needed = predict(fit, loss=found.loss.value).compute.value
+    assert found.waste.value == pytest.approx(found.compute / needed) and found.waste.value > 1
+
+
+def test_the_best_model_pays_no_penalty(fit: Fit) -> None:
+    best = predict(fit, compute=1e21)
+    found = predict_model(fit, best.N.value, best.D.value)
+    assert found.penalty is not None and found.penalty.value == pytest.approx(0, abs=1e-9)
+    assert found.loss.value == pytest.approx(best.loss.value) and found.loss.low == pytest.approx(best.loss.low)
+
+
+def test_a_model_off_the_line_of_the_runs_is_refused_and_one_on_it_has_no_penalty() -> None:
+    N = np.geomspace(1e7, 1e9, 12)
+    line = fit_runs(table_of(N, 20 * N, noise=0.003, seed=1), QUICK)
+    with pytest.raises(UserError, match="these runs say nothing of N = 1e\\+09 with D = 1e\\+12"):
+        predict_model(line, 1e9, 1e12)
+    found = predict_model(line, 2e9, 40e9)
+    assert found.penalty is None and found.best is None
+    assert found.loss.value == pytest.approx(E + A * 2e9**-ALPHA + B * 40e9**-BETA, rel=0.01)
+
+
+@pytest.mark.parametrize(("N", "D"), [(0, 1e9), (1e9, -1), (math.nan, 1e9), (1e9, math.inf)])
+def test_a_model_has_positive_sizes(fit: Fit, N: float, D: float) -> None:
+    with pytest.raises(UserError, match="must be a positive number"):
+        predict_model(fit, N, D)
+
+
+def test_plans_are_read_as_any_table(tmp_path: Path) -> None:
+    path = tmp_path / "plans.csv"
+    path.write_text("name;params;tokens (B)\nsmall;410M;8,2\n;7e9;2000\n")
+    plans = read_plans(str(path))
+    assert [(plan.name, plan.N) for plan in plans] == [("small", 410e6), ("row 3", 7e9)]
+    assert [plan.D for plan in plans] == pytest.approx([8.2e9, 2e12])
+    path.write_text("N,D\n1e6,\n")
+    with pytest.raises(UserError, match="row 2, column D: is empty, not a positive number"):
+        read_plans(str(path))
+    path.write_text("N\n1e6\n")
+    with pytest.raises(UserError, match="lacks the column D; it has N"):
+        read_plans(str(path))
+
+
+def test_the_command_answers_for_one_model_and_for_a_table(fit: Fit, tmp_path: Path) -> None:
+    fit.save(tmp_path / "fit.json")
+    (tmp_path / "plans.csv").write_text("name,N,D\na,1e9,2e10\nb,7B,2T\n")
+
+    def called(*arguments: str) -> str:
+        result = CliRunner().invoke(main, ["predict", str(tmp_path), *arguments])
+        assert result.exit_code == 0, result.output
+        return result.output
+
+    one = json.loads(called("--N", "7e9", "--D", "2e12", "--json"))
+    expected = predict_model(fit, 7e9, 2e12)
+    assert one == json.loads(json.dumps(expected.to_dict()))
+    assert f"loss      {expected.loss}" in called("--N", "7B", "--D", "2T")
+    first, second = json.loads(called("--table", str(tmp_path / "plans.csv"), "--json"))
+    assert first["name"] == "a" and second == {"name": "b", **one}
+    assert str(expected.penalty) in called("--table", str(tmp_path / "plans.csv"))
+    for arguments, line in (
+        (["--N", "7e9"], "--N and --D belong together"),
+        (["--N", "many", "--D", "1"], "--N many: must be a number of parameters above 0, such as 7e9"),
+        (["--N", "1", "--D", "1", "--loss", "3"], "give one of --compute FLOPS and --loss NATS, or --N and --D"),
+        (["--family", "lstm", "--N", "1", "--D", "1"], "holds no fit.json of several families, so no lstm"),
+    ):
+        result = CliRunner().invoke(main, ["predict", str(tmp_path), *arguments])
+        assert result.exit_code == 2 and line in result.output
