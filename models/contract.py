@@ -17,7 +17,7 @@ import inspect
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, fields
-from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple
+from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple, get_type_hints
 
 import torch
 import torch.nn.functional as F
@@ -353,7 +353,7 @@ class Family:
     """What its code is, if it is not part of this package: a distribution's version, or a hash of the files."""
 
     def __post_init__(self) -> None:
-        if not self.reads and (row := getattr(self.build, "reads", None)) is not None:
+        if not self.reads and isinstance(row := getattr(self.build, "reads", None), Reads):
             object.__setattr__(self, "reads", row.name)
 
     @property
@@ -369,13 +369,17 @@ def broken_promise(family: Family) -> str | None:
     if "__dataclass_fields__" not in vars(family.config):
         return f"{family.config.__name__} must be a frozen dataclass"
     build: Any = family.build
-    if not (isinstance(build, type) and issubclass(build, Model) and hasattr(build, "reads")):
+    if not (isinstance(build, type) and issubclass(build, Model) and isinstance(getattr(build, "reads", None), Reads)):
         return "build must be a class that extends TextModel, SentenceModel, PairModel or SeriesModel"
     if missing := sorted(build.__abstractmethods__):
         return f"{build.__name__} lacks {', '.join(missing)}"
     keys = {field.name for field in fields(family.config)}
     if absent := [key for key in ("width", *build.reads.decided) if key not in keys]:
         return f"{family.config.__name__} lacks {', '.join(absent)}"
+    try:
+        get_type_hints(family.config)
+    except (NameError, TypeError) as error:
+        return f"a type in {family.config.__name__} cannot be read: {error}"
     if family.reads != build.reads.name:
         return f"reads says {family.reads}, and {build.__name__} reads {build.reads.name}"
     for what, arguments in (("cost", 2), ("remembers", 2)):

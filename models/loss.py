@@ -1,8 +1,9 @@
 """What every family returns: a sum of nats and the count of target units, never an average (contract 1)."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
+import torch
 import torch.nn.functional as F
 from torch import Tensor
 
@@ -12,6 +13,10 @@ IGNORE = -100
 
 class Unsayable(ValueError):
     """The data hold a value that the model gives no probability."""
+
+
+class BrokenContract(ValueError):
+    """A family does otherwise than models/contract.py says: what, in a few words."""
 
 
 class Loss(NamedTuple):
@@ -40,3 +45,34 @@ def cross_entropy(logits_BTV: Tensor, targets_BT: Tensor) -> Loss:
         logits_BTV.flatten(0, -2).float(), targets_BT.flatten(), ignore_index=IGNORE, reduction="sum"
     )
     return Loss(nats, (targets_BT != IGNORE).sum(), {})
+
+
+def broken_loss(loss: object) -> str | None:
+    """What is wrong with that as the result of forward, in a few words; None if nothing is."""
+    if not isinstance(loss, Loss):
+        return f"forward returns {_described(loss)}, and must return a Loss: Loss(nats, units, parts) of models/loss.py"
+    if not _is_sum(loss.nats) or loss.nats.dtype != torch.float32:
+        return (
+            f"forward returns nats that are {_described(loss.nats)}, and must be one fp32 number: their sum in .float()"
+        )
+    if not _is_sum(loss.units) or loss.units.is_floating_point() or loss.units.is_complex():
+        return (
+            f"forward returns units that are {_described(loss.units)}, and must be one whole number, such as mask.sum()"
+        )
+    if not isinstance(loss.parts, Mapping):
+        return f"forward returns parts that are {_described(loss.parts)}, and must be a dict of sums by name, or {{}}"
+    for name, part in loss.parts.items():
+        if not _is_sum(part):
+            return f"forward returns the part {name!r} that is {_described(part)}, and must be a tensor of one number"
+    return None
+
+
+def _is_sum(value: object) -> bool:
+    return isinstance(value, Tensor) and value.ndim == 0
+
+
+def _described(value: object) -> str:
+    if isinstance(value, Tensor):
+        kind = str(value.dtype).removeprefix("torch.")
+        return f"a {kind} tensor of shape {tuple(value.shape)}" if value.ndim else f"one {kind} number in a tensor"
+    return f"an object of type {type(value).__name__}"

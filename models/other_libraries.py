@@ -23,7 +23,7 @@ def import_quietly() -> Iterator[None]:
             os.environ["HF_HUB_OFFLINE"] = offline
 
 
-def first_line(error: Exception) -> str:
+def first_line(error: BaseException) -> str:
     """The first informative line of an error. torch begins with a title; if no line says anything, the error's type."""
     lines = [line.strip() for line in str(error).splitlines()]
     return next((line for line in lines if line and not line.startswith("Error(s) in loading")), type(error).__name__)

@@ -10,8 +10,9 @@ from reducible.data.errors import DataError
 from reducible.data.hashes import HashCache
 from reducible.data.paths import expanded, scheme_like
 from reducible.models.families import transformer
-from reducible.models.families.registry import Family, family
+from reducible.models.families.registry import Family
 from reducible.pipelines.find import NotFound, find
+from reducible.pipelines.training import family_that_trained
 from reducible.tasks.dataset.input_files import FileSpec
 from reducible.tasks.dataset.kind import kind_named
 from reducible.tasks.errors import UserError
@@ -77,7 +78,7 @@ def _trained_base(folder: Path, store: Store) -> Base:
             raise UserError(f"{folder / 'model'}: missing; {remedy(folder)}")
         raise UserError(f"finetune.base: {manifest['label']} left no model (it diverged); give another run")
     spec = read_spec(folder, TrainSpec)
-    kind = family(spec.family)
+    kind = family_that_trained(spec)
     dataset = store.artifact("dataset", manifest["inputs"]["data"])
     inputs = read_manifest(dataset)["inputs"]
     tokenizers = {

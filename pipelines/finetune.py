@@ -7,7 +7,7 @@ from reducible.pipelines.base_model import Base, base_of
 from reducible.pipelines.evaluation import evaluation_of
 from reducible.pipelines.recipe.finetune_section import Finetune
 from reducible.pipelines.recipe.recipe import Recipe
-from reducible.pipelines.training import Model, require_maskable
+from reducible.pipelines.training import Model, require_maskable, say_if_code_differs
 from reducible.tasks.dataset.dataset import open_dataset
 from reducible.tasks.dataset.kind import kind_named
 from reducible.tasks.errors import UserError
@@ -15,7 +15,8 @@ from reducible.tasks.evaluate.evaluate_spec import EvaluateSpec
 from reducible.tasks.train import quantised_base as quantise
 from reducible.tasks.train.finetuning import cost
 from reducible.tasks.train.quantised_base import QuantiseSpec
-from reducible.tasks.workflow.store import Store
+from reducible.tasks.train.train_spec import TrainSpec
+from reducible.tasks.workflow.store import Store, read_spec
 from reducible.tasks.workflow.task import Task
 
 SEQUENCES = 8  # the default of sequences per step: small, because there are few new data
@@ -43,6 +44,8 @@ def start_of(recipe: Recipe, store: Store) -> Start:
     section = recipe.finetune
     assert section is not None
     base = base_of(section.base, store)
+    if base.model.name == "train":
+        say_if_code_differs(read_spec(store.artifact("train", base.model.identity), TrainSpec))
     recipe = _as_the_base_reads(recipe, base, store)
     evaluation = evaluation_of(recipe, base.family)
     dataset = recipe.data.dataset_task(recipe.name, store, base.tokenizers)

@@ -5,11 +5,11 @@ from collections.abc import Sequence
 
 import click
 
-from reducible.models.families.registry import family
 from reducible.pipelines.engine import engine, failures
 from reducible.pipelines.evaluation import evaluation_task
 from reducible.pipelines.find import find
 from reducible.pipelines.recipe.load import load_evaluation
+from reducible.pipelines.training import family_that_trained, say_if_code_differs
 from reducible.tasks.dataset.dataset import open_dataset
 from reducible.tasks.dataset.kind import kind_named
 from reducible.tasks.errors import UserError
@@ -31,6 +31,7 @@ def print_sample(
     manifest = read_manifest(folder)
     if not (folder / MODEL).is_dir():
         raise UserError(f"{run}: that training diverged and left no model")
+    say_if_code_differs(read_spec(folder, TrainSpec))
     data = store.artifact("dataset", manifest["inputs"]["data"])
     click.echo(sample(folder, data, prompt, SampleOptions(tokens, temperature, top_k, seed)))
 
@@ -43,7 +44,9 @@ def evaluate_run(run: str, overrides: Sequence[str], root: str) -> int:
     model = finished("train", manifest["identity"], manifest["label"])
     data = finished("dataset", manifest["inputs"]["data"], "dataset")
     name = manifest["label"].removeprefix("train ")
-    trained = family(read_spec(folder, TrainSpec).family)
+    training = read_spec(folder, TrainSpec)
+    trained = family_that_trained(training)
+    say_if_code_differs(training)
     settings = kind_named(trained.reads).settings
     earlier = [found["spec"] for found in store.manifests("evaluate") if found["inputs"]["model"] == model.identity]
     # An earlier version accepted the settings of every kind.

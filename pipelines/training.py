@@ -3,14 +3,16 @@
 import difflib
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass, fields
+from dataclasses import MISSING, dataclass, fields
 from typing import Any, get_type_hints
 
+import click
 from pydantic import TypeAdapter, ValidationError
 
 from reducible.models.contract import Family
 from reducible.models.cost.ledger import Cost, Lengths
-from reducible.models.families.registry import DEFAULT, family
+from reducible.models.families.outside import EXAMPLE, blaming
+from reducible.models.families.registry import DEFAULT, FAMILIES, family
 from reducible.pipelines.recipe.fields import said_alike
 from reducible.pipelines.recipe.recipe import Recipe
 from reducible.tasks.dataset.kind import kind_named
@@ -63,8 +65,9 @@ def family_of(recipe: Recipe, section: Mapping[str, Any] | None = None) -> Famil
     """
     section = recipe.model if section is None else section
     name = section.get("family", DEFAULT)
-    if not isinstance(name, str):
-        raise UserError(f"model.family: {name!r} is not allowed; it must be the name of a family")
+    if not isinstance(name, str) or not name:
+        known = f"one of {', '.join(FAMILIES)}, or an address such as {EXAMPLE}"
+        raise UserError(f"model.family: {name!r} is not allowed; it must be {known}")
     try:
         kind = family(name)
     except ValueError as error:
@@ -76,6 +79,23 @@ def family_of(recipe: Recipe, section: Mapping[str, Any] | None = None) -> Famil
         )
     require_maskable(recipe, kind)
     return kind
+
+
+def family_that_trained(spec: TrainSpec) -> Family:
+    """The family of a training. Raises UserError if it is not here."""
+    try:
+        return family(spec.family)
+    except ValueError as error:
+        raise UserError(str(error)) from error
+
+
+def say_if_code_differs(spec: TrainSpec) -> None:
+    """Prints one line if the family's code is another than the one that trained."""
+    now, then = family_that_trained(spec).code, spec.family_code
+    if now == then:
+        return
+    versions = "" if "sha256" in f"{now}{then}" else f" ({then} then, {now} now)"
+    click.echo(f"model.family: the code of {spec.family} is not the code that trained this model{versions}", err=True)
 
 
 def require_maskable(recipe: Recipe, kind: Family) -> None:
@@ -109,20 +129,35 @@ def model_of(
         except ValidationError as error:
             message = error.errors()[0]["msg"].removeprefix("Input should be ")
             raise UserError(f"model.{key}: {value!r} is not allowed; it must be {message}") from None
+    for field in fields(kind.config):
+        required = field.default is MISSING and field.default_factory is MISSING
+        if required and field.name not in given and field.name not in facts:
+            raise UserError(f"model.{field.name}: missing; a {kind.name} has no default for it")
     try:
-        config = kind.config(**facts, **given)
-        return Model(kind, config, kind.cost(config, lengths), lengths)
+        with blaming(kind, "the configuration"):
+            config = kind.config(**facts, **given)
+        return Model(kind, config, cost_of(kind, config, lengths), lengths)
     except ValueError as error:
         raise UserError(str(error)) from None
+
+
+def cost_of(kind: Family, config: Any, lengths: Lengths) -> Cost:
+    """The ledger's entry. Raises ValueError if a family from outside has none."""
+    with blaming(kind, "the cost"):
+        cost = kind.cost(config, lengths)
+    if not isinstance(cost, Cost):
+        raise ValueError(f"model.family: {kind.name}: cost returns a {type(cost).__name__}, and must return a Cost")
+    return cost
 
 
 def scaled(model: Model, width: int) -> Model:
     """The same family at another width."""
     try:
-        config = model.config.scaled(width)
+        with blaming(model.family, "scaled"):
+            config = model.config.scaled(width)
+        return Model(model.family, config, cost_of(model.family, config, model.lengths), model.lengths)
     except ValueError as error:
         raise UserError(f"sweep.widths: {error}") from None
-    return Model(model.family, config, model.family.cost(config, model.lengths), model.lengths)
 
 
 def batch_units(recipe: Recipe, model: Model, tokens: int, batch: int | None = None) -> int:

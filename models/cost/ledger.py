@@ -75,6 +75,14 @@ class Cost:
     sqrt_time_elements_per_unit: float | None = None
     """The same under sqrt-time, while one chunk is rebuilt."""
 
+    def __post_init__(self) -> None:
+        """Raises ValueError where a number is no cost: every axis and plan would read it."""
+        if self.parameters < 1:
+            raise ValueError(f"model.family: the cost of a {self.family} says {self.parameters} parameters")
+        for name in ("forward_flops_per_unit", "training_flops_per_unit"):
+            if not 0 <= getattr(self, name) < float("inf"):
+                raise ValueError(f"model.family: the cost of a {self.family} says {getattr(self, name)} {name}")
+
     def activation_bytes(self, units: int, element: int = 4, checkpointing: str = "none") -> float:
         """Bytes of activations of one micro-batch of that many units; `element` is the size of a number.
 

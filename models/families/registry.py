@@ -9,7 +9,7 @@ from dataclasses import replace
 
 from reducible.models.contract import Family, broken_promise
 from reducible.models.families import encoder_decoder, linear_gaussian, recurrent, seq2seq, ssm, transformer, vae
-from reducible.models.families.outside import entry_points, imported
+from reducible.models.families.outside import GROUP, entry_points, imported
 
 DEFAULT = transformer.FAMILY.name
 """The family of a recipe that names none."""
@@ -51,8 +51,15 @@ def family(name: str) -> Family:
         return FAMILIES[name]
     others = entry_points()
     if address := name if ":" in name else others.get(name):
-        found, code = imported(address)
+        try:
+            found, code = imported(address)
+        except ValueError as error:
+            said = str(error) if address == name else f"{error} (the entry point {name} of the group {GROUP})"
+            raise ValueError(said) from error
         return register(replace(found, name=name, code=code))
-    known = [*FAMILIES, *others]
+    known = list(dict.fromkeys([*FAMILIES, *others]))
+    if "." in name:  # an address whose last point should be a colon
+        module, _, attribute = name.rpartition(".")
+        raise ValueError(f"model.family: there is no family {name!r}; an address has a colon: {module}:{attribute}")
     nearest = difflib.get_close_matches(name, known, n=1, cutoff=0)
     raise ValueError(f"model.family: there is no family {name!r}; nearest is {nearest[0]!r}, all: {', '.join(known)}")

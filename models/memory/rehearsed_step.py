@@ -26,6 +26,7 @@ from torch.utils._pytree import tree_leaves
 from reducible.models.contract import Model
 from reducible.models.cost.flop_counter import WholeOperators
 from reducible.models.layers.device_kind import rehearsed_for
+from reducible.models.loss import BrokenContract, broken_loss
 from reducible.models.memory.counted_bytes import Alive
 from reducible.models.memory.lstm_workspace import cudnn_bytes, cudnn_scratch, onednn_bytes, onednn_scratch
 from reducible.models.quantise.quantised_base import blocks_of
@@ -156,6 +157,8 @@ def rehearse(
                 # Casts are cached inside autocast and go with it, as in the train step.
                 with torch.autocast("cpu", autocast) if autocast else nullcontext():
                     loss = model(piece)
+                    if reason := broken_loss(loss):
+                        raise BrokenContract(reason)
                     held = max(held, alive.now - before)
                     ends.setdefault(FORWARD, StageEnd(len(alive.history)))
                     loss.nats.backward()

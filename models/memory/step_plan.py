@@ -18,6 +18,7 @@ from torch import nn
 
 from reducible.models.config import ModelConfig
 from reducible.models.contract import Model
+from reducible.models.families.outside import blaming
 from reducible.models.families.registry import family
 from reducible.models.layers.activation_checkpointing import set_checkpointing
 from reducible.models.memory.ranks import ddp_sent_bytes, fsdp_peak_bytes, fsdp_sent_bytes
@@ -209,9 +210,13 @@ def _rehearse(setting: Setting) -> Rehearsal:
         return model
 
     half = setting.precision != "fp32" and not setting.gathers_half
-    return rehearse(
-        build, batch, autocast=numbers if half else None, device=setting.device, optimizer_bytes=setting.optimizer_bytes
-    )
+    with blaming(family(setting.family), "a rehearsed step"):
+        return rehearse(
+            *(build, batch),
+            autocast=numbers if half else None,
+            device=setting.device,
+            optimizer_bytes=setting.optimizer_bytes,
+        )
 
 
 def prepared(setting: Setting) -> Model:

@@ -10,7 +10,9 @@ import click
 from tqdm import tqdm
 
 from reducible.models.cost.ledger import state_bytes
+from reducible.models.families.outside import blaming
 from reducible.models.families.registry import family
+from reducible.models.families.trial import require_count
 from reducible.models.memory.gpus import Gpu, gpu
 from reducible.models.memory.step_plan import Method, Setting, StepPlan, largest_micro_batch, planned
 from reducible.models.step_settings import Strategy, strategy_on
@@ -75,7 +77,7 @@ def print_memory(recipe: Recipe, training: Sequence[Task], asked: Asked) -> None
     largest = max(training, key=_about_bytes)
     spec = largest.spec
     setting, examples = setting_of(recipe, spec, asked)
-    plan = planned(setting)
+    plan = plan_of(setting, spec)
     click.echo("\nmemory of a training step" + (f" of {largest.title}" if len(training) > 1 else ""))
     for line in table(plan, optimizer_kind(spec.optimizer.kind).state):
         click.echo(f"  {line}")
@@ -86,6 +88,21 @@ def print_memory(recipe: Recipe, training: Sequence[Task], asked: Asked) -> None
     for section in (_work, _fits, _inference, _attention):
         for line in section(recipe, spec, plan, examples, asked):
             click.echo(f"  {line}" if line else "")
+
+
+def plan_of(setting: Setting, spec: Any) -> StepPlan:
+    """The step's plan. A family from outside that fails in it, or whose cost is another model's, is one line."""
+    kind = family(setting.family)
+    if kind.code is None:
+        return planned(setting)
+    try:
+        plan = planned(setting)
+        if getattr(spec, "method", None) is None:
+            with blaming(kind, "cost"):
+                require_count(cost_at(spec, setting.sequence).parameters, plan.parameters)
+    except ValueError as error:
+        raise UserError(str(error)) from error
+    return plan
 
 
 def setting_of(recipe: Recipe, spec: Any, asked: Asked) -> tuple[Setting, int]:
@@ -172,7 +189,8 @@ def _work(recipe: Recipe, spec: Any, plan: StepPlan, examples: int, asked: Asked
         yield f"FLOPs             {step:.4g} a step, {step * steps:.4g} in all (counted)"
     else:
         yield f"FLOPs             {step:.4g} a step, {step * steps:.4g} in all"
-    if really and abs(really / step - 1) > 0.005:  # only products of matrices are counted, and a model may have none
+    # Only products of matrices are counted, and a model may have none.
+    if really and step and abs(really / step - 1) > 0.005:
         twice = ["attention's scores"] if setting.config.attention_shape else []
         twice += ["what is checkpointed"] if setting.checkpointing != "none" else []
         why = f"{' and '.join(twice)}, computed twice" if really > step and twice else "backward is not twice forward"

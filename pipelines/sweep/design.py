@@ -105,6 +105,11 @@ def cells_of(recipe: Recipe, base: Model, family: str = "", provisional: bool = 
 
 
 def _grid(recipe: Recipe, sweep: Sweep, base: Model, seed: int, family: str) -> Iterator[CellPlan]:
+    if base.cost.training_flops_per_unit == 0:
+        raise UserError(
+            f"sweep: the cost of a {base.family.name} says 0 training FLOPs a {recipe.data.unit}, and a sweep asks how "
+            "loss falls with FLOPs; count its matrix products in the family's cost"
+        )
     if sweep.cells:
         for cell in sweep.cells:
             model = scaled(base, cell.width)

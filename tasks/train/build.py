@@ -7,11 +7,15 @@ from typing import NamedTuple
 
 import torch
 
-from reducible.models.contract import Model
+from reducible.models.config import ModelConfig
+from reducible.models.contract import Family, Model
 from reducible.models.cost.ledger import Cost, Lengths
+from reducible.models.families.outside import blaming
 from reducible.models.families.registry import family
+from reducible.models.families.trial import require_contract
 from reducible.models.layers.activation_checkpointing import saves_nothing, set_checkpointing
 from reducible.models.layers.width_rule import one_rate
+from reducible.models.quantise.number_formats import DTYPES
 from reducible.tasks.errors import UserError
 from reducible.tasks.train import finetuning
 from reducible.tasks.train.optimizers.optimizer import Optimizer
@@ -38,11 +42,12 @@ def build(spec: TrainSpec, execution: Execution, world: World, lengths: Lengths,
     if spec.deterministic != torch.are_deterministic_algorithms_enabled():  # asking imports the compiler: seconds
         torch.use_deterministic_algorithms(spec.deterministic)
     kind = family(spec.family)
+    refuse_other_code(kind, spec)
     config = kind.config(**spec.model)
     cost = finetuning.cost(kind, config, spec.method, lengths)
     torch.manual_seed(spec.seed)
     if spec.method is None:
-        model = kind.build(config).to(world.device).train()
+        model = new_model(kind, config, cost, spec, world.device)
     else:
         model = finetuning.adapted_model(spec, spec.method, required_base(base)).to(world.device).train()
     set_checkpointing(model, execution.checkpointing)
@@ -62,6 +67,29 @@ def build(spec: TrainSpec, execution: Execution, world: World, lengths: Lengths,
     # DDP's gradients are its buckets.
     optimizer = chosen.build(model, groups, spec.optimizer, parallel.strategy == "ddp")
     return Trainee(model, parallel, optimizer, cost)
+
+
+def refuse_other_code(kind: Family, spec: TrainSpec) -> None:
+    """Of a family from outside: what is trained must be what the training's identity says."""
+    if spec.family_code is not None and kind.code != spec.family_code:
+        raise UserError(f"model.family: the code of {kind.name} changed after the command had read it; run it again")
+
+
+def new_model(kind: Family, config: ModelConfig, cost: Cost, spec: TrainSpec, device: torch.device) -> Model:
+    """A model with weights drawn from spec.seed. A family from outside shows first that it keeps its contract, which
+    the tests of this package show of the others."""
+    half = spec.precision != "fp32"
+    try:
+        with blaming(kind, "building the model"):
+            model: Model = kind.build(config).to(device).train()
+        if kind.code is not None:
+            with blaming(kind, "forward"), torch.autocast(device.type, DTYPES[spec.precision], enabled=half):
+                require_contract(kind, model, cost, spec.sequence, spec.micro_batch)
+    except ValueError as error:
+        if kind.code is None:
+            raise
+        raise UserError(str(error)) from error
+    return model
 
 
 def required_base(base: Path | None) -> Path:

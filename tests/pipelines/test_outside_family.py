@@ -16,15 +16,21 @@ from typing import Any
 import pytest
 import toy_families
 import yaml
-from in_process import said, without_ray
-from toy_families import TEXT
+from in_process import called, said, without_ray
+from toy_families import TEXT, ToyText
 
+from reducible.models.cost.ledger import Lengths
+from reducible.models.families import registry
 from reducible.models.families.registry import FAMILIES
+from reducible.models.loss import Loss
 from reducible.pipelines.cluster.ray_session import session
 from reducible.pipelines.plan.plan import state_of
 from reducible.pipelines.recipe.load import load_recipe
 from reducible.pipelines.run import run_tasks
 from reducible.tasks.dataset.kind import kind_named
+from reducible.tasks.errors import UserError
+from reducible.tasks.train.build import build, refuse_other_code
+from reducible.tasks.train.parallel import World
 from reducible.tasks.workflow.store import Store, write_manifest
 from reducible.tasks.workflow.task import Task, description
 
@@ -178,3 +184,81 @@ def test_plan_says_that_the_code_of_a_family_has_changed(tmp_path: Path, monkeyp
     released = "differs from a finished one in the family's code (toys 1.0 -> toys 1.1)"
     write_manifest(folder, description(trained("toys 1.0")), identity="b", label="train toy", attempt="a", started=0.0)
     assert state_of(store, trained("toys 1.1"), True) == ("will run", released)
+
+
+def test_commands_say_that_other_code_trained_the_model(here: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    recipe = written(here, "text", "toy_families")
+    said("run", recipe)
+    warning = "the code of toy_families:TEXT is not the code that trained this model"
+    commands = [
+        ("sample", "toy-text", "--tokens", "3"),
+        ("evaluate", "toy-text", "evaluate.units=64"),
+        ("finetune", "toy-text", "train.tokens=128", f"data.generated={json.dumps(MARKOV['generated'])}"),
+    ]
+    assert warning not in said(*commands[0])
+    changed = replace(TEXT, name="toy_families:TEXT", code=f"sha256 {'2' * 64}")
+    monkeypatch.setitem(registry.FAMILIES, "toy_families:TEXT", changed)
+    for command in commands:
+        assert said(*command).count(warning) == 1
+
+
+def test_code_that_changes_while_a_command_runs_is_not_trained(here: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    task = run_tasks(load_recipe(here / written(here, "text", "toy_families")), Store(here / "root")).train
+    changed = replace(TEXT, name="toy_families:TEXT", code=f"sha256 {'3' * 64}")
+    monkeypatch.setitem(registry.FAMILIES, "toy_families:TEXT", changed)
+    with pytest.raises(UserError, match="the code of toy_families:TEXT changed after the command had read it"):
+        refuse_other_code(changed, task.spec)
+
+
+class Means(ToyText):
+    """A newcomer's: the loss of a batch is its mean."""
+
+    def forward(self, batch: dict[str, Any]) -> Loss:
+        nats, units, parts = super().forward(batch)
+        return Loss(nats / units, units, parts)
+
+
+def refused(*arguments: object) -> str:
+    result = called(*arguments)
+    assert result.exit_code == 2 and isinstance(result.exception, SystemExit), result.output + repr(result.exception)
+    return result.output.strip().splitlines()[-1]
+
+
+def no_cost(config: Any, lengths: Any) -> Any:
+    raise NotImplementedError("later")
+
+
+NONE = replace(TEXT.cost(TEXT.config(11), None), forward_flops_per_unit=0.0, training_flops_per_unit=0.0)  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize(
+    ("changes", "command", "said"),
+    [
+        ({"cost": no_cost}, "plan", "the cost failed: NotImplementedError: later"),
+        ({"cost": lambda config, lengths: None}, "plan", "cost returns a NoneType, and must return a Cost"),
+        ({"cost": lambda config, lengths: NONE}, "plan", "cost says 171 parameters, and the module has"),
+        ({"cost": lambda config, lengths: NONE}, "sweep", "says 0 training FLOPs a token"),
+    ],
+)
+def test_a_broken_family_is_one_line(
+    changes: dict[str, Any], command: str, said: str, here: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    broken = replace(TEXT, name="toy_families:TEXT", code="toys 1.0", **changes)
+    monkeypatch.setitem(registry.FAMILIES, "toy_families:TEXT", broken)
+    recipe = written(here, "text", "toy_families")
+    sweep = ["sweep={budgets: [1e8, 1e9], widths: [2, 4]}"] if command == "sweep" else []
+    assert said in refused(command, recipe, *sweep)
+
+
+@pytest.mark.parametrize("name", ["null", "7", "[a]", "true", '""'])
+def test_what_is_no_name_of_a_family(name: str, here: Path) -> None:
+    said = refused("plan", written(here, "text", "toy_families"), f"model.family={name}")
+    assert "is not allowed; it must be one of transformer" in said
+
+
+def test_a_mean_is_not_trained(here: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    broken = replace(TEXT, name="toy_families:TEXT", code="toys 1.0", build=Means)
+    monkeypatch.setitem(registry.FAMILIES, "toy_families:TEXT", broken)
+    task = run_tasks(load_recipe(here / written(here, "text", "toy_families")), Store(here / "root")).train
+    with pytest.raises(UserError, match="a mean, and it must be the sum over all targets"):
+        build(task.spec, task.execution, World(), Lengths.fixed(16), None)
