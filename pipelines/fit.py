@@ -37,7 +37,7 @@ def fit_command(location: str, folder: Path | None, options: TableOptions, draws
     runs = read_runs(location, options)
     for remark in runs.remarks:
         click.echo(remark)
-    folder = folder or _beside(location, options.experiment)
+    folder = folder or folder_beside(location, options.experiment)
     page, fit = (_families if runs.families else _one)(runs, location, folder, asked)
     click.echo(f"\n  report   {page}\n  predict  reducible predict {fit} --compute 1e21")
 
@@ -102,10 +102,10 @@ def _title(location: str) -> str:
     return Path(location.rstrip("/")).stem
 
 
-def _beside(location: str, experiment: str | None) -> Path:
+def folder_beside(location: str, experiment: str | None) -> Path:
     """Beside a file; for a tracking URI, in the current folder."""
-    name = re.sub(r"[^\w.+=-]+", "-", experiment) if experiment else ""
     path = Path(location)
-    if not path.exists():
-        return Path(f"{name or path.stem or 'mlflow'}-fit")
-    return path.absolute().with_name((name or path.stem) + "-fit") if name else path.with_name(path.stem + "-fit")
+    name = (
+        re.sub(r"[^\w.+=-]+", "-", experiment or path.stem).strip("-") if experiment or not path.exists() else path.stem
+    )
+    return (path.with_name if path.exists() and path.name else Path)(f"{name or 'mlflow'}-fit")

@@ -86,14 +86,11 @@ def empty(cell: object) -> bool:
 
 
 def _cells(frame: pandas.DataFrame) -> dict[str, list[object]]:
-    """Columns of plain cells, without rows that are empty throughout."""
-    frame = frame.set_axis([str(column).strip() for column in frame.columns], axis=1)
+    """Columns of plain cells. A row without any stays: whoever reads the table says that it is left out."""
     columns: dict[str, list[object]] = {}
     for i, name in enumerate(frame.columns):
-        cells = [_cell(cell) for cell in frame.iloc[:, i].tolist()]
-        columns.setdefault(name, cells)
-    kept = [i for i in range(len(frame)) if any(cells[i] is not None for cells in columns.values())]
-    return {name: [cells[i] for i in kept] for name, cells in columns.items()}
+        columns.setdefault(str(name).strip(), [_cell(cell) for cell in frame.iloc[:, i].tolist()])
+    return columns
 
 
 def _cell(cell: object) -> object:

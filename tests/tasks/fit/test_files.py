@@ -6,6 +6,7 @@ import pandas
 import pytest
 from law_cases import QUICK, isoflop_design, table_of
 
+from reducible.pipelines.fit import folder_beside
 from reducible.tasks.errors import UserError
 from reducible.tasks.fit.files import family_folder, fit_families, fit_table
 from reducible.tasks.fit.overtaking import Comparison
@@ -116,3 +117,11 @@ def test_a_law_for_each_family_and_their_comparison(tmp_path: Path) -> None:
     assert Comparison.load(tmp_path / "out/comparison.json").to_dict() == comparison.to_dict()
     text = (tmp_path / "out/summary.txt").read_text()
     assert comparison.overtakings[0].sentence in text and "no law for none: none of the 1 runs can enter" in text
+
+
+def test_the_folder_isfolder_beside_a_file_and_here_for_a_uri(tmp_path: Path) -> None:
+    (tmp_path / "mlruns").mkdir()
+    assert folder_beside(str(tmp_path / "mlruns"), None) == tmp_path / "mlruns-fit"
+    assert folder_beside(str(tmp_path / "mlruns"), "a/b") == tmp_path / "a-b-fit"
+    assert folder_beside("sqlite:///x.db", None) == Path("x-fit")
+    assert folder_beside("http://host:5000", "ladder") == Path("ladder-fit")

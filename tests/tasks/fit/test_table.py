@@ -13,6 +13,7 @@ import pandas
 import pytest
 
 from reducible.tasks.errors import UserError
+from reducible.tasks.fit.admission import admit
 from reducible.tasks.fit.run_table import read_runs
 from reducible.tasks.fit.table import read_table
 
@@ -93,10 +94,12 @@ def test_objects_within_become_columns_and_cells_may_be_missing(tmp_path: Path) 
     }
 
 
-def test_rows_without_a_cell_are_no_rows(tmp_path: Path) -> None:
+def test_a_row_of_empty_cells_is_a_row_and_a_blank_line_is_none(tmp_path: Path) -> None:
     path = tmp_path / "runs.csv"
     path.write_text("N,D,loss\n1e6,2e7,3\n,,\n\n2e6,2e7,3\n")
-    assert read_table(str(path)).rows == 2
+    assert read_table(str(path)).rows == 3
+    left_out = [(run.name, run.reason) for run in admit(read_runs(str(path)).table) if not run.used]
+    assert left_out == [("run 2", "N is nan: it must be a positive number")]
 
 
 def mlflow_runs(uri: str) -> None:
