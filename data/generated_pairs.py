@@ -9,8 +9,8 @@ from typing import Literal
 
 import numpy as np
 
+from reducible.data.chance import ALPHABET, uniform
 from reducible.data.errors import DataError
-from reducible.data.markov import ALPHABET, uniform
 
 _PER_FILE = 10_000
 _LONGEST = 4096

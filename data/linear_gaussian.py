@@ -8,6 +8,7 @@ from dataclasses import asdict, dataclass
 import numpy as np
 
 from reducible.data.errors import DataError
+from reducible.data.known_entropy import KnownEntropy
 from reducible.data.series_files import NumericSeries
 
 Matrix = tuple[tuple[float, ...], ...]
@@ -68,6 +69,39 @@ class LinearGaussianSeries:
 
         return np.asarray(solve_discrete_lyapunov(A, B @ B.T))
 
+    def known_entropy(self, sequence: int, length: int | None = None) -> KnownEntropy:
+        """Nats per step in the data's units, in the long run and in windows of `sequence` steps of series of `length`.
+
+        Given the past, a step is normal with the Kalman filter's covariance S of the innovations, whose differential
+        entropy is log det(2 pi e S) / 2. The rate has the stationary S, by the discrete Riccati equation (Anderson &
+        Moore, Optimal Filtering, 1979, section 4.4). A window starts without a past, so S begins at its largest; the
+        windows of a series begin every `sequence` steps and the last may be shorter.
+        """
+        steps = self.length if length is None else length
+        each = self._step_entropies(min(sequence, steps))
+        whole, rest = divmod(steps, len(each))
+        best = (whole * each.sum() + each[:rest].sum()) / steps
+        return KnownEntropy(rate=self.entropy_rate, best_loss=float(best))
+
+    @property
+    def entropy_rate(self) -> float:
+        """Nats per step that remain given the whole past. A density's entropy can be negative."""
+        A, B, C, D = (np.array(getattr(self, name)) for name in "ABCD")
+        from scipy.linalg import solve_discrete_are
+
+        return _nats(C @ np.asarray(solve_discrete_are(A.T, C.T, B @ B.T, D @ D.T)) @ C.T + D @ D.T)
+
+    def _step_entropies(self, steps: int) -> np.ndarray:
+        """(steps,) nats of the first, second ... step of a window, given those before it."""
+        A, B, C, D = (np.array(getattr(self, name)) for name in "ABCD")
+        P, nats = self.first_covariance(), np.empty(steps)
+        for step in range(steps):
+            S = C @ P @ C.T + D @ D.T
+            nats[step] = _nats(S)
+            gain = np.linalg.solve(S, C @ P).T
+            P = A @ (P - gain @ C @ P) @ A.T + B @ B.T
+        return nats
+
     def draw(self) -> Iterator[NumericSeries]:
         """All series, each a function of the seed and its number."""
         A, B, C, D = (np.array(getattr(self, name)) for name in "ABCD")
@@ -84,3 +118,8 @@ class LinearGaussianSeries:
                 latents[step] = z
             noise = random.standard_normal((self.length, D.shape[1])) @ D.T
             yield NumericSeries(f"drawn-{number:06d}", latents @ C.T + noise)
+
+
+def _nats(S: np.ndarray) -> float:
+    """Differential entropy of a normal distribution with this covariance."""
+    return float(np.linalg.slogdet(2 * np.pi * np.e * S)[1] / 2)

@@ -10,8 +10,8 @@ from typing import get_args
 from reducible.data import formats, schemes
 from reducible.data.errors import DataError
 from reducible.data.formats import Document, Documents
+from reducible.data.generated_text import GeneratedText
 from reducible.data.hashes import HashCache, InputFile
-from reducible.data.markov import MarkovText
 from reducible.data.on_error import OnError, Skipped, usable
 from reducible.data.scheme import Kind
 
@@ -24,7 +24,7 @@ class Source:
     column: str | None = None
     documents: Documents = "file"
     on_error: OnError = "refuse"
-    generated: MarkovText | None = None
+    generated: GeneratedText | None = None
 
     def __post_init__(self) -> None:
         if bool(self.location) == bool(self.generated):

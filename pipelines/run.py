@@ -15,6 +15,7 @@ from reducible.pipelines.finetune import Start
 from reducible.pipelines.finetune import start_of as from_base
 from reducible.pipelines.recipe.recipe import Recipe
 from reducible.pipelines.training import Model, family_of, idle_workers, model_of, train_spec, training_task
+from reducible.tasks.known_entropy import known_loss
 from reducible.tasks.train.folders import ADAPTER, MODEL
 from reducible.tasks.workflow.pipeline_summary import SummarySpec
 from reducible.tasks.workflow.store import Store
@@ -88,11 +89,14 @@ def run_recipe(recipe: Recipe, root: str, fresh: Sequence[str] = ()) -> int:
         click.secho(f"reducible: {tasks.train.title}: {result['reason']}", fg="red", err=True)
         return 1
     evaluation = json.loads((store.artifact("evaluate", tasks.evaluate.identity) / "evaluation.json").read_text())
+    dataset = json.loads((store.artifact("dataset", tasks.dataset.identity) / "dataset.json").read_text())
+    known = recipe.data.known_entropy(dataset)
     at = "" if root == ".reducible" else f" --root {shlex.quote(root)}"
     click.echo(
         f"\n{recipe.name}: {result['parameters']:,} parameters, {result['units']:,} {evaluation['unit']}s, "
         f"{result['flops']:.3g} FLOPs\n"
         f"  loss    {evaluation['headline']}\n{_compared(result, evaluation['unit'])}"
+        f"{f'  truth   {known_loss(known, recipe.data.unit)}{chr(10)}' if known else ''}"
         f"{_left(folder)}"
         f'  write   reducible sample {shlex.quote(recipe.name)}{at} --prompt "..."\n'
         f"  browse  reducible ui{at}"

@@ -7,6 +7,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Mapping
 from typing import Any, ClassVar, Self
 
+from reducible.data.known_entropy import KnownEntropy
 from reducible.models.cost.ledger import Lengths
 from reducible.pipelines.recipe.fields import Section
 from reducible.tasks.count import Count
@@ -53,6 +54,13 @@ class DataSection(Section, ABC):
 
         `tokenizers` are those of a base model, which replace the recipe's.
         """
+
+    def known_entropy(self, content: Mapping[str, Any] | None) -> KnownEntropy | None:
+        """The least possible loss per target unit, if the data are generated and it is known.
+
+        `content` is the dataset.json; None if the dataset is not made yet.
+        """
+        return None
 
     def gives(self, reads: str) -> bool:
         """Whether a family that reads this can be trained on these data."""

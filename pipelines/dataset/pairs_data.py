@@ -11,6 +11,7 @@ from pydantic import BeforeValidator, Field, model_validator
 from reducible.data import schemes
 from reducible.data.generated_pairs import GeneratedPairs
 from reducible.data.hashes import InputFile
+from reducible.data.known_entropy import KnownEntropy
 from reducible.data.on_error import OnError
 from reducible.data.pair_files import PairSource, listing
 from reducible.data.pairs import SplitBy
@@ -147,6 +148,13 @@ class PairData(DataSection):
         training = _training(self, store)
         target, source = (_vocabulary_size(self, side, training, store) for side in SIDES)
         return {"source_vocabulary": source, "vocabulary": target, "shared": self.shared}
+
+    def known_entropy(self, content: Mapping[str, Any] | None) -> KnownEntropy | None:
+        """Per symbol of the targets before the dataset is made, per target token of the validation pairs after."""
+        if self.generated is None:
+            return None
+        rate = GeneratedPairs(**self.generated.model_dump()).entropy_per_symbol
+        return KnownEntropy(rate, best_loss=content["truth"]["validation"]["expected"] if content else None)
 
     def as_trained(self, base: str, config: Any, content: Mapping[str, Any], store: Store) -> Self:
         super().as_trained(base, config, content, store)

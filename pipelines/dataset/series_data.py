@@ -1,13 +1,16 @@
 """Data of kind series: the recipe's section, and the task that turns it into a dataset."""
 
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self
 
+import numpy as np
 from pydantic import BeforeValidator, Field, model_validator
 
 from reducible.data import schemes
 from reducible.data.hashes import InputFile
+from reducible.data.known_entropy import KnownEntropy
 from reducible.data.linear_gaussian import LinearGaussianSeries
 from reducible.data.series import SplitBy
 from reducible.data.series_files import Columns, channel_names, is_roll
@@ -95,6 +98,18 @@ class SeriesData(DataSection):
             return {"channels": _model(self.generated).channels}
         first = _files(self, store)[0]
         return {"channels": len(channel_names(Path(first.path), _columns(self)))}
+
+    def known_entropy(self, content: Mapping[str, Any] | None) -> KnownEntropy | None:
+        """In the units that models see: dividing a channel by its deviation takes the logarithm of that from a step."""
+        if self.generated is None or self.standardise and content is None:
+            return None
+        length = self.generated.length
+        if self.split == "time":
+            length = max(1, round(self.validation_share * length))
+        known = _model(self.generated).known_entropy(self.sequence, length)
+        less = float(np.log(content["deviation"]).sum()) if content else 0.0
+        best = None if known.best_loss is None else known.best_loss - less
+        return replace(known, rate=known.rate - less, best_loss=best)
 
     def as_trained(self, base: str, config: Any, content: Mapping[str, Any], store: Store) -> Self:
         found = self.facts(store)["channels"]

@@ -8,14 +8,15 @@ from pydantic import Field, model_validator
 from reducible.data import schemes
 from reducible.data.formats import Documents
 from reducible.data.hashes import InputFile
-from reducible.data.markov import MarkovText
+from reducible.data.known_entropy import KnownEntropy
 from reducible.data.on_error import OnError
 from reducible.data.sample import sample_files
 from reducible.data.sources import Source, groups, listing
 from reducible.pipelines.dataset.data_section import DataSection
+from reducible.pipelines.dataset.generated_section import Generated
 from reducible.pipelines.dataset.tokenizer_section import BPE_VOCABULARY, TokenizerSection
-from reducible.pipelines.recipe.fields import Location, Number, Section
-from reducible.tasks.count import Count, Seed
+from reducible.pipelines.recipe.fields import Location, Number
+from reducible.tasks.count import Count
 from reducible.tasks.dataset import tokenise
 from reducible.tasks.dataset.input_files import by_content, paths_of, weight_of
 from reducible.tasks.dataset.tokenise import (
@@ -25,6 +26,7 @@ from reducible.tasks.dataset.tokenise import (
     Reading,
     ShardSpec,
     TokenizerSpec,
+    described,
 )
 from reducible.tasks.dataset.write_dataset import Naming
 from reducible.tasks.workflow.store import Store
@@ -36,18 +38,6 @@ class Tokenizer(TokenizerSection):
 
     kind: Literal["bytes", "bpe", "file"] = "bpe"
     vocabulary: Count = Field(default=BPE_VOCABULARY, ge=257)
-
-
-class Generated(Section):
-    """Text of a Markov chain whose entropy rate is known exactly (data/markov.py)."""
-
-    kind: Literal["markov"] = "markov"
-    documents: Count = 4000
-    length: Count = 1024
-    order: int = Field(default=2, ge=1)
-    symbols: int = Field(default=16, ge=2)
-    sharpness: Annotated[Number, Field(ge=0)] = 2.0
-    seed: Seed = 0
 
 
 class TextData(DataSection):
@@ -90,6 +80,12 @@ class TextData(DataSection):
         """The vocabulary, known before the tokenizer is trained: BPE never finds more than was asked for."""
         return {"vocabulary": self.tokenizer.known_vocabulary() or self.tokenizer.vocabulary}
 
+    def known_entropy(self, content: Mapping[str, Any] | None) -> KnownEntropy | None:
+        """Of a language model with the bytes tokenizer, which makes a token of each symbol."""
+        if self.generated is None or self.tokenizer.kind != "bytes":
+            return None
+        return self.generated.source().known_entropy(self.sequence)
+
     def dataset_task(self, name: str, store: Store, tokenizers: Mapping[str, Task] | None = None) -> Task:
         source = source_of(self)
         files = listing(source, store.root / "hashes")
@@ -122,14 +118,16 @@ class TextData(DataSection):
             spec=DatasetSpec(),
             inputs={"tokenizer": tokenizer, **{f"shard-{index:06d}": shard for index, shard in enumerate(shards)}},
             label="dataset",
-            execution=Naming(name=name, source=schemes.shown(self.source or "generated:markov")),
+            execution=Naming(
+                name=name,
+                source=schemes.shown(self.source or f"generated:{self.generated.kind if self.generated else ''}"),
+            ),
         )
 
 
 def source_of(data: TextData) -> Source:
     if data.generated is not None:
-        described = data.generated.model_dump(exclude={"kind"})
-        return Source(generated=MarkovText(**described))
+        return Source(generated=data.generated.source())
     return Source(str(data.source), data.column, data.documents, data.on_error)
 
 
@@ -197,15 +195,10 @@ def _task(
 
 def _inputs(source: Source, files: list[InputFile]) -> InputsSpec:
     generated = source.generated
-    described = None if generated is None else {key: value for key, value in vars(generated).items() if key in _CHAIN}
     return InputsSpec(
         files=by_content(files),
         column=source.column,
         documents=source.documents,
         on_error=source.on_error,
-        generated=described,
+        generated=None if generated is None else described(generated),
     )
-
-
-# Without the number of documents: asking for more leaves the pieces that exist as they are.
-_CHAIN = ("length", "order", "symbols", "sharpness", "seed")

@@ -14,6 +14,7 @@ from reducible.pipelines.recipe.recipe import Recipe
 from reducible.pipelines.run import run_tasks
 from reducible.pipelines.sweep.cells import after_the_cells, sweep_tasks
 from reducible.pipelines.training import SHARE_OF_PEAK, cost_at
+from reducible.tasks.known_entropy import known_loss
 from reducible.tasks.train.folders import CHECKPOINTS, complete
 from reducible.tasks.train.optimizers.registry import optimizer_kind
 from reducible.tasks.words import byte_count, duration, plural
@@ -51,6 +52,8 @@ def print_plan(recipe: Recipe, root: str, fresh: Sequence[str], settings: bool, 
         tasks = [line[0] for line in group]
         title = tasks[0].title if len(tasks) == 1 else f"{tasks[0].title} ... {tasks[-1].title} ({len(tasks)} tasks)"
         click.echo(f"  {state:9} {title}  {click.style(why, dim=True)}")
+    if known := recipe.data.known_entropy(None):
+        click.echo(f"  the loss is {known_loss(known, recipe.data.unit)}")
     if recipe.sweep is not None:
         several = "a fit for each family, what overtakes what" if recipe.sweep.families else "fit"
         click.echo(f"  then      {several} and report, over the cells that finish")

@@ -12,6 +12,7 @@ from pydantic import BaseModel, ValidationError
 
 from reducible.data import schemes
 from reducible.data.paths import expanded, scheme_like
+from reducible.pipelines.dataset.generated_section import GeneratedSection, generated_in
 from reducible.pipelines.dataset.kinds import data_paths, section_in
 from reducible.pipelines.recipe import yaml_text
 from reducible.pipelines.recipe.recipe import Recipe
@@ -267,4 +268,6 @@ def _fields_at(model: type[BaseModel], location: Sequence[str], content: Any) ->
         models = [kind for kind in inner if isinstance(kind, type) and issubclass(kind, BaseModel)]
         if models:
             model = models[0]
+        if model is GeneratedSection:
+            model = generated_in(content["data"]["generated"]) or model
     return list(model.model_fields)

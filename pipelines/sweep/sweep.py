@@ -18,6 +18,7 @@ from reducible.pipelines.sweep.cells import FamilyCells, SweepTasks, after_the_c
 from reducible.tasks.errors import UserError
 from reducible.tasks.fit import comparison, fit_spec
 from reducible.tasks.fit.fit_spec import Cell, Excluded, FitOptions, FitSpec
+from reducible.tasks.known_entropy import agreement, known_loss
 from reducible.tasks.report import report_spec
 from reducible.tasks.report.report_spec import FamiliesReportSpec, ReportSpec
 from reducible.tasks.workflow.execute import Outcome
@@ -71,6 +72,7 @@ def report_task(recipe: Recipe, fits: Mapping[str, Task], dataset: Task, store: 
         "recipe": _recipe_text(recipe),
         "data": {"source": str(content["source"]), **counted, "fingerprint": str(content["fingerprint"])},
         "unit": recipe.data.unit,
+        "known": recipe.data.known_entropy(content),
         "predict": recipe.name,
     }
     common: dict[str, Any] = {
@@ -137,7 +139,7 @@ def sweep_recipe(recipe: Recipe, root: str, fresh: Sequence[str] = ()) -> int:
     _said(failed)
     if not outcomes[report.identity].ok:
         return 1
-    _say(recipe, root, fits, report, store)
+    _say(recipe, root, fits, report, tasks.dataset, store)
     return 1 if failed else 0
 
 
@@ -162,7 +164,7 @@ def _data_content(store: Store, dataset: Task) -> dict[str, Any]:
     return content
 
 
-def _say(recipe: Recipe, root: str, fits: Mapping[str, Task], report: Task, store: Store) -> None:
+def _say(recipe: Recipe, root: str, fits: Mapping[str, Task], report: Task, dataset: Task, store: Store) -> None:
     from reducible.tasks.fit.fit_summary import families_summary, summary
     from reducible.tasks.fit.overtaking import Comparison
     from reducible.tasks.fit.result import Fit
@@ -176,6 +178,10 @@ def _say(recipe: Recipe, root: str, fits: Mapping[str, Task], report: Task, stor
         compared = store.artifact("compare", report.inputs["comparison"].identity)
         click.echo("\n" + families_summary(found, Comparison.load(compared / "comparison.json")))
         which = f" --family {next(iter(found))}"
+    if known := recipe.data.known_entropy(_data_content(store, dataset)):
+        click.echo(f"\nthe loss is {known_loss(known, recipe.data.unit)}")
+        for name, fit in found.items():
+            click.echo(f"truth{', ' if name else ''}{name}: {agreement(known, fit)}")
     click.echo(
         f"\n  report   {store.artifact('report', report.identity) / 'report.html'}\n"
         f"  predict  reducible predict {shlex.quote(recipe.name)}{which} --compute 1e15{at}\n"

@@ -8,6 +8,8 @@ import numpy as np
 
 from reducible.data.errors import DataError
 from reducible.data.formats import Documents
+from reducible.data.generated_text import GeneratedText
+from reducible.data.generated_texts import TEXTS
 from reducible.data.hashes import InputFile
 from reducible.data.markov import MarkovText
 from reducible.data.on_error import OnError
@@ -31,7 +33,7 @@ class InputsSpec(Frozen):
     column: str | None = None
     documents: Documents = "file"
     on_error: OnError = "refuse"
-    generated: dict[str, int | float] | None = None
+    generated: dict[str, int | float | str] | None = None
 
 
 class Reading(Frozen):
@@ -137,10 +139,16 @@ def gather(context: Context) -> None:
     write_dataset(context, content, shown, note)
 
 
+def described(source: GeneratedText) -> dict[str, int | float | str]:
+    """The settings of a generated source as they enter the identity; no kind means the first that there was."""
+    return source.described() | ({} if source.kind == MarkovText.kind else {"kind": source.kind})
+
+
 def inputs_of(spec: InputsSpec, reading: Reading) -> tuple[list[InputFile], Source]:
     """The files with their places on this machine, and the source that reads them."""
     files = on_this_machine(spec.files, reading.paths)
     if spec.generated is not None:
-        chain: dict[str, Any] = dict(spec.generated)
-        return files, Source(generated=MarkovText(documents=reading.generated_documents or 1, **chain))
+        settings: dict[str, Any] = dict(spec.generated)
+        text = TEXTS[settings.pop("kind", MarkovText.kind)]
+        return files, Source(generated=text(documents=reading.generated_documents or 1, **settings))
     return files, Source(reading.location, spec.column, spec.documents, spec.on_error)

@@ -14,6 +14,7 @@ from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
 from reducible.tasks import words
 from reducible.tasks.fit.result import Fit, Run
+from reducible.tasks.known_entropy import agreement
 from reducible.tasks.report import intervals
 from reducible.tasks.report.answer import answer
 from reducible.tasks.report.figures import draw
@@ -89,6 +90,7 @@ def environment() -> Environment:
         words.with_powers,
     ):
         made.filters[write.__name__] = write
+    made.filters["agreement"] = agreement
     made.filters["greek"], made.filters["formula_html"] = greek, formula_html
     made.filters["law_in_numbers"] = law_in_numbers
     made.filters["interval_of_counts"] = lambda estimate: intervals.interval(estimate, words.count)

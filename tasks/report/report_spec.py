@@ -2,6 +2,7 @@
 
 from pydantic import Field
 
+from reducible.data.known_entropy import KnownEntropy
 from reducible.tasks.workflow.frozen import Frozen
 
 VERSION = 1  # of the task; a change of what it computes raises it
@@ -17,6 +18,7 @@ class ReportSpec(Frozen):
         default={}, description="what the runs were trained on: label -> value, digests in full"
     )
     unit: str = Field(default="token", description="what one target unit is, singular: token, byte, step")
+    known: KnownEntropy | None = Field(default=None, description="the entropy of generated data, to compare E with")
     predict: str = Field(
         default="", description="what `reducible predict` takes to find this fit; if empty, no command is shown"
     )
