@@ -272,13 +272,26 @@ def test_a_session_is_private_quiet_and_leaves_nothing(tmp_path: Path, monkeypat
         (tmp_path / name).write_text("raise RuntimeError('the wrong package')")
     monkeypatch.delenv("RAY_ADDRESS", raising=False)
     before = dict(os.environ)
+
+    def seen_by_a_worker() -> dict[str, str | None]:  # in here: workers cannot import the tests
+        import ray
+
+        import reducible.pipelines.cluster.jobs
+
+        session_folder = ray._private.worker._global_node.get_session_dir_path()
+        return {
+            "threads": os.environ.get("OMP_NUM_THREADS"),
+            "ours": reducible.pipelines.cluster.jobs.__file__,
+            "logs": session_folder,
+        }
+
     with session(cpus=1) as cluster:
         import ray
 
         assert str(cluster.machines) == str((Machine("this machine", 1.0, 0),))
         with pytest.raises(UserError, match=r"^train: asks for 2 workers of 1 CPU \+ 0 GPU, and there is room for 1"):
             cluster.require("train", workers=2)
-        seen = ray.get(ray.remote(_seen_by_a_worker).remote())
+        seen = ray.get(ray.remote(seen_by_a_worker).remote())
         assert seen["threads"] == "1" and Path(seen["ours"]).samefile(jobs.__file__)
         scratch = Path(seen["logs"]).parent
         processes = [psutil.Process(), *psutil.Process().children(recursive=True)]
@@ -332,19 +345,6 @@ def test_another_error_of_a_start_or_a_second_late_node_ends_the_command(
         with pytest.raises(Exception, match=message), session(cpus=1):
             pass
         assert not errors
-
-
-def _seen_by_a_worker() -> dict[str, str | None]:
-    import ray
-
-    import reducible.pipelines.cluster.jobs
-
-    session_folder = ray._private.worker._global_node.get_session_dir_path()
-    return {
-        "threads": os.environ.get("OMP_NUM_THREADS"),
-        "ours": reducible.pipelines.cluster.jobs.__file__,
-        "logs": session_folder,
-    }
 
 
 @pytest.mark.parametrize(
