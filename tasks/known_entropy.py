@@ -13,10 +13,10 @@ if TYPE_CHECKING:
 def known_loss(known: KnownEntropy, unit: str) -> str:
     """The best possible loss, and the entropy rate that it comes from."""
     error = f" ± {known.error:.1g}" if known.error else ""
-    rate = f"{known.rate:.4f}{error} nats per {unit} with the whole past known"
+    rate = f"{known.rate:.4f}{error} nats per {unit} given all that comes before"
     if known.best_loss is None:
         return f"at least {rate}"
-    return f"at least {known.best_loss:.4f}{error} nats per {unit} in these windows; {rate}"
+    return f"at least {known.best_loss:.4f}{error} nats per {unit} as these data are read; {rate}"
 
 
 def agreement(known: KnownEntropy, fit: Fit) -> str:
