@@ -67,12 +67,13 @@ def report_task(recipe: Recipe, fits: Mapping[str, Task], dataset: Task, store: 
     """One page for the sweep: about its fit, or about several families' fits and their comparison."""
     content, units = _data_content(store, dataset), f"{recipe.data.unit}s"
     counted = {units: f"{content['splits']['train'][units]:,}"}
+    known = recipe.data.known_entropy(content)
     shown: dict[str, Any] = {
         "title": recipe.name,
         "recipe": _recipe_text(recipe),
         "data": {"source": str(content["source"]), **counted, "fingerprint": str(content["fingerprint"])},
         "unit": recipe.data.unit,
-        "known": recipe.data.known_entropy(content),
+        "known": vars(known) if known else None,
         "predict": recipe.name,
     }
     common: dict[str, Any] = {

@@ -8,6 +8,18 @@ from reducible.tasks.workflow.frozen import Frozen
 VERSION = 1  # of the task; a change of what it computes raises it
 
 
+class Known(Frozen):
+    """The fields of KnownEntropy, in a form that an identity can hold."""
+
+    rate: float
+    error: float
+    best_loss: float | None
+
+    @property
+    def entropy(self) -> KnownEntropy:
+        return KnownEntropy(self.rate, self.error, self.best_loss)
+
+
 class ReportSpec(Frozen):
     """Identity of a report. All of it is printed on the page, escaped."""
 
@@ -18,7 +30,7 @@ class ReportSpec(Frozen):
         default={}, description="what the runs were trained on: label -> value, digests in full"
     )
     unit: str = Field(default="token", description="what one target unit is, singular: token, byte, step")
-    known: KnownEntropy | None = Field(default=None, description="the entropy of generated data, to compare E with")
+    known: Known | None = Field(default=None, description="the entropy of generated data, to compare E with")
     predict: str = Field(
         default="", description="what `reducible predict` takes to find this fit; if empty, no command is shown"
     )

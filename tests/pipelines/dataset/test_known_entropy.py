@@ -17,6 +17,8 @@ from reducible.tasks.dataset.tokenise import InputsSpec, Reading, described, inp
 from reducible.tasks.errors import UserError
 from reducible.tasks.fit.result import Estimate
 from reducible.tasks.known_entropy import agreement
+from reducible.tasks.report.report_spec import ReportSpec
+from reducible.tasks.workflow.identity import canonical, fingerprint
 
 
 @pytest.mark.parametrize("kind", TEXTS)
@@ -78,3 +80,9 @@ def test_agreement_says_whether_the_interval_contains_the_truth() -> None:
     assert "does not contain it" in said(1.52, 1.6) and "does not contain it" in said(1.3, 1.4)
     assert "do not identify E" in said(0, 2, identified=False)
     assert "E lies above 1.4" in said(1.5, 1.6, best=None)
+
+
+def test_a_report_that_knows_the_truth_has_an_identity() -> None:
+    spec = ReportSpec.model_validate({"known": vars(KnownEntropy(1.4, 0.01, 1.5))})
+    assert fingerprint(canonical(spec)) != fingerprint(canonical(ReportSpec()))
+    assert spec.known is not None and spec.known.entropy == KnownEntropy(1.4, 0.01, 1.5)
