@@ -14,7 +14,7 @@ from reducible.tasks.errors import UserError
 from reducible.tasks.fit import isoflop
 from reducible.tasks.fit.admission import admit
 from reducible.tasks.fit.allocation import allocation
-from reducible.tasks.fit.bootstrap import bootstrap, cells_of
+from reducible.tasks.fit.bootstrap import cells_of, law_draws
 from reducible.tasks.fit.cost import cost_of
 from reducible.tasks.fit.fit_spec import FitOptions
 from reducible.tasks.fit.laws.form import Form
@@ -94,7 +94,7 @@ def _law(
     form: Form, problem: Problem, optimum: Optimum, cell: NDArray[np.intp], options: FitOptions
 ) -> tuple[Law, ProfileOfE, float]:
     cells = int(cell.max()) + 1
-    draws = bootstrap(problem, optimum, cell, options.bootstrap, options.seed)
+    draws = law_draws(problem, optimum, cell, options.bootstrap, options.seed)
     residuals = problem.residuals(optimum.theta[None])[0]
     sigma = max(deviation(residuals, problem.size), 1e-9)
     spread = min(max(float(np.std(draws[:, 0])), 1e-4 * problem.unit), 0.3 * problem.unit)

@@ -7,7 +7,7 @@ from pydantic import Field, field_validator
 from reducible.tasks.fit.laws.registry import form_named
 from reducible.tasks.workflow.frozen import Frozen
 
-VERSION = 1
+VERSION = 2
 """Raised when the same spec and inputs would give another fit."""
 
 

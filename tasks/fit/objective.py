@@ -103,14 +103,14 @@ class Problem:
         axes = [np.geomspace(*(of.near if near else of.starts), points) for of in self.ranges]
         return np.stack([a.ravel() for a in np.meshgrid(*axes, indexing="ij")], axis=1)
 
-    def residuals(self, theta: Floats) -> Floats:
-        """(P, size) -> (P, n): log model - log loss (or model - loss)."""
-        model = self._parts(theta)[0]
-        return np.log(model / self.y) if self.logarithmic else model - self.y
+    def residuals(self, theta: Floats, targets: Floats | None = None) -> Floats:
+        """(P, size) -> (P, n): log model - log loss (or model - loss). targets: (P, n) losses in place of the runs'."""
+        model, y = self._parts(theta)[0], self.y if targets is None else targets
+        return np.log(model / y) if self.logarithmic else model - y
 
-    def objective(self, theta: Floats, weights: Floats) -> Floats:
+    def objective(self, theta: Floats, weights: Floats, targets: Floats | None = None) -> Floats:
         """(P, size), (P, n) -> (P,): the sum of weighted Huber terms."""
-        return np.einsum("pn,pn->p", weights, huber(self.residuals(theta), self.delta))
+        return np.einsum("pn,pn->p", weights, huber(self.residuals(theta, targets), self.delta))
 
     def jacobian(self, theta: Floats) -> Floats:
         """(P, size) -> (P, n, size): derivatives of the residuals."""
@@ -137,15 +137,18 @@ class Problem:
             J[:, :, 1 + self.terms + t] -= theta[:, 1 + j, None] * self.z[j] * powers[:, j]
         return J
 
-    def expansion(self, theta: Floats, weights: Floats) -> tuple[Floats, Floats, Floats, Floats, Floats]:
+    def expansion(
+        self, theta: Floats, weights: Floats, targets: Floats | None = None
+    ) -> tuple[Floats, Floats, Floats, Floats, Floats]:
         """Objective (P,), gradient (P, q), what the gradient would be if nothing cancelled (P,), the exact
         Hessian (P, q, q), and the Hessian of the quadratic that lies above the objective (P, q, q)."""
         model, powers = self._parts(theta)
         slopes = self.slopes(theta, powers)
+        y = self.y if targets is None else targets
         if self.logarithmic:
-            r, J, bend = np.log(model / self.y), slopes / model[:, :, None], 1 / model
+            r, J, bend = np.log(model / y), slopes / model[:, :, None], 1 / model
         else:
-            r, J, bend = model - self.y, slopes, np.ones_like(model)
+            r, J, bend = model - y, slopes, np.ones_like(model)
         pull = weights * np.clip(r, -self.delta, self.delta)  # Huber's derivative
         inside = np.abs(r) <= self.delta
         gradient = np.einsum("pn,pnq->pq", pull, J)
@@ -192,6 +195,7 @@ def minimise(
     starts: Floats,
     weights: Floats,
     *,
+    targets: Floats | None = None,
     fixed: tuple[int, ...] = (),
     iterations: int = 300,
     tolerance: float = 1e-9,
@@ -201,6 +205,7 @@ def minimise(
     Damped Newton: (Hessian + damping * Hessian-above) step = -gradient. With damping 1 or more every step descends
     (the second matrix is the one of iteratively reweighted least squares); with damping 0 it is Newton's own. A
     parameter at its bound stays there while the gradient pushes outward. `fixed` parameters never move (profiles).
+    `targets` (P, n): losses of each start's own, on the solver's scale.
     """
     low, high = problem.bounds
     movable = np.ones(problem.size, dtype=bool)
@@ -213,8 +218,8 @@ def minimise(
     active = np.arange(len(theta))
     identity = np.eye(problem.size)
     for _ in range(iterations):
-        here, w = theta[active], weights[active]
-        value, g, uncancelled, hessian, above = problem.expansion(here, w)
+        here, w, y = theta[active], weights[active], None if targets is None else targets[active]
+        value, g, uncancelled, hessian, above = problem.expansion(here, w, y)
         at_low, at_high = (here <= low) & (g > 0), (here >= high) & (g < 0)
         free = movable & ~at_low & ~at_high
         g = np.where(free, g, 0)
@@ -224,6 +229,7 @@ def minimise(
         if not going.any():
             break
         active, here, w, value = active[going], here[going], w[going], value[going]
+        y = None if y is None else y[going]
         g, hessian, above, free = g[going], hessian[going], above[going], free[going]
         damped = damping[active, None, None]
         ridge = (1e-14 + 1e-11 * damped) * np.trace(above, axis1=1, axis2=2)[:, None, None] + 1e-300
@@ -239,11 +245,11 @@ def minimise(
         linear = slice(0, 1 + problem.terms)
         there[:, linear] = np.maximum(there[:, linear], 0.1 * here[:, linear])
         there[:, linear][there[:, linear] < 1e-12] = 0
-        better = (problem.objective(there, w) < value) & (np.einsum("pq,pq->p", step, g) < 0)
+        better = (problem.objective(there, w, y) < value) & (np.einsum("pq,pq->p", step, g) < 0)
         theta[active[better]] = there[better]
         damping[active] = np.clip(damping[active] * np.where(better, 0.2, 6.0), 1e-9, 1e9)
         stalled[active] = np.where(better, 0, stalled[active] + 1)
-    return Rest(theta, problem.objective(theta, weights), gradient)
+    return Rest(theta, problem.objective(theta, weights, targets), gradient)
 
 
 def solve_linear(problem: Problem, exponents: Floats, weights: Floats, rounds: int = 1) -> tuple[Floats, Floats]:

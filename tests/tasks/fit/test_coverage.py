@@ -70,3 +70,23 @@ def test_fixed_tokens_per_parameter_barely_tell_E() -> None:
     assert values.std() > 0.3  # 0.477 is expected: fifty times worse than the grid
     assert hits["profile"] >= LEAST - 4
     assert not any(identified)
+
+
+def few_runs(count: int, grid: bool) -> tuple[np.ndarray, np.ndarray]:
+    """So few that a resample of them can be little else than the sample itself."""
+    if not grid:
+        N, D = isoflop_design(5, 7)
+        chosen = np.random.default_rng(count).choice(35, count, replace=False)
+        return N[chosen], D[chosen]
+    N, D = isoflop_design(2, 4) if count == 8 else isoflop_design(3, 3)
+    chosen = np.arange(8) if count == 8 else np.array([0, 1, 2, 4, 6, 7, 8, 5])[:count]
+    return N[chosen], D[chosen]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("grid", [True, False], ids=["grid", "random"])
+@pytest.mark.parametrize("count", [6, 7, 8])
+def test_few_runs_have_intervals_that_hold_the_truth(count: int, grid: bool) -> None:
+    _, hits, _ = simulate(*few_runs(count, grid))
+    assert min(hits.values()) >= LEAST - 4
+    assert min(hits[name] for name in ("profile", "alpha", "beta")) >= LEAST - 2

@@ -9,7 +9,7 @@ from law_cases import ALPHA, BETA, QUICK, A, B, E, isoflop_design, problem_of_la
 from scipy.optimize import minimize
 
 from reducible.tasks.errors import UserError
-from reducible.tasks.fit.bootstrap import _resampled, bootstrap, cells_of
+from reducible.tasks.fit.bootstrap import _resampled, bootstrap, cells_of, law_draws
 from reducible.tasks.fit.fit import fit_runs
 from reducible.tasks.fit.objective import Problem, huber, minimise, solve_linear
 from reducible.tasks.fit.result import Fit
@@ -246,3 +246,17 @@ def test_nothing_to_fit_is_said_with_reasons() -> None:
     table = pandas.DataFrame({"N": [1e6], "D": [1e7], "C": [6e13], "loss": [np.nan], "name": ["lost"]})
     with pytest.raises(UserError, match="none of the 1 runs can enter the fit .lost: loss is nan"):
         fit_runs(table)
+
+
+@pytest.mark.parametrize("runs", [6, 7, 8])
+def test_intervals_of_few_runs_are_as_wide_as_their_noise(runs: int) -> None:
+    """Ten times the noise is ten times the interval, for the law is nearly linear within it; none is without width."""
+    N, D = (column[:runs] for column in isoflop_design(3, 3))
+    widths = []
+    for noise in (1e-5, 1e-4):
+        problem = problem_of_law(N, D, table_of(N, D, noise, seed=1)["loss"].to_numpy())
+        draws = law_draws(problem, search(problem), cells_of(N, D), 200, seed=0)
+        low, high = np.quantile(draws, [0.025, 0.975], axis=0)
+        widths.append(high - low)
+    assert (widths[0] > 0).all()
+    np.testing.assert_allclose(widths[1] / widths[0], 10, rtol=0.5)
