@@ -120,7 +120,7 @@ def test_a_mistake_is_one_line_with_the_remedy(recipe_file: Path, override: str,
         ("model.family=transfomer", "there is no family 'transfomer'; nearest is 'transformer'"),
         ("model.heads=3", "model.heads"),
         ("model.depth=true", "model.depth: True is not allowed; it must be a number"),
-        ("model.family=[a]", "model.family: ['a'] is not allowed; it must be the name of a family"),
+        ("model.family=[a]", "model.family: ['a'] is not allowed; it must be one of transformer, "),
         ("model.vocabulary=5", "model.vocabulary: unknown key"),
     ],
 )
