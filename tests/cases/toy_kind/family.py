@@ -37,7 +37,7 @@ class GridModel(Model):
         pixels_BT = batch["pixels"]
         logits_BTV = self.logits(batch["caption"])[:, : pixels_BT.shape[1]].float()
         nats = F.cross_entropy(logits_BTV.transpose(1, 2), pixels_BT, reduction="sum")
-        return Loss(nats, nats.new_tensor(pixels_BT.numel()), {})
+        return Loss(nats, pixels_BT.new_tensor(pixels_BT.numel()), {})
 
 
 GRID_FAMILY = Family("toy-grids", GridConfig, GridModel, cost_of(GridModel))

@@ -357,7 +357,7 @@ def test_the_ladder_reaches_from_thousands_of_parameters_to_millions():
         ({"width": 15}, "model.width: 15 must be even, or model.bidirectional false"),
         ({"depth": 1.5}, "model.depth: 1.5 must be a whole number"),
         ({"attention": "loung"}, "model.attention: 'loung' must be one of none, luong, bahdanau"),
-        ({"attention": "none", "hard": True}, "model.hard: there is no attention"),
+        ({"attention": "none", "hard": True}, "model.hard: needs attention"),
         ({"bidirectional": 1}, "model.bidirectional: 1 must be true or false"),
         ({"label_smoothing": 1.0}, "model.label_smoothing: 1.0 must be at least 0 and below 1"),
         ({"dropout": -0.1}, "model.dropout: -0.1 must be"),
