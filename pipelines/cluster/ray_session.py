@@ -20,6 +20,7 @@ import psutil  # type: ignore[import-untyped]
 import yaml
 
 from reducible.pipelines.cluster.upload import PACKAGE, code_files, pack, registered_files
+from reducible.tasks.environment import environment
 from reducible.tasks.errors import UserError
 
 # Ray reads these from the environment, some of them while it is imported. A value that the user has set wins.
@@ -119,7 +120,7 @@ def session(address: str | None = None, cpus: int | None = None, gpus: int | Non
         from reducible.models.families.outside import FOLDER  # torch, which `reducible jobs` does not need
 
         settings[FOLDER] = os.getcwd()
-    with _environment(settings):
+    with environment(settings, SET_BY_RAY):
         import ray
 
         if ray.is_initialized():
@@ -203,7 +204,7 @@ def _init(cpus: int | None, gpus: int | None, scratch: Path) -> None:
     import ray
 
     # Ray puts the current folder first on the path of workers.
-    with chdir(scratch), _environment({"PYTHONPATH": _python_path(scratch)}):
+    with chdir(scratch), environment({"PYTHONPATH": _python_path(scratch)}, SET_BY_RAY):
         ray.init(
             "local",  # without it Ray would join any head that runs on this machine
             num_cpus=cpus,
@@ -346,21 +347,6 @@ def _grouped(nodes: list[dict[str, float]]) -> tuple[Machine, ...]:
 
 def _host(address: str) -> str:
     return address.rpartition(":")[0]
-
-
-@contextmanager
-def _environment(settings: Mapping[str, str]) -> Iterator[None]:
-    """Sets these variables for the length of a `with`, then restores them."""
-    before = {name: os.environ.get(name) for name in (*settings, *SET_BY_RAY)}
-    os.environ.update(settings)
-    try:
-        yield
-    finally:
-        for name, value in before.items():
-            if value is None:
-                os.environ.pop(name, None)
-            else:
-                os.environ[name] = value
 
 
 @contextmanager

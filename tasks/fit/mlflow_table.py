@@ -3,15 +3,14 @@
 from __future__ import annotations
 
 import contextlib
-import os
 import re
 import sqlite3
-from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pandas
 
+from reducible.tasks.environment import environment
 from reducible.tasks.errors import UserError
 from reducible.tasks.words import listed
 
@@ -21,6 +20,8 @@ if TYPE_CHECKING:
 _STORES = ("sqlite", "postgresql", "mysql", "mssql", "http", "https", "file", "databricks")
 _URI = re.compile(r"(?P<scheme>[a-z][a-z0-9]*)(?:\+[a-z0-9]+)?:(?://|/)(?P<rest>.*)")
 DATABASE = b"SQLite format 3\0"
+QUIET = {"MLFLOW_ALLOW_FILE_STORE": "true", "MLFLOW_DISABLE_TELEMETRY": "true"}
+"""MLflow reads a folder of runs, which it refuses otherwise, and reports to no one."""
 
 
 def is_mlflow(location: str) -> bool:
@@ -47,7 +48,7 @@ def runs(location: str, experiment: str | None) -> pandas.DataFrame:
         UserError: there is no such store, experiment or run, or several experiments have runs.
     """
     uri, only = _tracking_uri(location)
-    with _quiet():
+    with environment(QUIET):
         from mlflow import MlflowClient
         from mlflow.exceptions import MlflowException
 
@@ -140,19 +141,3 @@ def _tracking_uri(location: str) -> tuple[str, str | None]:
 def _starts_as_database(path: Path) -> bool:
     with path.open("rb") as file:
         return file.read(len(DATABASE)) == DATABASE
-
-
-@contextlib.contextmanager
-def _quiet() -> Iterator[None]:
-    """MLflow may read a folder of runs, which it else refuses, and asks no one for news."""
-    wanted = {"MLFLOW_ALLOW_FILE_STORE": "true", "MLFLOW_DISABLE_TELEMETRY": "true"}
-    before = {name: os.environ.get(name) for name in wanted}
-    os.environ.update(wanted)
-    try:
-        yield
-    finally:
-        for name, value in before.items():
-            if value is None:
-                os.environ.pop(name, None)
-            else:
-                os.environ[name] = value
