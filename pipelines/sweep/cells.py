@@ -113,10 +113,10 @@ def _cells(recipe: Recipe, plans: list[CellPlan], dataset: Task, tags: Mapping[s
     assert recipe.sweep is not None
     if recipe.sweep.trunk:
         return _trunks(recipe, plans, dataset, tags)
-    return [SweepCell(plan, _cell(recipe, plan, dataset, tags)) for plan in plans]
+    return [SweepCell(plan, cell_task(recipe, plan, dataset, tags)) for plan in plans]
 
 
-def _cell(recipe: Recipe, plan: CellPlan, dataset: Task, tags: Mapping[str, str]) -> Task:
+def cell_task(recipe: Recipe, plan: CellPlan, dataset: Task, tags: Mapping[str, str]) -> Task:
     """A cell as a training of its own. Its learning rate is by the width rule, or from a search in the cell."""
     assert recipe.sweep is not None
     search = recipe.sweep.learning_rate

@@ -55,9 +55,9 @@ class _Unknown(BaseModel):
     """The spec of an artifact of which only the identity is known."""
 
 
-def finished(name: str, identity: str, label: str = "") -> Task:
+def finished(name: str, identity: str, label: str = "", tags: Mapping[str, str] | None = None) -> Task:
     """A stand-in for an artifact that exists already, as an input of other tasks. It cannot be run."""
-    task = Task(name=name, version=0, run="", spec=_Unknown(), label=label)
+    task = Task(name=name, version=0, run="", spec=_Unknown(), label=label, tags=tags or {})
     task.__dict__["identity"] = identity  # where cached_property would keep what it computed
     return task
 
