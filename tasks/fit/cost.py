@@ -46,8 +46,13 @@ def cost_of(N: Floats, D: Floats, C: Floats) -> Cost:
     """FLOPs per unit as coefficient N + overhead N^power, by least squares of the relative error.
 
     The power is searched, the other two solved. Two sizes or fewer get the coefficient alone. The overhead must leave
-    the cost rising over the sizes that were run; otherwise it is left out as well.
+    the cost rising over the sizes that were run; otherwise it is left out as well. Runs without N or D do not count;
+    if that is all, it is 6ND.
     """
+    known = np.isfinite(N) & np.isfinite(D)
+    if not known.any():
+        return Cost(6.0, 0.0, 0.5, 0.0)
+    N, D, C = N[known], D[known], C[known]
     per_unit = C / D
     plain = float(np.exp(np.log(per_unit / N).mean()))
     best = Cost(plain, 0.0, 0.5, float(np.abs(plain * N / per_unit - 1).max()))

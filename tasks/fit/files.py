@@ -66,9 +66,11 @@ def family_folder(folder: Path, family: str) -> Path:
 def write_fit(fit: Fit, folder: Path) -> None:
     """Writes fit.json, and runs.csv: every run with its part in the fit."""
     fit.save(folder / "fit.json")
-    columns = ("name", "N", "D", "C", "loss", "budget", "seed", "status", "used", "reason", "fitted", "residual")
+    columns = ["name", "N", "D", "C", "loss", "budget", "seed", "status", "used", "reason", "fitted", "residual"]
+    if any(run.unique_tokens is not None for run in fit.runs):
+        columns.append("unique_tokens")
     rows = [{column: getattr(run, column) for column in columns} for run in fit.runs]
-    pandas.DataFrame(rows, columns=list(columns)).to_csv(folder / "runs.csv", index=False)
+    pandas.DataFrame(rows, columns=columns).to_csv(folder / "runs.csv", index=False)
 
 
 def _fit(runs: RunTable, table: pandas.DataFrame, options: FitOptions) -> Fit:

@@ -34,19 +34,21 @@ BACK_TESTS = 8  # at most so many thresholds
 def fit_runs(table: pandas.DataFrame, options: FitOptions | None = None, notes: tuple[str, ...] = ()) -> Fit:
     """Fit columns N, D, C, loss (optional: name, budget, seed, status, reason, learning_rate; see admission).
 
+    N and D may be absent or nan if the form does not read them.
+
     Raises UserError when a column is missing or no run is fit for use. Too few runs for a law are not an error: the
     fit then has no law, and its health says why.
     """
     started = time.perf_counter()
     options = options or FitOptions()
-    runs = admit(table, options.counts)
+    form = form_named(options.form)
+    runs = admit(table, options.counts, form.columns)
     used = [run for run in runs if run.used]
     if not used:
         reasons = "; ".join(f"{run.name}: {run.reason}" for run in runs[:5])
         raise UserError(f"none of the {len(runs)} runs can enter the fit ({reasons})")
-    form = form_named(options.form)
     N, D, C, loss = (np.array([getattr(run, key) for run in used]) for key in ("N", "D", "C", "loss"))
-    columns = {key: np.array([getattr(run, key) for run in used]) for key in form.columns}
+    columns = {key: np.array([getattr(run, key) for run in used], dtype=float) for key in form.columns}
     cost = cost_of(N, D, C)
 
     law, health, profile = None, _no_law(form, columns), None
@@ -126,6 +128,7 @@ def _no_law(form: Form, columns: Columns) -> Health:
         for name, values in columns.items():
             if not reason and len(np.unique(values)) < 3:
                 reason = f"{len(np.unique(values))} distinct {name} cannot show how loss falls with {name} (3 at least)"
+        reason = reason or form.lacks(columns)
     return Health(
         runs=len(next(iter(columns.values()))),
         cells=cells,
@@ -178,7 +181,10 @@ def _health(
         identified=not why_not,
         splits=law.form.splits and not _on_one_line(columns) and not _gone(law),
         verdict=verdict,
-        warnings=_warnings(used, problem, optimum, bound_hits, residuals, sigma),
+        warnings=(
+            *_warnings(used, problem, optimum, bound_hits, residuals, sigma),
+            *law.form.remarks(law.table, columns),
+        ),
     )
 
 

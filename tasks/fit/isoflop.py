@@ -64,7 +64,8 @@ def minima(
     `noise` is the relative deviation of a run's loss. By default it is that about the parabolas, pooled over the
     budgets; with fewer than three degrees of freedom it is `fallback`, the noise about the law.
     """
-    groups = [group for group in budgets(runs) if len({run.N for run in group}) >= 3]
+    sized = [run for run in runs if math.isfinite(run.N) and math.isfinite(run.D)]
+    groups = [group for group in budgets(sized) if len({run.N for run in group}) >= 3]
     shapes = [_shape(group, window) if curve == "parabola" else _whole(group) for group in groups]
     lowest = _vertices if curve == "parabola" else _akima
     if noise is None:

@@ -51,8 +51,8 @@ class Run:
     """One row of the table: used by the fit, or left out with the reason."""
 
     name: str
-    N: float
-    D: float
+    N: float  # nan if the table does not know it, and the form does not read it
+    D: float  # as N
     C: float
     loss: float
     budget: float | None = None
@@ -62,6 +62,7 @@ class Run:
     reason: str | None = None  # why it was left out, or why one that is used deserves a look
     fitted: float | None = None  # loss of the law at this (N, D)
     residual: float | None = None  # log(loss) - log(fitted)
+    unique_tokens: float | None = None  # U: how many of D differ
 
 
 @dataclass(frozen=True)

@@ -52,10 +52,11 @@ class RunTable:
     families: tuple[str, ...] = ()  # of each row, if asked for
 
 
-def read_runs(location: str, options: TableOptions | None = None) -> RunTable:
+def read_runs(location: str, options: TableOptions | None = None, needed: Sequence[str] = ("N", "D")) -> RunTable:
     """The table's runs in its own order: N, D, C, loss and what else a fit knows.
 
-    An empty cell is nan: admission leaves that run out by name.
+    `needed` are the columns that the form of the law reads, beside loss. A table without N or D needs C. An empty cell
+    is nan: admission leaves that run out by name.
 
     Raises:
         UserError: a column is missing or may be several, a cell is not a number, a unit is not the usual one, or a
@@ -67,13 +68,11 @@ def read_runs(location: str, options: TableOptions | None = None) -> RunTable:
     table = Table(whole.where, {name: cells for name, cells in whole.columns.items() if name not in options.ignore})
     columns = _columns(table, options)
     sizes = [size for size in ("N", "N_without_embeddings") if size in columns.of]
-    for role in (*(() if sizes else ("N",)), "D", "loss"):
-        if role not in columns.of:
-            there = ", ".join(table.columns) or "none"
-            raise UserError(
-                f"{table.where} lacks the column {role}; it needs N, D, loss and has {there}; "
-                f"--column {role}=NAME says which it is"
-            )
+    there = {*columns.of, *(("N",) if sizes else ())}
+    splits = {"N", "D"} <= there
+    for role in (*needed, "loss", *(() if splits else ("C",))):
+        if role not in there and not (role == "C" and splits):
+            raise UserError(_lacking(table, role, needed, there))
     if not table.rows:
         raise UserError(f"{table.where} has no rows: one row per training run is needed")
     counts = _counts(table, columns, options)
@@ -81,15 +80,26 @@ def read_runs(location: str, options: TableOptions | None = None) -> RunTable:
     if "C" not in runs:
         runs["C"] = 6 * runs[SIZES[counts]] * runs["D"]
         notes += ("C is not in the table and is taken as 6ND: give it if embeddings or attention cost much",)
-    if not options.unchecked:
+    if splits and not options.unchecked:
         check = check_units if "C" in columns.of else check_counts
         check(runs, sizes[0], table.where)
     families = _families(table, options)
     _refuse_mixture(table, options)
-    if "N" not in runs:
+    if sizes and "N" not in runs:
         notes += ("N counts parameters without embeddings: the table has no other",)
     remarks = _remarks(table, columns, options, counts)
     return RunTable(runs[[role for role in ROLES if role in runs]], notes, remarks, counts, families)
+
+
+def _lacking(table: Table, role: str, needed: Sequence[str], there: set[str]) -> str:
+    wanted, others = ", ".join(dict.fromkeys((*needed, "loss"))), ", ".join(table.columns) or "none"
+    line = (
+        f"{table.where} lacks the column {role}; it needs {wanted} and has {others}; "
+        f"--column {role}=NAME says which it is"
+    )
+    if role in ("N", "D") and {"C", "loss"} <= there:
+        line += "; --form compute needs C and loss alone"
+    return line
 
 
 def _known(table: Table, wanted: Sequence[str]) -> None:
@@ -191,7 +201,8 @@ def _check_values(
 
 def _counts(table: Table, columns: Columns, options: TableOptions) -> Counts:
     if options.counts is None:
-        return "parameters" if "N" in columns.of else "parameters_without_embeddings"
+        without = "N" not in columns.of and "N_without_embeddings" in columns.of
+        return "parameters_without_embeddings" if without else "parameters"
     size = SIZES[options.counts]
     if size not in columns.of:
         raise UserError(

@@ -72,10 +72,9 @@ def _basins(theta: Floats, objective: Floats, problem: Problem) -> int:
 
 
 def _bound_hits(problem: Problem, theta: Floats) -> tuple[tuple[int, float], ...]:
-    hits = [(i, 0.0) for i in range(1 + problem.terms) if theta[i] <= 0]
-    for i, of in enumerate(problem.ranges, 1 + problem.terms):
-        hits += [(i, bound) for bound in of.bounds if theta[i] == bound]
-    return tuple(hits)
+    low, high = problem.bounds
+    raw = problem.raw(theta)
+    return tuple((i, float(raw[i])) for i in range(problem.size) if theta[i] <= low[i] or theta[i] >= high[i])
 
 
 def solve_subsets(problem: Problem, weights: Floats) -> Floats:

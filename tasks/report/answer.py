@@ -118,8 +118,9 @@ def _checks(fit: Fit) -> tuple[Check, ...]:
             "judge the fit by.",
         )
     ]
+    balance: list[float] = []
     if used:
-        C, balance = [run.C for run in used], [run.D / run.N for run in used]
+        C, balance = [run.C for run in used], [run.D / run.N for run in used if run.D / run.N > 0]
         decades = math.log10(max(C) / min(C))
         checks.append(
             Check(
@@ -129,6 +130,7 @@ def _checks(fit: Fit) -> tuple[Check, ...]:
                 "From the cheapest to the most expensive run used. Two decades or more separate E from the exponent.",
             )
         )
+    if balance and fit.form.splits:
         spread = max(balance) / min(balance)
         checks.append(
             Check(
@@ -206,10 +208,8 @@ def _advice(fit: Fit, tested: tuple[Tested, ...]) -> tuple[str, ...]:
             "over three budgets and three sizes."
         )
     elif not fit.health.identified:
-        lines.append(
-            "Add a budget ten times the largest, and vary the data per parameter at each size: "
-            "that is what tells E from a slow power law."
-        )
+        vary = ", and vary the data per parameter at each size" if fit.form.splits else ""
+        lines.append(f"Add a budget ten times the largest{vary}: that is what tells E from a slow power law.")
     refused = [f"{power_of_ten(point.C)} FLOPs ({point.refused})" for point in fit.frontier.points if point.refused]
     if refused:
         lines.append(f"Extend the sizes of the budgets without a minimum: {'; '.join(refused)}.")

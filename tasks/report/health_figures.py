@@ -36,16 +36,21 @@ def residuals(scene: Scene) -> Figure:
     # One bad run must not flatten the others: beyond six deviations it is drawn at the edge, as an arrow.
     limit = min(max(used), 6 * health.residual_deviation if health.residual_deviation > 0 else max(used))
     limit = max(limit, 1e-3)
-    panels = (
-        _residual_panel(scene, runs, limit, "compute", lambda r: r.C, "training compute C (FLOPs)"),
-        _residual_panel(scene, runs, limit, "size", lambda r: r.N, "parameters N"),
-        _residual_panel(scene, runs, limit, "balance", lambda r: r.D / r.N, f"{scene.unit}s per parameter D/N"),
-    )
+    against: list[tuple[str, Callable[[Run], float], str]] = [
+        ("compute", lambda r: r.C, "training compute C (FLOPs)"),
+        ("size", lambda r: r.N, "parameters N"),
+        ("balance", lambda r: r.D / r.N, f"{scene.unit}s per parameter D/N"),
+    ]
+    panels = []
+    for what, x, label in against:
+        known = [run for run in runs if x(run) > 0]  # a law of compute alone may have runs of unknown N or D
+        if known:
+            panels.append(_residual_panel(scene, known, limit, what, x, label))
     caption = (
         f"Robust standard deviation {exact(health.residual_deviation)}; largest {exact(health.residual_largest)} "
         f"({health.residual_largest_run}). {scene.sample}"
     )
-    return Figure("residuals", caption, panels)
+    return Figure("residuals", caption, tuple(panels))
 
 
 def _residual_panel(

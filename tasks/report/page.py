@@ -107,9 +107,9 @@ def in_order(runs: Sequence[Run]) -> list[Run]:
 
 
 def _order(run: Run) -> tuple[bool, float, float]:
-    """By budget, then size; a run that has neither, because it never began, comes last."""
+    """By budget, then size; a run that has no compute, because it never began, comes last."""
     C = run.budget or run.C
-    return (True, 0.0, 0.0) if math.isnan(C) or math.isnan(run.N) else (False, C, run.N)
+    return (True, 0.0, 0.0) if math.isnan(C) else (False, C, 0.0 if math.isnan(run.N) else run.N)
 
 
 def _data_uri(path: Path) -> str:

@@ -1,4 +1,4 @@
-"""Forms of a law that the package does not have, as a newcomer would add them: one object each."""
+"""Tables of runs that follow forms other than Chinchilla's, and a form as a newcomer would add it: one object."""
 
 from __future__ import annotations
 
@@ -6,41 +6,17 @@ import numpy as np
 import pandas
 from law_cases import isoflop_design
 
-from reducible.tasks.fit.cost import Cost
 from reducible.tasks.fit.laws.powers import Power, SumOfPowers
-from reducible.tasks.fit.objective import Floats
 
 TIED_TRUTH = {"E": 1.7, "A": 300.0, "B": 900.0, "alpha": 0.35}
 COMPUTE_TRUTH = {"E": 1.5, "K": 900.0, "gamma": 0.18}
 
-# One exponent for N and D: four parameters, and a frontier that the base class searches.
-TIED = SumOfPowers(
-    name="tied",
+# A form that the package does not have, as a newcomer would add it.
+TOY = SumOfPowers(
+    name="toy",
     powers=(Power("A", "N", "alpha"), Power("B", "D", "alpha")),
     meanings={"A": "scale of what size removes", "B": "scale of what {units} remove", "alpha": "how fast"},
-    source=("A toy", "https://example.org/tied"),
-)
-
-
-class OfCompute(SumOfPowers):
-    """Of compute alone: it says what loss to expect, and not how to split compute."""
-
-    def optimal(self, theta: Floats, cost: Cost, compute: float | Floats) -> tuple[Floats, Floats, Floats]:
-        unknown = np.full(len(theta), np.nan)
-        return unknown, unknown, self.loss(theta, C=compute)
-
-    def required(self, theta: Floats, cost: Cost, loss: Floats) -> tuple[Floats, Floats, Floats]:
-        E, K, gamma = theta.T
-        unknown = np.full(len(theta), np.nan)
-        with np.errstate(all="ignore"):
-            return unknown, unknown, np.where(loss > E, ((loss - E) / K) ** (-1 / gamma), np.inf)
-
-
-COMPUTE = OfCompute(
-    name="compute",
-    powers=(Power("K", "C", "gamma"),),
-    meanings={"K": "scale of what compute removes", "gamma": "how fast"},
-    source=("A toy", "https://example.org/compute"),
+    source=("A toy", "https://example.org/toy"),
 )
 
 

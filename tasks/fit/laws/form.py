@@ -13,6 +13,7 @@ from reducible.tasks.fit.cost import Cost
 from reducible.tasks.fit.objective import Floats, Problem
 
 SIZES = (0.0, 46.0)  # log N is searched from 1 to 1e20 parameters
+SCAN = 48  # sizes of the first look: one in each factor of 2.7
 COMPUTES = (0.0, 138.0)  # log C from 1 to 1e60 FLOPs
 
 
@@ -52,6 +53,14 @@ class Form(ABC):
     @abstractmethod
     def terms(self, written: Mapping[str, str]) -> tuple[str, ...]:
         """The formula in words, a text for each term, with what is `written` for each parameter."""
+
+    def lacks(self, columns: Mapping[str, Floats]) -> str:
+        """Why these runs cannot carry the form, beyond their number, in words; empty if they can."""
+        return ""
+
+    def remarks(self, draws: Floats, columns: Mapping[str, Floats]) -> tuple[str, ...]:
+        """Sentences that a reader of this law needs, from its draws (draws, size)."""
+        return ()
 
     @property
     def parameters(self) -> tuple[str, ...]:
@@ -104,18 +113,23 @@ class Form(ABC):
         return tuple(np.where(reachable, value, np.inf) for value in found)  # type: ignore[return-value]
 
     def _search(self, theta: Floats, cost: Cost, compute: Floats) -> tuple[Floats, Floats]:
-        """log N of the lowest loss at each compute, and that loss, by golden section."""
+        """log N of the lowest loss at each compute, and that loss, by a scan and golden section."""
 
         def at(log_N: Floats) -> Floats:
             N = np.exp(log_N)
-            return self.loss(theta, N=N, D=cost.units(N, compute))
+            return self.loss(theta, N=N, D=cost.units(N, compute), C=compute)
 
-        low, high = np.full(len(theta), max(SIZES[0], cost.smallest)), np.full(len(theta), SIZES[1])
+        # A coarse scan first: golden section alone would end in any of several minima.
+        sizes = np.linspace(max(SIZES[0], cost.smallest), SIZES[1], SCAN)
+        with np.errstate(all="ignore"):  # far from the optimum a term may be more than a float can hold
+            losses = np.stack([at(np.full(len(theta), size)) for size in sizes])
+            best = np.where(np.isnan(losses), np.inf, losses).argmin(axis=0)
+        low, high = sizes[np.maximum(best - 1, 0)], sizes[np.minimum(best + 1, SCAN - 1)]
         share = (math.sqrt(5) - 1) / 2
         left, right = high - share * (high - low), low + share * (high - low)
-        with np.errstate(all="ignore"):  # far from the optimum a term may be more than a float can hold
+        with np.errstate(all="ignore"):
             at_left, at_right = at(left), at(right)
-            for _ in range(60):
+            for _ in range(45):
                 lower = at_left < at_right
                 low, high = np.where(lower, low, left), np.where(lower, right, high)
                 inner = np.where(lower, high - share * (high - low), low + share * (high - low))

@@ -43,16 +43,22 @@ class SumOfPowers(Form):
     def exponents(self) -> tuple[str, ...]:
         return tuple(dict.fromkeys(power.exponent for power in self.powers))
 
+    def variables_of(self, columns: Mapping[str, ArrayLike]) -> Mapping[str, Floats]:
+        """What the powers are of, by name: the columns themselves, unless a form makes others of them."""
+        return {name: np.asarray(columns[name], dtype=float) for name in self.columns}
+
     def loss(self, theta: Floats, **columns: ArrayLike) -> Floats:
         at = {name: i for i, name in enumerate(self.parameters)}
+        of = self.variables_of(columns)
         total = theta[..., 0]
         for power in self.powers:
-            x = np.asarray(columns[power.column], dtype=float)
+            x = of[power.column]
             total = total + theta[..., at[power.coefficient]] * x ** -theta[..., at[power.exponent]]
         return total
 
     def problem(self, columns: Mapping[str, Floats], loss: Floats, delta: float) -> Problem:
-        x = np.stack([np.asarray(columns[power.column], dtype=float) for power in self.powers])
+        of = self.variables_of(columns)
+        x = np.stack([of[power.column] for power in self.powers])
         exponent_of = tuple(self.exponents.index(power.exponent) for power in self.powers)
         ranges = tuple(self.ranges.get(name, Range()) for name in self.exponents)
         return Problem(x, np.asarray(loss, dtype=float), exponent_of, delta, given_ranges=ranges)

@@ -2,11 +2,16 @@
 
 from reducible.tasks.errors import UserError
 from reducible.tasks.fit.laws.chinchilla import CHINCHILLA
+from reducible.tasks.fit.laws.compute import COMPUTE
+from reducible.tasks.fit.laws.data_constrained import DATA_CONSTRAINED
+from reducible.tasks.fit.laws.farseer import FARSEER
 from reducible.tasks.fit.laws.form import Form
+from reducible.tasks.fit.laws.overtraining import OVERTRAINING
+from reducible.tasks.fit.laws.tied import TIED
 from reducible.tasks.words import unknown
 
 FORMS: dict[str, Form] = {
-    CHINCHILLA.name: CHINCHILLA,
+    form.name: form for form in (CHINCHILLA, TIED, OVERTRAINING, COMPUTE, DATA_CONSTRAINED, FARSEER)
 }
 
 

@@ -7,9 +7,10 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
+import pandas
 import pytest
 from click.testing import CliRunner
-from form_cases import COMPUTE, COMPUTE_TRUTH, TIED, TIED_TRUTH, compute_table, tied_table
+from form_cases import COMPUTE_TRUTH, TIED_TRUTH, TOY, compute_table, tied_table
 from law_cases import ALPHA, BETA, QUICK, A, B, E, isoflop_design, table_of
 from page_cases import Page
 from scipy.optimize import minimize, minimize_scalar
@@ -25,6 +26,7 @@ from reducible.tasks.fit.fit_task import metrics_of
 from reducible.tasks.fit.laws.chinchilla import CHINCHILLA
 from reducible.tasks.fit.laws.form import Form
 from reducible.tasks.fit.laws.registry import FORMS
+from reducible.tasks.fit.laws.tied import TIED
 from reducible.tasks.fit.objective import huber
 from reducible.tasks.fit.overtaking import compare
 from reducible.tasks.fit.predict import predict
@@ -40,14 +42,19 @@ from reducible.tasks.report.several_families import write_families_report
 def registered() -> Iterator[None]:
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(style, "DPI", 40)
-        for form in (TIED, COMPUTE):
-            patch.setitem(FORMS, form.name, form)
+        patch.setitem(FORMS, TOY.name, TOY)
         yield
 
 
 @pytest.fixture(scope="module")
 def tied(registered: None) -> Fit:
     return fit_runs(tied_table(), FitOptions(form="tied", bootstrap=200))
+
+
+@pytest.fixture(scope="module")
+def toy(registered: None) -> Fit:
+    """Of a form that is merely registered: it gets through fit, prediction, summary and report like the package's."""
+    return fit_runs(tied_table(), FitOptions(form="toy", bootstrap=200))
 
 
 @pytest.fixture(scope="module")
@@ -129,7 +136,13 @@ def test_a_law_of_compute_alone_predicts_loss_and_no_split(compute: Fit) -> None
     assert line is not None and line.exponent(1e18).value == pytest.approx(compute.law["gamma"].value)
 
 
-@pytest.mark.parametrize("name", ["tied", "compute"])
+def test_a_form_that_is_merely_registered_is_fitted_like_the_same_formula_of_the_package(toy: Fit, tied: Fit) -> None:
+    assert toy.law is not None and tied.law is not None and toy.form is TOY
+    assert toy.law.table.tolist() == tied.law.table.tolist()
+    assert predict(toy, compute=1e22).to_dict() == predict(tied, compute=1e22).to_dict()
+
+
+@pytest.mark.parametrize("name", ["toy", "tied", "compute"])
 def test_the_report_is_written(name: str, request: pytest.FixtureRequest, tmp_path: Path) -> None:
     fit: Fit = request.getfixturevalue(name)
     law = fit.law
@@ -139,7 +152,7 @@ def test_the_report_is_written(name: str, request: pytest.FixtureRequest, tmp_pa
         assert repr(estimate.value) in page.text
     for meaning in law.form.meanings.values():
         assert meaning.format(units="tokens") in page.text
-    assert law.form.formula in page.text and "A toy" in page.text
+    assert law.form.formula in page.text and law.form.source[0] in page.text
     assert f"{3 * law.form.size} different runs or more" in page.text
     assert not re.search(r"\b(nan|inf|None|beta)\b", page.text), re.findall(
         r".{30}\b(?:nan|None|beta)\b.{30}", page.text
@@ -194,5 +207,39 @@ def test_the_command_takes_a_form_lists_all_and_refuses_others(tmp_path: Path) -
     listed = CliRunner().invoke(main, ["fit", str(table), "--form"])
     assert listed.exit_code == 0 and [line.split()[0] for line in listed.output.splitlines()] == list(FORMS)
     wrong = CliRunner().invoke(main, ["fit", str(table), "--form", "chinchila"])
-    line = "there is no form of a law 'chinchila'; nearest is 'chinchilla', all: chinchilla"
+    line = f"there is no form of a law 'chinchila'; nearest is 'chinchilla', all: {', '.join(FORMS)}"
     assert wrong.exit_code == 2 and line in wrong.output
+
+
+def test_a_table_of_compute_and_loss_is_enough_for_a_law_of_compute(tmp_path: Path) -> None:
+    """The same law, interval and prediction as with N and D; a form that splits compute refuses the table."""
+    table = compute_table()
+    whole, bare = tmp_path / "whole.csv", tmp_path / "bare.csv"
+    table.to_csv(whole, index=False)
+    table[["C", "loss"]].rename(columns={"C": "flops", "loss": "val_loss"}).to_csv(bare, index=False)
+    refused = CliRunner().invoke(main, ["fit", str(bare)])
+    assert refused.exit_code == 2 and "lacks the column N" in refused.output
+    assert "--form compute needs C and loss alone" in refused.output
+    for path in (whole, bare):
+        made = CliRunner().invoke(main, ["fit", str(path), "--form", "compute", "--draws", "100"])
+        assert made.exit_code == 0, made.output
+        assert "N*" not in made.output and "nan" not in made.output
+    with_sizes, without = (Fit.load(tmp_path / f"{name}-fit/fit.json") for name in ("whole", "bare"))
+    assert without.law == with_sizes.law and without.health == with_sizes.health
+    assert without.back_tests == with_sizes.back_tests
+    assert predict(without, compute=1e24).loss == predict(with_sizes, compute=1e24).loss
+    assert all(math.isnan(run.N) and math.isnan(run.D) for run in without.runs)
+    assert without.allocation is None and without.isoflop is None and not without.frontier.points
+    read = CliRunner().invoke(main, ["predict", str(tmp_path / "bare-fit"), "--compute", "1e24"])
+    assert read.exit_code == 0 and "N*" not in read.output and "nan" not in read.output
+    page = Page((tmp_path / "bare-fit/report.html").read_text())
+    assert not re.search(r"\b(nan|inf|None)\b", page.text)
+
+
+def test_seeds_of_one_compute_are_one_cell_where_N_and_D_are_not_known() -> None:
+    table = compute_table()[["C", "loss"]]
+    double = pandas.concat([table.assign(seed=0), table.assign(seed=1, loss=1.001 * table.loss)], ignore_index=True)
+    fit = fit_runs(double, FitOptions(form="compute", bootstrap=100))
+    assert (fit.health.runs, fit.health.cells) == (28, 14)
+    again = fit_runs(pandas.concat([table, table], ignore_index=True), FitOptions(form="compute", bootstrap=100))
+    assert len(again.used) == 14 and "same C and seed as run 1" in str(again.runs[14].reason)

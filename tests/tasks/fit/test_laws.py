@@ -1,0 +1,191 @@
+"""Each form against oracles of its own: torch's derivatives, exact recovery, brute force, published coefficients."""
+
+import math
+from collections.abc import Callable
+
+import numpy as np
+import pandas
+import pytest
+import torch
+
+from reducible.tasks.errors import UserError
+from reducible.tasks.fit.cost import Cost
+from reducible.tasks.fit.fit import fit_runs
+from reducible.tasks.fit.fit_spec import FitOptions
+from reducible.tasks.fit.laws.chinchilla import CHINCHILLA
+from reducible.tasks.fit.laws.registry import FORMS
+from reducible.tasks.fit.search import search
+
+Tensor = torch.Tensor
+
+
+def _chinchilla(p: Tensor, N: Tensor, D: Tensor, C: Tensor, U: Tensor) -> Tensor:
+    return p[0] + p[1] * N ** -p[3] + p[2] * D ** -p[4]
+
+
+def _tied(p: Tensor, N: Tensor, D: Tensor, C: Tensor, U: Tensor) -> Tensor:
+    return p[0] + p[1] * N ** -p[3] + p[2] * D ** -p[3]
+
+
+def _gadre(p: Tensor, N: Tensor, D: Tensor, C: Tensor, U: Tensor) -> Tensor:
+    """Equation 4 of Gadre et al. as it is printed."""
+    M = D / N
+    return p[0] + (p[1] * M ** p[3] + p[2] * M ** -p[3]) * C ** -p[3]
+
+
+def _compute(p: Tensor, N: Tensor, D: Tensor, C: Tensor, U: Tensor) -> Tensor:
+    return p[0] + p[1] * C ** -p[2]
+
+
+def _muennighoff(p: Tensor, N: Tensor, D: Tensor, C: Tensor, U: Tensor) -> Tensor:
+    """Equations 5 and 11 of Muennighoff et al. as they are printed, with G."""
+    E, A, B, alpha, beta, R_D, R_N = p
+    G = ((alpha * A) / (beta * B)) ** (1 / (alpha + beta))
+    U_N = torch.minimum((U * G) ** (beta / alpha) * G, N)
+    N_repeats = torch.clamp(N / U_N - 1, min=0)
+    D_repeats = torch.clamp(D / U - 1, min=0)
+    N_effective = U_N + U_N * R_N * (1 - torch.exp(-N_repeats / R_N))
+    D_effective = U + U * R_D * (1 - torch.exp(-D_repeats / R_D))
+    return E + A / N_effective**alpha + B / D_effective**beta
+
+
+def _farseer(p: Tensor, N: Tensor, D: Tensor, C: Tensor, U: Tensor) -> Tensor:
+    E, A, B, alpha, beta, rho, delta = p
+    return E + A * N**-alpha + B * N**-rho * D ** -(beta * N**-delta)
+
+
+LAWS: dict[str, tuple[Callable[..., Tensor], list[float]]] = {
+    "chinchilla": (_chinchilla, [1.8172, 482.01, 2085.43, 0.3478, 0.3658]),  # Besiroglu et al. 2024
+    "tied": (_tied, [1.87, 521.0, 1488.0, 0.353]),
+    "overtraining": (_gadre, [1.83665, 212.24, 366.69, 0.1364]),  # Gadre et al. 2024, RedPajama
+    "compute": (_compute, [1.5, 900.0, 0.18]),
+    # Muennighoff et al. 2023, appendix A
+    "data-constrained": (
+        _muennighoff,
+        [math.exp(0.6254804), math.exp(6.255414), math.exp(7.3049974), 0.3526596, 0.3526596, 15.387756, 5.309743],
+    ),
+    "farseer": (_farseer, [1.7, 300.0, 3000.0, 0.34, 0.5, 0.02, 0.02]),
+}
+SIZES, DURATIONS = np.geomspace(1e7, 3e9, 7), np.geomspace(2e8, 3e11, 7)
+N, D = (axis.ravel() for axis in np.meshgrid(SIZES, DURATIONS, indexing="ij"))
+EPOCHS = np.random.default_rng(0).choice([1.0, 1.0, 2.0, 4.0, 10.0, 40.0, 100.0], size=len(N))
+COLUMNS = {"N": N, "D": D, "C": 6 * N * D, "unique_tokens": D / EPOCHS}
+
+
+def written(name: str, theta: Tensor) -> Tensor:
+    """The law as its paper writes it, in torch, at the runs of this file."""
+    return LAWS[name][0](theta, *(torch.tensor(COLUMNS[key]) for key in ("N", "D", "C", "unique_tokens")))
+
+
+def test_every_form_is_tested_here() -> None:
+    assert set(LAWS) == set(FORMS)
+
+
+@pytest.mark.parametrize("name", LAWS)
+def test_the_formula_is_that_of_its_paper(name: str) -> None:
+    form, truth = FORMS[name], LAWS[name][1]
+    columns = {key: COLUMNS[key] for key in form.columns}
+    expected = written(name, torch.tensor(truth, dtype=torch.float64)).numpy()
+    np.testing.assert_allclose(form.loss(np.array(truth), **columns), expected, rtol=1e-12)
+    table = np.array([truth, truth])[:, None, :]  # a table of laws broadcasts against the runs
+    np.testing.assert_allclose(form.loss(table, **columns), np.stack([expected, expected]), rtol=1e-12)
+
+
+@pytest.mark.parametrize("name", LAWS)
+def test_derivatives_are_torch_s(name: str) -> None:
+    """Of the objective by the solver's parameters: autograd goes through `raw`, which is linear in none of them."""
+    form, truth = FORMS[name], np.array(LAWS[name][1])
+    rng = np.random.default_rng(2)
+    loss = form.loss(truth, **{key: COLUMNS[key] for key in form.columns}) * np.exp(0.02 * rng.normal(size=len(N)))
+    problem = form.problem({key: COLUMNS[key] for key in form.columns}, loss, 0.01)
+    theta = problem.scaled(truth[None]) * (1 + 0.02 * rng.normal(size=len(truth)))
+    weights = rng.uniform(0.5, 2, size=(1, len(N)))
+    value, gradient, _, hessian, _ = problem.expansion(theta, weights)
+
+    def objective(raw: Tensor) -> Tensor:
+        r = torch.log(written(name, raw)) - torch.log(torch.tensor(loss))
+        small = r.abs() <= 0.01
+        return (torch.tensor(weights[0]) * torch.where(small, 0.5 * r * r, 0.01 * (r.abs() - 0.005))).sum()
+
+    raw = torch.tensor(problem.raw(theta)[0])
+    assert float(objective(raw)) == pytest.approx(float(value[0]), rel=1e-10)
+    by_raw = torch.autograd.functional.jacobian(objective, raw).numpy()
+    steps = 1e-6 * np.maximum(np.abs(theta[0]), 1e-2)
+    moved = [(problem.raw(theta + e) - problem.raw(theta - e))[0] for e in np.diag(steps)]
+    chain = np.stack(moved, axis=1) / (2 * steps)  # d raw / d theta
+    np.testing.assert_allclose(gradient[0], by_raw @ chain, rtol=2e-6, atol=1e-9)
+    for i, e in enumerate(np.diag(steps)):
+        bent = problem.expansion(theta + e, weights)[1] - problem.expansion(theta - e, weights)[1]
+        np.testing.assert_allclose(hessian[0, i], bent[0] / (2 * steps[i]), rtol=2e-4, atol=2e-5)
+
+
+@pytest.mark.parametrize("name", LAWS)
+def test_the_truth_is_recovered_without_noise(name: str) -> None:
+    form, truth = FORMS[name], LAWS[name][1]
+    columns = {key: COLUMNS[key] for key in form.columns}
+    optimum = search(form.problem(columns, form.loss(np.array(truth), **columns), 1e-3))
+    np.testing.assert_allclose(optimum.raw, truth, rtol=1e-5)
+
+
+@pytest.mark.parametrize("cost", [Cost(6, 0, 0.5, 0), Cost(6, 4000, 0.5, 0)])
+@pytest.mark.parametrize("name", [name for name, form in FORMS.items() if form.splits])
+def test_the_frontier_is_that_of_brute_force(name: str, cost: Cost) -> None:
+    form, theta = FORMS[name], np.array([LAWS[name][1]])
+    for C in (1e18, 1e22):
+        sizes = np.geomspace(1e5, 1e13, 200_001)
+        losses = form.loss(theta[0], N=sizes, D=cost.units(sizes, C), C=np.full(len(sizes), C))
+        best_N, best_D, loss = (float(value[0]) for value in form.optimal(theta, cost, C))
+        assert loss == pytest.approx(losses.min(), rel=1e-9)
+        assert math.log(best_N / sizes[losses.argmin()]) == pytest.approx(0, abs=2e-4)
+        assert cost.per_unit(best_N) * best_D == pytest.approx(C, rel=1e-9)
+        assert float(form.required(theta, cost, np.array([loss]))[2][0]) == pytest.approx(C, rel=1e-5)
+
+
+def repeated(noise: float = 0.002) -> pandas.DataFrame:
+    form, truth = FORMS["data-constrained"], np.array(LAWS["data-constrained"][1])
+    loss = form.loss(truth, **{key: COLUMNS[key] for key in form.columns})
+    return pandas.DataFrame({**COLUMNS, "loss": loss * np.exp(noise * np.random.default_rng(4).normal(size=len(N)))})
+
+
+def test_what_repeating_is_worth_is_found_among_noise() -> None:
+    fit = fit_runs(repeated(), FitOptions(form="data-constrained", bootstrap=100))
+    assert fit.law is not None and fit.health.identified
+    for name, truth in zip(fit.form.parameters, LAWS["data-constrained"][1], strict=True):
+        assert fit.law[name].low <= truth <= fit.law[name].high, name
+    assert not any("flat valley" in text for text in fit.health.warnings)
+
+
+def test_runs_that_repeat_little_leave_R_in_a_flat_valley_which_is_said() -> None:
+    table = repeated()
+    table["unique_tokens"] = table["D"] / np.where(EPOCHS > 2, 2.5, EPOCHS)
+    form, truth = FORMS["data-constrained"], np.array(LAWS["data-constrained"][1])
+    noise = np.exp(0.01 * np.random.default_rng(6).normal(size=len(N)))
+    table["loss"] = form.loss(truth, **{key: table[key].to_numpy() for key in form.columns}) * noise
+    fit = fit_runs(table, FitOptions(form="data-constrained", bootstrap=100))
+    said = [text for text in fit.health.warnings if "R_D lies in a flat valley" in text]
+    assert len(said) == 1 and "repeat their data up to 1.5 times" in said[0]
+
+
+def test_runs_without_repetition_have_no_law_of_repetition() -> None:
+    table = repeated()
+    table["unique_tokens"] = table["D"]
+    fit = fit_runs(table, FitOptions(form="data-constrained"))
+    assert fit.law is None and "0 numbers of repetitions cannot show what repeating is worth" in fit.health.verdict
+
+
+def test_unique_tokens_that_are_not_known_leave_a_run_out_by_name() -> None:
+    table = repeated()
+    table.loc[3, "unique_tokens"] = np.nan
+    fit = fit_runs(table, FitOptions(form="data-constrained", bootstrap=100))
+    assert [(run.name, run.reason) for run in fit.excluded] == [
+        ("run 4", "unique_tokens is nan: it must be a positive number")
+    ]
+    with pytest.raises(UserError, match="lacks the column unique_tokens"):
+        fit_runs(table.drop(columns="unique_tokens"), FitOptions(form="data-constrained"))
+
+
+def test_chinchilla_s_law_is_the_interaction_s_without_one() -> None:
+    E, A, B, alpha, beta = LAWS["chinchilla"][1]
+    plain = CHINCHILLA.loss(np.array([E, A, B, alpha, beta]), N=N, D=D)
+    nested = FORMS["farseer"].loss(np.array([E, A, B, alpha, beta, 0, 0]), N=N, D=D)
+    np.testing.assert_allclose(nested, plain, rtol=1e-12)
