@@ -32,7 +32,7 @@ from reducible.tasks.train.quantised_base import run as quantise
 from reducible.tasks.workflow.record import read_rows
 from reducible.tasks.workflow.store import Store, read_manifest
 
-SMALL = {"batch": 512, "micro_batch": 4, "validation": {"units": 512}}
+SMALL = {"batch": 512, "micro_batch": 64, "validation": {"units": 512}}
 BASES: dict[str, dict[str, Any]] = {
     "transformer": {
         "data": {"source": "old.txt", "documents": "line", "tokenizer": {"kind": "bytes"}, "sequence": 32},
