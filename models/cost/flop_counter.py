@@ -14,6 +14,7 @@ The path of a recurrence in torch 2.13:
 import math
 import re
 from collections.abc import Callable, Mapping, Sequence
+from functools import cache
 from typing import Any
 
 import torch
@@ -69,8 +70,12 @@ class WholeOperators(TorchDispatchMode):
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         out = func(*args, **(kwargs or {}))
-        self._counter._count_flops(func._overloadpacket, out, args, kwargs or {})
+        self.note(func, args, kwargs or {}, out)
         return out
+
+    def note(self, func: Any, args: Any, kwargs: Any, out: Any) -> None:
+        """Counts an operator that another mode has run, where this one is inactive."""
+        self._counter._count_flops(func._overloadpacket, out, args, kwargs)
 
     @property
     def total(self) -> int:
@@ -88,6 +93,7 @@ class _Everything:
     def __exit__(self, *_: object) -> None: ...
 
 
+@cache
 def multiplies(operator: Any) -> bool:
     """Whether an operator's name speaks of matrix products, factorisations, convolutions, transforms or recurrences.
 

@@ -62,14 +62,19 @@ class Alive(TorchDispatchMode):
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         result = func(*args, **(kwargs or {}))
-        if not _gives_views(func):
-            for leaf in result if isinstance(result, tuple | list) else (result,):
-                for tensor in leaf if isinstance(leaf, tuple | list) else (leaf,):
-                    if isinstance(tensor, Tensor):
-                        self._add(tensor.untyped_storage())
-            self.history.append(self.now + self._scratch(func, args))
-            self.peak = max(self.peak, self.history[-1])
+        self.note(func, args, result)
         return result
+
+    def note(self, func: Any, args: Any, result: Any) -> None:
+        """Follows what an operator returned: for another mode, which runs the operator and has this one inactive."""
+        if _gives_views(func):
+            return
+        for leaf in result if isinstance(result, tuple | list) else (result,):
+            for tensor in leaf if isinstance(leaf, tuple | list) else (leaf,):
+                if isinstance(tensor, Tensor):
+                    self._add(tensor.untyped_storage())
+        self.history.append(self.now + self._scratch(func, args))
+        self.peak = max(self.peak, self.history[-1])
 
     def bytes_of(self, tensors: Iterable[Tensor]) -> int:
         """Bytes of the distinct storages of tensors that were made inside and are alive."""

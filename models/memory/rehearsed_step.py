@@ -11,7 +11,7 @@ with a fake input is fake.
 """
 
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from typing import Any, NamedTuple
@@ -21,7 +21,6 @@ from torch import Tensor, nn
 from torch._subclasses.fake_tensor import FakeTensor, FakeTensorMode, unset_fake_temporarily
 from torch.distributions import Distribution
 from torch.utils._python_dispatch import TorchDispatchMode
-from torch.utils._pytree import tree_leaves
 
 from reducible.models.contract import Model
 from reducible.models.cost.flop_counter import WholeOperators
@@ -138,8 +137,8 @@ def rehearse(
         unchecked(),
         rehearsed_for(device),
         norms,
-        fake_where_it_matters(device),
-        alive,
+        FakeTensorMode(allow_non_fake_inputs=True),
+        _Rehearsing(device, alive) as rehearsing,
     ):
         with moves_that_move_nothing():
             model = build()
@@ -151,18 +150,20 @@ def rehearse(
         for parameter, path in trained.items():
             parameter.register_post_accumulate_grad_hook(_noting(ends, path, alive))
         began, held = len(alive.history), 0
-        with WholeOperators(dict.fromkeys((*NO_PRODUCTS, *_dequantising(model)), _nothing)) as counter:
-            for piece, _ in model.pieces(batch):
-                before = alive.now
-                # Casts are cached inside autocast and go with it, as in the train step.
-                with torch.autocast("cpu", autocast) if autocast else nullcontext():
-                    loss = model(piece)
-                    if reason := broken_loss(loss):
-                        raise BrokenContract(reason)
-                    held = max(held, alive.now - before)
-                    ends.setdefault(FORWARD, StageEnd(len(alive.history)))
-                    loss.nats.backward()
-                del loss
+        counter = WholeOperators(dict.fromkeys((*NO_PRODUCTS, *_dequantising(model)), _nothing))
+        rehearsing.counter = counter
+        for piece, _ in model.pieces(batch):
+            before = alive.now
+            # Casts are cached inside autocast and go with it, as in the train step.
+            with torch.autocast("cpu", autocast) if autocast else nullcontext():
+                loss = model(piece)
+                if reason := broken_loss(loss):
+                    raise BrokenContract(reason)
+                held = max(held, alive.now - before)
+                ends.setdefault(FORWARD, StageEnd(len(alive.history)))
+                loss.nats.backward()
+            del loss
+        rehearsing.counter = None
         ends[REST] = StageEnd(len(alive.history))
         return Rehearsal(
             parameters=parameters_of(model),
@@ -324,8 +325,10 @@ class _RealStaysReal(TorchDispatchMode):
         self.device = device
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        kwargs = kwargs or {}
-        tensors = [leaf for leaf in tree_leaves((args, kwargs)) if isinstance(leaf, Tensor)]
+        return self._run(func, args, kwargs or {})
+
+    def _run(self, func: Any, args: Any, kwargs: Any) -> Any:
+        tensors = [*_tensors(args), *_tensors(kwargs.values())]
         if any(isinstance(tensor, FakeTensor) for tensor in tensors):
             if func in _INDEXING:
                 args = (args[0], _unpacked(args[1]), *args[2:])
@@ -348,6 +351,30 @@ class _RealStaysReal(TorchDispatchMode):
         else:
             size = cudnn_bytes(steps, rows, hidden, input_TBX.element_size())
         return torch.empty(size, dtype=torch.uint8)
+
+
+class _Rehearsing(_RealStaysReal):
+    """One mode that also counts bytes and FLOPs. Each mode of torch costs time at every operator."""
+
+    def __init__(self, device: str, alive: Alive) -> None:
+        super().__init__(device)
+        self.alive = alive
+        self.counter: WholeOperators | None = None
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        result = self._run(func, args, kwargs or {})
+        self.alive.note(func, args, result)
+        if self.counter is not None:
+            self.counter.note(func, args, kwargs or {}, result)
+        return result
+
+
+def _tensors(arguments: Iterable[Any]) -> Iterator[Tensor]:
+    """The tensors among an operator's arguments, which are tensors, lists of them, or something else."""
+    for argument in arguments:
+        for leaf in argument if isinstance(argument, list | tuple) else (argument,):
+            if isinstance(leaf, Tensor):
+                yield leaf
 
 
 _INDEXING = {aten.index.Tensor, aten.index_put.default, aten.index_put_.default, aten._index_put_impl_.default}
