@@ -181,7 +181,53 @@ def plan(
     help="Form of the law. Without a name, lists the known forms.",
 )
 @click.option(
-    "--column", multiple=True, metavar="N=NAME", help="Column that holds N, D, C, loss, seed, ... Repeatable."
+    "--objective",
+    type=click.Choice(["huber", "l1", "least-squares"]),
+    default="huber",
+    show_default=True,
+    help="Penalty of a residual.",
+)
+@click.option(
+    "--delta",
+    type=click.FloatRange(min=0, min_open=True),
+    default=1e-3,
+    show_default=True,
+    help="Residual at which Huber's penalty turns linear.",
+)
+@click.option(
+    "--residuals",
+    type=click.Choice(["log", "raw"]),
+    default="log",
+    show_default=True,
+    help="Of the log loss, or of the loss in units of the runs' mean.",
+)
+@click.option(
+    "--above",
+    type=click.FloatRange(0, 1, min_open=True),
+    default=1.0,
+    show_default=True,
+    help="Weight of runs above the law; below 1 if some runs are tuned badly.",
+)
+@click.option(
+    "--isoflop",
+    type=click.Choice(["parabola", "akima"]),
+    default="parabola",
+    show_default=True,
+    help="Curve of loss over size within a budget.",
+)
+@click.option(
+    "--window",
+    type=click.FloatRange(min=1, min_open=True),
+    default=4.0,
+    show_default=True,
+    help="Factor of size about its vertex that a parabola uses.",
+)
+@click.option(
+    "--noise-draws", type=click.IntRange(min=100), help="Draws of noise behind isoFLOP minima; default: --draws."
+)
+@click.option("--seed", type=click.IntRange(min=0), default=0, show_default=True, help="Seed of all draws.")
+@click.option(
+    "--column", multiple=True, metavar="N=NAME", help="Column that holds N, D, C, loss, seed, weight, ... Repeatable."
 )
 @click.option("--ignore", multiple=True, metavar="NAME", help="Column to leave out. Repeatable.")
 @click.option("--family", multiple=True, metavar="NAME", help="Column of families: a law each, compared. Repeatable.")
@@ -197,6 +243,14 @@ def fit(
     out: Path | None,
     draws: int,
     form: str,
+    objective: Any,
+    delta: float,
+    residuals: Any,
+    above: float,
+    isoflop: Any,
+    window: float,
+    noise_draws: int | None,
+    seed: int,
     column: tuple[str, ...],
     ignore: tuple[str, ...],
     family: tuple[str, ...],
@@ -216,15 +270,29 @@ def fit(
     \b
     reducible fit runs.csv
     reducible fit runs.csv --form
+    reducible fit runs.csv --form compute --objective l1
     reducible fit wandb.csv --column loss=eval/ce --scale D=1e9 --family architecture
     reducible fit sqlite:///mlflow.db --experiment ladder
     """
     from reducible.pipelines.fit import fit_command, list_forms, pairs, scales
+    from reducible.tasks.fit.fit_spec import FitOptions
     from reducible.tasks.fit.run_table import TableOptions
 
     if not form:
         list_forms()
         return
+    asked = FitOptions(
+        form=form,
+        bootstrap=draws,
+        seed=seed,
+        objective=objective,
+        delta=delta,
+        residuals=residuals,
+        above=above,
+        isoflop=isoflop,
+        window=window,
+        noise_draws=noise_draws,
+    )
     counts: Any = {None: None, "all": "parameters"}.get(count, "parameters_without_embeddings")
     options = TableOptions(
         columns=pairs(column, "--column"),
@@ -238,7 +306,7 @@ def fit(
         decimal=decimal,
         unchecked=unchecked,
     )
-    fit_command(table, out, options, draws, form)
+    fit_command(table, out, options, asked)
 
 
 @main.command()

@@ -25,17 +25,15 @@ def list_forms() -> None:
         click.echo(f"{form.name:17} {form.formula}   ({form.source[0]})")
 
 
-def fit_command(location: str, folder: Path | None, options: TableOptions, draws: int, form: str) -> None:
+def fit_command(location: str, folder: Path | None, options: TableOptions, asked: FitOptions) -> None:
     """Writes fit.json, runs.csv, report.html and figures into `folder` and prints the law.
 
     With families: a folder for each, and one report that compares them.
     """
-    from reducible.tasks.fit.fit_spec import FitOptions
     from reducible.tasks.fit.laws.registry import form_named
     from reducible.tasks.fit.run_table import read_runs
 
-    asked = FitOptions(form=form, bootstrap=draws)
-    runs = read_runs(location, options, form_named(form).columns)
+    runs = read_runs(location, options, form_named(asked.form).columns)
     for remark in runs.remarks:
         click.echo(remark)
     folder = folder or folder_beside(location, options.experiment)

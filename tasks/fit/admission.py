@@ -23,9 +23,9 @@ def admit(table: pandas.DataFrame, counts: str = "parameters", needed: Sequence[
     """The table as runs in its own order, those unfit for fitting marked with the reason.
 
     Columns C, loss and those that are `needed`; optional N, D, name, budget, seed, status, reason, learning_rate,
-    N_without_embeddings, unique_tokens. A cell is one (N, D), and one number of unique tokens if the table has them;
-    of runs without N or D it is one C. Rows of a cell are replicates if their seeds differ. If learning rates differ,
-    the rate with the lowest mean loss stays. Of several rows with one seed (or none), the lowest loss stays.
+    N_without_embeddings, unique_tokens, weight. A cell is one (N, D), and one number of unique tokens if the table has
+    them; of runs without N or D it is one C. Rows of a cell are replicates if their seeds differ. If learning rates
+    differ, the rate with the lowest mean loss stays. Of several rows with one seed (or none), the lowest loss stays.
     """
     size = "N" if counts == "parameters" else "N_without_embeddings"
     named = {"N": size}
@@ -36,7 +36,7 @@ def admit(table: pandas.DataFrame, counts: str = "parameters", needed: Sequence[
     ]
     if missing:
         raise UserError(f"the table of runs lacks the column {missing[0]}; it has {', '.join(table.columns)}")
-    required = tuple(dict.fromkeys((*needed, "C")))
+    required = tuple(dict.fromkeys((*needed, "C", *(("weight",) if "weight" in table else ()))))
     rows = enumerate(table.to_dict("records"))
     runs = [_run({str(k): v for k, v in row.items()}, i, size, required) for i, row in rows]
     runs = _distinct_names(runs)
@@ -65,6 +65,7 @@ def _run(row: dict[str, object], i: int, size: str, required: Sequence[str]) -> 
         seed=None if _absent(row.get("seed")) else int(_number(row["seed"])),
         status=status,
         unique_tokens=None if _absent(row.get("unique_tokens")) else _number(row["unique_tokens"]),
+        weight=None if _absent(row.get("weight")) else _number(row["weight"]),
     )
     given = row.get("reason")
     if status != FINISHED:

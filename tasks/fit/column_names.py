@@ -12,9 +12,9 @@ from reducible.tasks.words import listed, unknown
 
 COUNTS = ("N", "D", "C", "budget", "N_without_embeddings", "unique_tokens")
 """Columns that hold a positive count, which may be written with a suffix."""
-NUMBERS = (*COUNTS, "loss", "seed", "learning_rate")
+NUMBERS = (*COUNTS, "loss", "seed", "learning_rate", "weight")
 ROLES = ("name", "N", "D", "C", "loss", "budget", "seed", "status", "reason", "learning_rate",
-         "N_without_embeddings", "unique_tokens")  # fmt: skip
+         "N_without_embeddings", "unique_tokens", "weight")  # fmt: skip
 FAMILIES = frozenset(
     """
     family modelfamily architecture arch modeltype modelarch optimizer optimiser dataset corpus trainingdata traindata
@@ -55,6 +55,7 @@ _NAMES: dict[str, tuple[str, ...]] = {
     "seed": ("seed randomseed rngseed",),
     "status": ("status state runstatus runstate",),
     "reason": ("reason",),
+    "weight": ("weight runweight sampleweight",),
     "learning_rate": ("learningrate lr maxlr peaklr maxlearningrate peaklearningrate",),
     "unique_tokens": ("uniquetokens u nuniquetokens numuniquetokens tokensunique uniquetrainingtokens",),
 }  # fmt: skip

@@ -67,8 +67,7 @@ def write_fit(fit: Fit, folder: Path) -> None:
     """Writes fit.json, and runs.csv: every run with its part in the fit."""
     fit.save(folder / "fit.json")
     columns = ["name", "N", "D", "C", "loss", "budget", "seed", "status", "used", "reason", "fitted", "residual"]
-    if any(run.unique_tokens is not None for run in fit.runs):
-        columns.append("unique_tokens")
+    columns += [known for known in ("unique_tokens", "weight") if any(getattr(run, known) for run in fit.runs)]
     rows = [{column: getattr(run, column) for column in columns} for run in fit.runs]
     pandas.DataFrame(rows, columns=columns).to_csv(folder / "runs.csv", index=False)
 

@@ -55,7 +55,7 @@ def fit_runs(table: pandas.DataFrame, options: FitOptions | None = None, notes: 
     shares: Allocation | None = None
     back_tests: tuple[BackTest, ...] = ()
     if not health.verdict:
-        problem = form.problem(columns, loss, options.delta)
+        problem = options.posed(form.problem(columns, loss, options.delta), _weights(used))
         optimum = search(problem)
         law, profile, sigma = _law(form, problem, optimum, cells_of(*columns.values()), options)
         fitted = law.loss(**columns)
@@ -71,7 +71,12 @@ def fit_runs(table: pandas.DataFrame, options: FitOptions | None = None, notes: 
             for run in runs
         ]
     found = isoflop.minima(
-        runs, window=options.window, draws=options.bootstrap, seed=options.seed, fallback=health.residual_deviation
+        runs,
+        window=options.window,
+        draws=options.noise_draws or options.bootstrap,
+        seed=options.seed,
+        fallback=health.residual_deviation,
+        curve=options.isoflop,
     )
     if cost.worst > 0.05:
         notes += (f"FLOPs per unit are a function of N only to {100 * cost.worst:.0f} %: N* and D* share that error",)
@@ -113,6 +118,10 @@ def _law(
     parameters = {name: estimate(float(optimum.raw[i]), draws[:, i]) for i, name in enumerate(form.parameters)}
     table = tuple(tuple(float(v) for v in row) for row in draws)
     return Law(form, {**parameters, "E": profile.interval}, table), profile, sigma
+
+
+def _weights(used: list[Run]) -> Floats | None:
+    return None if all(run.weight is None for run in used) else np.array([run.weight for run in used], dtype=float)
 
 
 def _no_law(form: Form, columns: Columns) -> Health:

@@ -1,14 +1,19 @@
 """What a fit is asked to do: the options of the pure function and the spec of the task around it."""
 
+import math
+from dataclasses import replace
 from typing import Literal
 
 from pydantic import Field, field_validator
 
 from reducible.tasks.fit.laws.registry import form_named
+from reducible.tasks.fit.objective import Floats, Problem
 from reducible.tasks.workflow.frozen import Frozen
 
 VERSION = 2
 """Raised when the same spec and inputs would give another fit."""
+ABSOLUTE = 1e-6
+"""Huber's delta that stands for least absolute values: far below the noise of any run, and smooth enough to solve."""
 
 
 class FitOptions(Frozen):
@@ -18,13 +23,34 @@ class FitOptions(Frozen):
     counts: Literal["parameters", "parameters_without_embeddings"] = "parameters"
     bootstrap: int = Field(default=1000, ge=100, description="draws behind every interval")
     seed: int = 0
-    delta: float = Field(default=1e-3, gt=0, description="where Huber's loss turns linear, in log loss")
+    objective: Literal["huber", "l1", "least-squares"] = "huber"
+    delta: float = Field(default=1e-3, gt=0, description="where Huber's loss turns linear, in units of the residuals")
+    residuals: Literal["log", "raw"] = Field(
+        default="log", description="of the log loss, or of the loss in units of the runs' geometric mean"
+    )
+    above: float = Field(
+        default=1.0,
+        gt=0,
+        le=1,
+        description="weight of runs above the law against those below: under-tuned runs can only be too high",
+    )
+    isoflop: Literal["parabola", "akima"] = "parabola"
     window: float = Field(default=4.0, gt=1, description="isoFLOP parabolas use sizes within this factor")
+    noise_draws: int | None = Field(
+        default=None, ge=100, description="draws of the runs' noise behind isoFLOP minima; as many as bootstrap if None"
+    )
 
     @field_validator("form")
     @classmethod
     def _known(cls, name: str) -> str:
         return form_named(name).name
+
+    def posed(self, problem: Problem, weight: Floats | None = None) -> Problem:
+        """The problem of a form with the objective that is asked for, and the runs' weights."""
+        delta = {"huber": self.delta, "l1": ABSOLUTE, "least-squares": math.inf}[self.objective]
+        if weight is not None:
+            weight = weight / weight.mean()
+        return replace(problem, delta=delta, logarithmic=self.residuals == "log", above=self.above, weight=weight)
 
 
 class Cell(Frozen):

@@ -1,4 +1,7 @@
-"""IsoFLOP analysis: the minimum of loss over log N at each budget, and the frontier through the minima.
+"""IsoFLOP analysis: the minimum of loss over log N and over log D at each budget, and the frontier through the minima.
+
+N* and D* are each the minimum of a curve over their own logarithm. Reading D* off N* would carry over the bend of one
+axis to the other, wherever C is not quite proportional to N D.
 
 A parabola over a whole grid is biased if the grid is off-centre (exponents up to 2.68 on published data). So only runs
 within a factor `window` of its vertex are used, and a minimum that the runs do not enclose is refused with the reason.
@@ -18,6 +21,8 @@ from reducible.tasks.fit.objective import Floats
 from reducible.tasks.fit.result import Allocation, Frontier, IsoFlop, Run, estimate
 
 Curve = Literal["parabola", "akima"]
+Axis = Literal["N", "D"]
+WORDS: dict[Axis, tuple[str, str, str]] = {"N": ("size", "smaller", "larger"), "D": ("duration", "shorter", "longer")}
 SAME_BUDGET = 1.1  # runs without a budget of their own share one when their C differ by less than this factor
 GAMMAS = np.geomspace(0.005, 2.0, 300)
 
@@ -66,7 +71,8 @@ def minima(
     """
     sized = [run for run in runs if math.isfinite(run.N) and math.isfinite(run.D)]
     groups = [group for group in budgets(sized) if len({run.N for run in group}) >= 3]
-    shapes = [_shape(group, window) if curve == "parabola" else _whole(group) for group in groups]
+    shape_of = _shape if curve == "parabola" else _whole
+    shapes = [shape_of(group, window, "N") for group in groups]
     lowest = _vertices if curve == "parabola" else _akima
     if noise is None:
         noise = _pooled(groups, shapes, fallback)
@@ -75,23 +81,22 @@ def minima(
     for group, shape in zip(groups, shapes, strict=True):
         x, loss = _axes(group)
         normal = rng.standard_normal((draws, len(x)))
-        if shape.refused is not None:
-            points.append(_point(group, shape))
+        over_D = shape_of(group, window, "D")
+        if (refused := shape.refused or over_D.refused) is not None:
+            points.append(replace(_point(group, shape), refused=refused))
             continue
-        values = loss if math.isnan(noise) else loss * np.exp(noise * normal)
-        log_N, minimum = lowest(x, np.atleast_2d(values), shape)
-        best_N, best_loss = lowest(x, loss[None], shape)
-        if np.isnan(log_N).mean() > 0.05:
+        values = np.atleast_2d(loss if math.isnan(noise) else loss * np.exp(noise * normal))
+        y = _axes(group, "D")[0]
+        (log_N, minimum), (log_D, _) = lowest(x, values, shape), lowest(y, values, over_D)
+        (best_N, best_loss), (best_D, _) = lowest(x, loss[None], shape), lowest(y, loss[None], over_D)
+        if np.isnan(log_N).mean() > 0.05 or np.isnan(log_D).mean() > 0.05:
             reason = f"noise of {100 * noise:.2g} % hides the curvature"
             points.append(replace(_point(group, shape), refused=reason))
             continue
-        to_D = np.argsort(x)
-        log_D = np.log([run.D for run in group])[to_D]
-        table = np.stack([log_N, np.interp(log_N, x[to_D], log_D), minimum], axis=1)
+        table = np.stack([log_N, log_D, minimum], axis=1)
         if math.isnan(noise):
             table = np.full((draws, 3), math.nan)
-        n, lost = float(best_N[0]), float(best_loss[0])
-        d = float(np.interp(n, x[to_D], log_D))
+        n, d, lost = float(best_N[0]), float(best_D[0]), float(best_loss[0])
         points.append(
             replace(
                 _point(group, shape),
@@ -145,31 +150,32 @@ def frontier(found: Minima) -> Frontier:
 @dataclass(frozen=True)
 class _Shape:
     inside: NDArray[np.intp]  # indices of the runs in the window
-    centre: float  # log N about which the parabola is written
+    centre: float  # log N, or log D, about which the parabola is written
     curve: tuple[float, float, float] | None
     refused: str | None
 
 
-def _axes(group: list[Run]) -> tuple[Floats, Floats]:
-    return np.log([run.N for run in group]), np.array([run.loss for run in group])
+def _axes(group: list[Run], axis: Axis = "N") -> tuple[Floats, Floats]:
+    return np.log([getattr(run, axis) for run in group]), np.array([run.loss for run in group])
 
 
-def _whole(group: list[Run]) -> _Shape:
+def _whole(group: list[Run], window: float, axis: Axis) -> _Shape:
     """No parabola: the whole budget is interpolated, and only a minimum at its end is refused."""
-    x, loss = _axes(group)
+    x, loss = _axes(group, axis)
     shape = _Shape(np.arange(len(x)), float(x[np.argmin(loss)]), None, None)
     inside = np.isfinite(_akima(x, loss[None], shape)[0][0])
-    return shape if inside else replace(shape, refused="the interpolated minimum is at an end: add sizes")
+    return shape if inside else replace(shape, refused=f"the interpolated minimum is at an end: add {WORDS[axis][0]}s")
 
 
-def _shape(group: list[Run], window: float) -> _Shape:
+def _shape(group: list[Run], window: float, axis: Axis) -> _Shape:
     """The window around the vertex, moved until it stays, and what is wrong with the minimum, if anything."""
-    x, loss = _axes(group)
+    x, loss = _axes(group, axis)
+    word, less, more = WORDS[axis]
     lowest = int(np.argmin(loss))
     centre = float(x[lowest])
     if x[lowest] in (x.min(), x.max()):
-        end, more = ("smallest", "smaller") if x[lowest] == x.min() else ("largest", "larger")
-        refused = f"the lowest loss is at the {end} size: add {more} sizes"
+        end, wanted = (f"{less[:-1]}st", less) if x[lowest] == x.min() else (f"{more[:-1]}st", more)
+        refused = f"the lowest loss is at the {end} {word}: add {wanted} {word}s"
         return _Shape(_window(x, centre, window), centre, None, refused)
     for _ in range(20):
         inside = _window(x, centre, window)
@@ -179,7 +185,7 @@ def _shape(group: list[Run], window: float) -> _Shape:
             return _Shape(inside, centre, curve, "the parabola opens downward: it has a maximum, no minimum")
         vertex = centre - curve[1] / (2 * curve[2])
         if not x[inside].min() < vertex < x[inside].max():
-            return _Shape(inside, centre, curve, "the vertex lies outside the sizes of its window: add sizes")
+            return _Shape(inside, centre, curve, f"the vertex lies outside the {word}s of its window: add {word}s")
         if abs(vertex - centre) < 1e-9 or np.array_equal(_window(x, vertex, window), inside):
             return _Shape(inside, centre, curve, None)
         centre = vertex
@@ -234,8 +240,9 @@ def _vertices(x: Floats, loss: Floats, shape: _Shape) -> tuple[Floats, Floats]:
 
 def _akima(x: Floats, loss: Floats, shape: _Shape) -> tuple[Floats, Floats]:
     """The minimum of Akima's interpolation in log-log over the whole budget (Porian et al. 2024), for comparison."""
-    order = np.argsort(x)
-    curve = Akima1DInterpolator(x[order], np.log(loss[:, order].T))
+    sizes, at = np.unique(x, return_inverse=True)  # seeds of one size are one point of the curve
+    seeds = np.eye(len(sizes))[at]
+    curve = Akima1DInterpolator(sizes, (np.log(loss) @ seeds / seeds.sum(axis=0)).T)
     grid = np.linspace(x.min(), x.max(), 2001)
     values = curve(grid)
     lowest = values.argmin(axis=0)

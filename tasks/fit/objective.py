@@ -5,7 +5,10 @@ Gadre et al.'s form is x = (C/M, C M) with one exponent shared by both terms. A 
 Problem by its own `powers`, `slopes` and `bend`, and by `scaled` and `raw`.
 
 The objective is the SUM over runs of weight * Huber(log model - log loss) with delta 1e-3 (Hoffmann et al. 2022).
-It is summed, not averaged, because a mean of 1e-5 meets a default tolerance long before the optimum.
+It is summed, not averaged, because a mean of 1e-5 meets a default tolerance long before the optimum. With delta
+infinite it is least squares, with delta far below the noise least absolute values. Runs may weigh differently, and
+those above the law less than those below: a run that is not tuned well can only be too high (asymmetric least squares:
+Aigner, Amemiya and Poirier 1976, who estimate production frontiers by it; Newey and Powell 1987).
 
 Inside, A_j is replaced by its term at the geometric mean of x_j, in units of the mean loss, as E is: all parameters
 are then of order one and the Jacobian's condition number is about 1e2 where the raw parameters give 1e9.
@@ -42,6 +45,8 @@ class Problem:
     delta: float = 1e-3
     logarithmic: bool = True  # False: residuals of the loss itself, in units of the mean loss
     given_ranges: tuple[Range, ...] = ()  # of each exponent; the default if empty
+    above: float = 1.0  # factor of the penalty of runs whose loss is above the law
+    weight: Floats | None = None  # (n,) of each run, beside the weights of a draw
 
     @property
     def terms(self) -> int:
@@ -110,7 +115,14 @@ class Problem:
 
     def objective(self, theta: Floats, weights: Floats, targets: Floats | None = None) -> Floats:
         """(P, size), (P, n) -> (P,): the sum of weighted Huber terms."""
-        return np.einsum("pn,pn->p", weights, huber(self.residuals(theta, targets), self.delta))
+        r = self.residuals(theta, targets)
+        return np.einsum("pn,pn->p", self.weighed(weights, r), huber(r, self.delta))
+
+    def weighed(self, weights: Floats, r: Floats) -> Floats:
+        """Weights of draws with those of the runs and of their side of the law; a negative residual is a loss above."""
+        if self.weight is not None:
+            weights = weights * self.weight
+        return weights if self.above == 1 else weights * np.where(r < 0, self.above, 1.0)
 
     def jacobian(self, theta: Floats) -> Floats:
         """(P, size) -> (P, n, size): derivatives of the residuals."""
@@ -149,6 +161,7 @@ class Problem:
             r, J, bend = np.log(model / y), slopes / model[:, :, None], 1 / model
         else:
             r, J, bend = model - y, slopes, np.ones_like(model)
+        weights = self.weighed(weights, r)
         pull = weights * np.clip(r, -self.delta, self.delta)  # Huber's derivative
         inside = np.abs(r) <= self.delta
         gradient = np.einsum("pn,pnq->pq", pull, J)
@@ -270,6 +283,7 @@ def solve_linear(problem: Problem, exponents: Floats, weights: Floats, rounds: i
     theta[:, :, k:] = exponents
     products = np.einsum("gan,gbn->gabn", columns, columns).reshape(G * k * k, -1)
     sides = (columns * target).reshape(G * k, -1)
+    given, weights = weights, weights if problem.weight is None else weights * problem.weight
     robust = weights
     for turn in range(rounds):
         if turn == 0:  # the weights do not depend on the exponents yet: one matrix product
@@ -280,10 +294,11 @@ def solve_linear(problem: Problem, exponents: Floats, weights: Floats, rounds: i
             side = np.einsum("pgn,gan->pga", robust, columns * target, optimize=True)
         theta[:, :, :k] = nonnegative(normal, side)
         if turn + 1 < rounds:
-            size = np.abs(np.einsum("pga,gan->pgn", theta[:, :, :k], columns) - target)
-            robust = weights[:, None, :] * np.minimum(1, problem.delta / np.maximum(size, 1e-9))
+            r = np.einsum("pga,gan->pgn", theta[:, :, :k], columns) - target
+            sided = np.where(r < 0, problem.above, 1.0)
+            robust = weights[:, None, :] * sided * np.minimum(1, problem.delta / np.maximum(np.abs(r), 1e-9))
     flat = theta.reshape(P * G, problem.size)
-    return theta, problem.objective(flat, np.repeat(weights, G, axis=0)).reshape(P, G)
+    return theta, problem.objective(flat, np.repeat(given, G, axis=0)).reshape(P, G)
 
 
 def nonnegative(normal: Floats, side: Floats) -> Floats:

@@ -32,9 +32,11 @@ def profile_of_E(
     of deviation sigma, 2 (S(E) - S) mean(psi') / mean(psi^2) is chi-squared with one degree of freedom (F with the
     residual's degrees of freedom in the denominator, as sigma is estimated), psi being Huber's derivative.
     """
-    d = problem.delta
+    d = min(problem.delta, 1e3 * sigma)  # least squares has no delta
     inside = float(erf(d / (sigma * math.sqrt(2))))
     moment = sigma**2 * (inside - 2 * d / sigma * float(norm.pdf(d / sigma))) + d * d * (1 - inside)
+    # Where runs above the law weigh less, so do their squares; at 1 both sides are alike.
+    moment *= (1 + problem.above**2) / (1 + problem.above)
     quantile = float(f_distribution.ppf(0.95, 1, max(1, cells - problem.size)))
     threshold = optimum.objective + 0.5 * quantile * moment / inside
 

@@ -63,6 +63,7 @@ class Run:
     fitted: float | None = None  # loss of the law at this (N, D)
     residual: float | None = None  # log(loss) - log(fitted)
     unique_tokens: float | None = None  # U: how many of D differ
+    weight: float | None = None  # in the objective; all alike if none is given
 
 
 @dataclass(frozen=True)

@@ -85,6 +85,8 @@ def read_runs(location: str, options: TableOptions | None = None, needed: Sequen
         check(runs, sizes[0], table.where)
     families = _families(table, options)
     _refuse_mixture(table, options)
+    if "weight" in runs:
+        notes += (f"runs weigh as {columns.of['weight']} says, from {runs.weight.min():g} to {runs.weight.max():g}",)
     if sizes and "N" not in runs:
         notes += ("N counts parameters without embeddings: the table has no other",)
     remarks = _remarks(table, columns, options, counts)

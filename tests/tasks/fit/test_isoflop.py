@@ -128,3 +128,29 @@ def test_interval_covers_the_minimum_under_known_noise() -> None:
         assert point.N is not None
         hits += point.N.low <= 9e5 <= point.N.high
     assert 0.9 <= hits / 200 <= 0.99
+
+
+def test_best_D_is_the_minimum_over_D_and_not_read_off_best_N() -> None:
+    """Small models whose attention costs as much as their weights, so that D is no power of N."""
+    N, C = np.geomspace(1e5, 1e7, 7), 1e15
+    D = C / (6 * N + 2e4 * N**0.5)
+    best = math.sqrt(D[2] * D[3])
+    runs = [Run(f"{n:g}", n, d, C, y, budget=C) for n, d, y in zip(N, D, parabola(D, best, 3.0, 0.05), strict=True)]
+    (point,) = minima(runs, noise=0.001, draws=200).points
+    assert point.D and point.N
+    assert point.D.value == pytest.approx(best, rel=1e-6)
+    assert point.D.low < best < point.D.high
+    off = np.interp(math.log(point.N.value), np.log(N), np.log(D))
+    assert abs(off - math.log(best)) > 0.01  # what the other axis would have said
+
+
+def test_seeds_of_a_size_are_one_point_of_an_interpolated_curve() -> None:
+    N = np.geomspace(1e5, 1e7, 9)
+    loss = parabola(N, 8e5, 3.0, 0.05)
+    once = minima(budget(1e15, N, loss), curve="akima", noise=0.001, draws=100).points[0]
+    seeds = budget(1e15, N, 1.002 * loss, "a") + budget(1e15, N, loss / 1.002, "b")
+    twice = minima(seeds, curve="akima", noise=0.001, draws=100).points[0]
+    assert once.N and twice.N and once.loss and twice.loss
+    assert twice.N.value == pytest.approx(once.N.value, rel=1e-6)
+    assert twice.loss.value == pytest.approx(once.loss.value, rel=1e-6)
+    assert once.N.value == pytest.approx(8e5, rel=0.01)

@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Callable
+from pathlib import Path
 
 import numpy as np
 import pandas
@@ -189,3 +190,21 @@ def test_chinchilla_s_law_is_the_interaction_s_without_one() -> None:
     plain = CHINCHILLA.loss(np.array([E, A, B, alpha, beta]), N=N, D=D)
     nested = FORMS["farseer"].loss(np.array([E, A, B, alpha, beta, 0, 0]), N=N, D=D)
     np.testing.assert_allclose(nested, plain, rtol=1e-12)
+
+
+def test_gadre_s_coefficients_by_the_form(datasets: Path) -> None:
+    """RedPajama: E, a, b, eta as published, by plain least squares on their five small runs."""
+    points = pandas.read_csv(datasets / "scaling/gadre2024_overtraining/points.csv")
+    runs = points[points.dataset == "rpj"]
+    M20 = (runs.params_N < 1e9) & (runs.tokens_per_param == 20)
+    M320 = (runs.params_N < 2e7) & (runs.tokens_per_param == 320)
+    small = runs[M20 | M320]
+    C, M = (small[column].to_numpy(float) for column in ("flops_C", "tokens_per_param"))
+    size = small.params_N.to_numpy(float)
+    form = FORMS["overtraining"]
+    columns = {"N": size, "D": M * size, "C": C}
+    table = pandas.DataFrame({**columns, "loss": small.loss_c4_val.to_numpy(float)})
+    options = FitOptions(form="overtraining", objective="least-squares", residuals="raw", bootstrap=100)
+    fit = fit_runs(table, options)
+    assert fit.law is not None and fit.form is form
+    np.testing.assert_allclose(fit.law.theta, [1.83665, 212.24, 366.69, 0.1364], rtol=5e-4)

@@ -76,8 +76,8 @@ def test_olmo_ladder(datasets: Path) -> None:
     assert best.raw[0] == pytest.approx(0.9344, abs=1e-4)
 
 
-def porian(datasets: Path, **which: str) -> tuple[list[Run], float]:
-    """The runs of one configuration, and its published exponent (their unweighted fit)."""
+def porian(datasets: Path, **which: str) -> tuple[list[Run], float, float]:
+    """The runs of one configuration, and its published exponents of N* and D* (their unweighted fits)."""
     folder = datasets / "scaling/porian2024"
     points = pandas.read_csv(folder / "isoflop_points.csv")
     fits = pandas.read_csv(folder / "published_fits.csv")
@@ -85,7 +85,8 @@ def porian(datasets: Path, **which: str) -> tuple[list[Run], float]:
         points, fits = points[points[key] == value], fits[fits[key] == value]
     rows = points.rename(columns={"params_N": "N", "tokens_D": "D", "flops_C": "C"}).to_dict("records")
     runs = [Run(str(i), r["N"], r["D"], r["C"], r["loss"], budget=r["C"]) for i, r in enumerate(rows)]
-    return runs, float(fits[fits.fit == "basic"].n_exponent.iloc[0])
+    basic = fits[fits.fit == "basic"].iloc[0]
+    return runs, float(basic.n_exponent), float(basic.t_exponent)
 
 
 NOISE = 0.002 / 3.4  # they add 0.002 nats to losses of about 3.4
@@ -101,11 +102,12 @@ PORIAN = [  # RefinedWeb, from Kaplan's accounting to tuned: the published a
 @pytest.mark.parametrize(("which", "headline"), PORIAN)
 def test_porian_exponents(datasets: Path, which: dict[str, str], headline: float) -> None:
     """With their interpolation: theirs unweighted to 0.002, the weighted headline to 0.007. Parabolas: to 0.035."""
-    runs, unweighted = porian(datasets, dataset="rw", **which)
+    runs, unweighted, of_D = porian(datasets, dataset="rw", **which)
     found = exponents(minima(runs, noise=NOISE, draws=200, curve="akima"))
     assert found is not None
     assert found.a.value == pytest.approx(unweighted, abs=0.002)
     assert found.a.value == pytest.approx(headline, abs=0.007)
+    assert found.b.value == pytest.approx(of_D, abs=0.002)
     parabolas = exponents(minima(runs, draws=100))
     assert parabolas is not None
     assert parabolas.a.value == pytest.approx(headline, abs=0.035)
@@ -114,7 +116,7 @@ def test_porian_exponents(datasets: Path, which: dict[str, str], headline: float
 
 def test_porian_interval(datasets: Path) -> None:
     """95 % of the tuned exponent: [.4907, .5045]."""
-    runs, _ = porian(datasets, dataset="rw", **PORIAN[-1][0])
+    runs, _, _ = porian(datasets, dataset="rw", **PORIAN[-1][0])
     found = exponents(minima(runs, noise=NOISE, draws=1000, curve="akima"))
     assert found is not None
     assert found.a.low == pytest.approx(0.4907, abs=0.004)
