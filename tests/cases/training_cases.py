@@ -1,13 +1,13 @@
 """Small trainings that the tests of the train step share: made-up examples, specs, and a runner for two processes."""
 
 import os
-import subprocess
-import sys
+import signal
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+import forked_ranks
 import numpy as np
 import torch
 
@@ -167,8 +167,14 @@ def environment(**more: str) -> dict[str, str]:
 
 def on_ranks(script: str, ranks: int, *arguments: str, more: Mapping[str, str] | None = None) -> str:
     """Runs a Python file of this folder, or a whole path, on so many gloo processes; its output."""
-    folder = Path(__file__).parent
-    command = [sys.executable, str(folder / "forked_ranks.py"), str(ranks), str(folder / script), *arguments]
-    done = subprocess.run(command, env=environment(**(more or {})), capture_output=True, text=True, timeout=300)
-    assert done.returncode == 0, done.stdout + done.stderr
-    return done.stdout
+    command = [str(Path(__file__).parent / script), *arguments]
+    status, said = forked_ranks.run(ranks, command, environment(**(more or {})))
+    assert status == 0, said
+    return said
+
+
+def alone(script: str, *arguments: str) -> int:
+    """Runs a Python file of this folder in a process of its own, which may kill itself; its exit status."""
+    status, said = forked_ranks.run(1, [str(Path(__file__).parent / script), *arguments], environment())
+    assert status in (0, -signal.SIGKILL), said
+    return status

@@ -2,8 +2,6 @@
 
 import json
 import signal
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
@@ -12,7 +10,7 @@ from identities import TABLES, identities
 from in_process import make
 from resume_cases import deterministic_rows, newest_state
 from toy_sgd import LINE, Sgd, SgdSpec
-from training_cases import ROOT, environment, on_ranks, small_spec
+from training_cases import alone, on_ranks, small_spec
 
 from reducible.models.families.transformer import Transformer, TransformerConfig
 from reducible.models.layers.width_rule import one_rate
@@ -95,13 +93,9 @@ def test_a_mistake_is_one_line(tmp_path: Path, registered: None, override: str, 
 
 
 def test_killed_and_resumed_equals_never_killed(tmp_path: Path) -> None:
-    def run(work: Path, *kill: str) -> int:
-        command = [sys.executable, str(ROOT / "tests" / "cases" / "toy_sgd.py"), str(work), *kill]
-        return subprocess.run(command, env=environment(), capture_output=True, timeout=300).returncode
-
-    assert run(tmp_path / "straight") == 0
-    assert run(tmp_path / "killed", "9", "0") == -signal.SIGKILL
-    assert run(tmp_path / "killed") == 0
+    assert alone("toy_sgd.py", str(tmp_path / "straight")) == 0
+    assert alone("toy_sgd.py", str(tmp_path / "killed"), "9", "0") == -signal.SIGKILL
+    assert alone("toy_sgd.py", str(tmp_path / "killed")) == 0
     one, other = newest_state(tmp_path / "straight"), newest_state(tmp_path / "killed")
     assert one.keys() == other.keys() and any(name.startswith("optimizer.velocity.") for name in one)
     assert all(torch.equal(one[name], other[name]) for name in one)

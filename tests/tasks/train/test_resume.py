@@ -6,8 +6,6 @@ import random
 import resource
 import shutil
 import signal
-import subprocess
-import sys
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -15,7 +13,7 @@ from typing import Any
 import pytest
 import torch
 from resume_cases import assert_identical, deterministic_rows, final_state, newest_state
-from training_cases import Interrupted, environment, interrupted_at, on_ranks, ragged_examples, small_spec
+from training_cases import Interrupted, alone, interrupted_at, on_ranks, ragged_examples, small_spec
 
 from reducible.tasks.errors import UserError
 from reducible.tasks.train import checkpoints
@@ -28,21 +26,11 @@ from reducible.tasks.train.progress import TrainResult
 from reducible.tasks.train.train_spec import Execution, TrainSpec
 from reducible.tasks.workflow.record import Record, read_rows
 
-SCRIPT = Path(__file__).parents[2] / "cases" / "train_alone.py"
-
-
-def alone(work: Path, *kill: str) -> int:
-    """Runs the training in a process of its own; its exit status."""
-    command = [sys.executable, str(SCRIPT), str(work), *kill]
-    done = subprocess.run(command, env=environment(), capture_output=True, text=True, timeout=300)
-    assert done.returncode in (0, -signal.SIGKILL), done.stderr
-    return done.returncode
-
 
 @pytest.fixture(scope="module")
 def never_killed(tmp_path_factory: pytest.TempPathFactory) -> Path:
     work = tmp_path_factory.mktemp("never-killed")
-    assert alone(work) == 0
+    assert alone("train_alone.py", str(work)) == 0
     assert [row["step"] for row in read_rows(work / "record")] == sorted({*range(3, 31, 3), *range(4, 31, 4)})
     return work
 
@@ -51,9 +39,9 @@ def killed_and_resumed(work: Path, seed: int) -> None:
     chance = random.Random(seed)
     kills = 0
     for step in sorted(chance.sample(range(5, 29), 2)):
-        kills += alone(work, str(step), str(chance.uniform(0, 0.02))) != 0
+        kills += alone("train_alone.py", str(work), str(step), str(chance.uniform(0, 0.02))) != 0
     assert kills  # the last may have come too late to kill anything
-    assert alone(work) == 0
+    assert alone("train_alone.py", str(work)) == 0
 
 
 def test_killed_and_resumed_equals_never_killed(never_killed: Path, tmp_path: Path) -> None:
