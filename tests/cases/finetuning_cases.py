@@ -29,9 +29,9 @@ def tuning_spec(method: str, family_name: str = "transformer", **changes: Any) -
     settings = dict(METHODS[method])
     if family_name == "transformer":
         model = {"vocabulary": 17, "width": 32, "depth": 2, "heads": 2}
-        spec = small_spec(**{"model": model, "optimizer": {"learning_rate": 0.01}} | changes)
+        spec = small_spec(**{"model": model, "optimizer": {"learning_rate": 0.01}, "stop_step": 8} | changes)
     else:
-        spec = family_spec(family_name)
+        spec = family_spec(family_name, stop_step=8)
         settings.pop("dropout", None)
     return spec.model_copy(update={"method": MethodSpec.model_validate(settings)})
 

@@ -185,14 +185,14 @@ def test_examples_are_as_long_as_those_of_the_base(folder):
 
 
 def test_epochs_decide_how_long(folder):
-    tasks, store = tuned(folder, "transformer", "full", epochs=2)
+    tasks, store = tuned(folder, "transformer", "full", last="dataset", epochs=2)
     splits = open_dataset(store.artifact("dataset", tasks.dataset.identity)).content["splits"]
     assert tasks.train.spec.stop_step == round(2 * splits["train"]["tokens"] / 512)
 
 
 def test_a_base_is_quantised_once_for_all_fine_tunings_of_it(folder):
-    one, _ = tuned(folder, "transformer", "qlora")
-    other, _ = tuned(folder, "transformer", "qlora", rank=1)
+    one, _ = tuned(folder, "transformer", "qlora", last="dataset")
+    other, _ = tuned(folder, "transformer", "qlora", last="dataset", rank=1)
     assert one.train.identity != other.train.identity
     assert one.train.inputs["base"].identity == other.train.inputs["base"].identity
 

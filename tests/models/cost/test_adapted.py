@@ -60,6 +60,6 @@ def test_a_batch_of_other_length_costs_attention_accordingly() -> None:
 
 def test_a_model_that_is_never_made_can_be_asked_about() -> None:
     """A billion parameters in fp32 and their gradients, 8 GB, in seconds."""
-    config = TransformerConfig(32000, 2048, 20, 16)
+    config = TransformerConfig(32000, 4096, 5, 32)
     cost = adapted_cost(FAMILIES["transformer"], config, Adapter(8), Lengths.fixed(512))
     assert 0.6 < cost.training_flops_per_unit / (6 * cost.parameters) < 0.8

@@ -8,7 +8,7 @@ from reducible.models.memory.remedies import remedies
 from reducible.models.memory.step_plan import Method, Setting, largest_micro_batch, planned
 
 KIND = FAMILIES["transformer"]
-SETTING = Setting("transformer", KIND.config(vocabulary=64, width=64, depth=2, heads=2), 32, 8, strategy="ddp", world=2)
+SETTING = Setting("transformer", KIND.config(vocabulary=64, width=64, depth=1, heads=2), 32, 8, strategy="ddp", world=2)
 
 
 def test_what_is_listed_fits_and_is_ranked_by_time() -> None:
@@ -37,6 +37,6 @@ def test_an_adapter_is_advised_to_have_its_base_in_few_bits() -> None:
 
 
 def test_a_model_too_small_to_quantise_is_advised_without_it() -> None:
-    small = Setting("transformer", KIND.config(vocabulary=64, width=8, depth=2, heads=2), 32, 4)
+    small = Setting("transformer", KIND.config(vocabulary=64, width=8, depth=1, heads=2), 32, 4)
     ways = remedies(small, 0.6 * planned(small).peak, rows=4)
     assert ways and not any("qlora" in change for way in ways for change in way.changes)

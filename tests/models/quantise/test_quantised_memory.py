@@ -40,6 +40,7 @@ def check(width: int, depth: int, least: float) -> None:
         assert memory["measured"] < dense / 6
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(sys.platform != "linux", reason="RssAnon is Linux's")
 def test_memory_after_a_step_is_that_of_codes_constants_and_what_is_trained() -> None:
     check(2048, 1, least=33e6)

@@ -120,6 +120,7 @@ def test_a_diverged_training_is_a_result_without_a_model(data: Path, tmp_path: P
     assert not (tmp_path / "staging" / MODEL).exists()
 
 
+@pytest.mark.slow
 def test_torchrun_trains_the_same_without_ray(data: Path, alone: Path, tmp_path: Path) -> None:
     (tmp_path / "spec.json").write_text(spec_of().model_dump_json())
     (tmp_path / "execution.json").write_text(Execution(workers=2, strategy="fsdp", log_every=5).model_dump_json())
