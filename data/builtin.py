@@ -24,7 +24,7 @@ def _statsmodels(name: str, cache: Path | None) -> Sequence[tuple[str, Path]]:
     """The CSV of a series, found without importing statsmodels."""
     found = importlib.util.find_spec("statsmodels")
     if found is None or found.origin is None:
-        raise DataError(f"data.source: builtin:{name} needs statsmodels; install the pinned requirements")
+        raise DataError(f"builtin:{name} needs statsmodels; install the pinned requirements")
     return [(f"{name}.csv", Path(found.origin).parent / "datasets" / name / f"{name}.csv")]
 
 
@@ -63,11 +63,11 @@ class Builtin(Scheme):
         if rest in known:
             return known[rest].files(cache)
         if not known:
-            raise DataError(f"data.source: {self.shown(rest)} holds no {kind}; no built-in corpus does")
+            raise DataError(f"{self.shown(rest)} holds no {kind}; no built-in corpus does")
         *others, last = map(self.shown, known)
         near = difflib.get_close_matches(rest, known, n=1)
         raise DataError(
-            f"data.source: {self.shown(rest)} holds no {kind}; {', '.join(others)} and {last} do"
+            f"{self.shown(rest)} holds no {kind}; {', '.join(others)} and {last} do"
             + (f"; did you mean {self.shown(near[0])}?" if near else "")
         )
 

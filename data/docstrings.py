@@ -118,7 +118,7 @@ def _key(files: Iterable[tuple[str, Path]], folder: Path) -> str:
     try:
         found = sorted((name, hashes.sha256(path)[1]) for name, path in files)
     except OSError as error:
-        raise DataError(f"data.source: a Python file cannot be read ({error}); install the packages again") from None
+        raise DataError(f"a Python file cannot be read ({error}); install the packages again") from None
     hashes.save()
     return hashlib.sha256(json.dumps([_VERSION, found]).encode()).hexdigest()[:16]
 

@@ -7,4 +7,4 @@ class Generated(Scheme):
     prefix = "generated:"
 
     def refusal(self, rest: str) -> str:
-        return "a path or a built-in corpus; generated data is described in data.generated, not in data.source"
+        return "a path or a built-in corpus; generated data is described in data.generated"

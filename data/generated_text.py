@@ -84,16 +84,17 @@ class GeneratedText(ABC):
         """
         length, nats = self.length, 0.0
         costs = np.append(np.cumsum(np.append(0.0, self.from_start)), self.document_entropy)  # the end costs nothing
-        for known in range(1, sequence + 1):
-            nats += float(costs[min(known, length + 1)])
-            if known > length:
-                continue
+        for known in range(1, min(sequence, length) + 1):
+            nats += float(costs[known])
             each = self.inside(known)
             if each is None:
                 return None
-            phases = np.arange(known, length) % len(each)
-            ends = int((phases == length % len(each)).sum()) + 1  # places that look like the document's end, and it
-            nats += float(each[phases].sum()) + ends * entropy(np.array([1 / ends, 1 - 1 / ends]))
+            period = len(each)
+            places = (length - known + period - 1 - np.arange(period)) // period  # of known, known + 1, ... < length
+            end = (length - known) % period  # the phase that the document's end has, counted from `known`
+            ends = int(places[end]) + 1  # places that look like the document's end, and it
+            nats += float(places @ np.roll(each, -known)) + ends * entropy(np.array([1 / ends, 1 - 1 / ends]))
+        nats += max(0, sequence - length) * float(costs[length + 1])
         return nats / (length + 1) / sequence
 
     @cached_property

@@ -1,5 +1,6 @@
 """Input files by their SHA-256, remembered by path, size and time of change: a large folder is hashed once."""
 
+import errno
 import hashlib
 import json
 import os
@@ -67,6 +68,8 @@ class HashCache:
 
 def open_regular(path: Path) -> BufferedReader:
     """Opens a regular file for reading. Raises OSError for a pipe or device, which would block for ever."""
+    if stat.S_ISDIR(path.stat().st_mode):
+        raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR), str(path))
     if not stat.S_ISREG(path.stat().st_mode):
         raise OSError(0, "not a regular file")
     return path.open("rb")

@@ -1,7 +1,8 @@
 """Pairs of texts from files: TSV, JSONL, Parquet, or two parallel files."""
 
+import dataclasses
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from functools import partial
 from itertools import zip_longest
 from pathlib import Path
@@ -38,6 +39,8 @@ class PairSource:
     lowercase: bool = False
     on_error: OnError = "refuse"
     generated: GeneratedPairs | None = None
+    field: str = "data.source"
+    """The key of the recipe that holds the locations."""
 
     def __post_init__(self) -> None:
         if bool(self.locations) == bool(self.generated):
@@ -56,7 +59,7 @@ class LeftOut:
 
     empty: int = 0
     """Lines that are blank in both parallel files."""
-    skipped: list[Skipped] = field(default_factory=list)
+    skipped: list[Skipped] = dataclasses.field(default_factory=list)
 
     def said(self) -> str:
         """For an error about missing pairs: how many were skipped and why the first was; empty if none was."""
@@ -71,15 +74,15 @@ def listing(source: PairSource, cache: Path | None = None) -> list[InputFile]:
     if source.generated is not None:
         return [InputFile(name, "", size, digest) for name, size, digest in source.generated.files()]
     if not source.parallel:
-        return sources.files_of(source.locations[0], "pairs", source.on_error, cache)
+        return sources.files_of(source.locations[0], "pairs", source.on_error, cache, source.field)
     files = []
     for side, location in zip(("source", "target"), source.locations, strict=True):
-        found = sources.files_of(location, "text", source.on_error, cache)
+        found = sources.files_of(location, "text", source.on_error, cache, source.field)
         if len(found) != 1:
-            raise DataError(f"source: {location} is {len(found)} files; parallel text is one file for each side")
+            raise DataError(f"{source.field}: {location} is {len(found)} files; parallel text is one file a side")
         file = found[0]
         if file.name.lower().endswith(WITH_COLUMNS):
-            raise DataError(f"source: {location}: a parallel file is plain text, one sentence a line")
+            raise DataError(f"{source.field}: {location}: a parallel file is plain text, one sentence a line")
         files.append(InputFile(f"{side}/{file.name}", file.path, file.size, file.sha256))
     return files
 

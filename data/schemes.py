@@ -28,7 +28,7 @@ def files(location: str, kind: Kind, cache: Path | None) -> list[tuple[str, Path
     """(name, path) of every file behind the location. Raises DataError if there is none or the scheme is unknown."""
     wrong = refusal(location)
     if wrong is not None:
-        raise DataError(f"data.source: {location!r} is not allowed; it must be {wrong}")
+        raise DataError(f"{location!r} is not allowed; it must be {wrong}")
     scheme, rest = scheme_of(location)
     return list(scheme.files(rest, kind, cache))
 

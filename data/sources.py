@@ -25,6 +25,8 @@ class Source:
     documents: Documents = "file"
     on_error: OnError = "refuse"
     generated: GeneratedText | None = None
+    field: str = "data.source"
+    """The key of the recipe that holds the location."""
 
     def __post_init__(self) -> None:
         if bool(self.location) == bool(self.generated):
@@ -40,14 +42,24 @@ def listing(source: Source, cache: Path | None = None) -> list[InputFile]:
     """Every input file of the source, sorted by name, hashed; `cache` is a folder that remembers the hashes."""
     if source.generated is not None:
         return [InputFile(name, "", size, digest) for name, size, digest in source.generated.files()]
-    return files_of(source.location, "text", source.on_error, cache)
+    return files_of(source.location, "text", source.on_error, cache, source.field)
 
 
-def files_of(location: str, kind: Kind, on_error: OnError = "refuse", cache: Path | None = None) -> list[InputFile]:
-    """Every file that the location names for this kind of data, sorted by name, hashed."""
+def files_of(
+    location: str, kind: Kind, on_error: OnError = "refuse", cache: Path | None = None, field: str = "data.source"
+) -> list[InputFile]:
+    """Every file that the location names for this kind of data, sorted by name, hashed.
+
+    Raises:
+        DataError: one line that begins with `field`, the key of the recipe that holds the location.
+    """
     hashes = HashCache(cache)
     files = []
-    for name, path in sorted((_printable(name), path) for name, path in schemes.files(location, kind, cache)):
+    try:
+        found = schemes.files(location, kind, cache)
+    except DataError as error:
+        raise DataError(f"{field}: {error}") from None
+    for name, path in sorted((_printable(name), path) for name, path in found):
         try:
             size, digest = hashes.sha256(path)
         except OSError as error:

@@ -137,7 +137,8 @@ def train_bpe(texts: Iterable[str], vocabulary: int) -> Tokenizer:
 def from_file(path: Path, separator: str | None = None) -> Tokenizer:
     """Loads a tokenizer.json. `separator` names its token for the end of a text; without it an id is added."""
     if not path.is_file():
-        raise DataError(f"data.tokenizer.path: {path} does not exist; give the path of a tokenizer.json")
+        wrong = "is not a regular file" if path.exists() else "does not exist"
+        raise DataError(f"data.tokenizer.path: {path} {wrong}; give the path of a tokenizer.json")
     library = _library(path)
     vocabulary = 1 + max(library.get_vocab(with_added_tokens=True).values())
     if separator is None:

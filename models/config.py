@@ -5,6 +5,11 @@ from collections.abc import Collection
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple, Self
 
+LARGEST = 2**24
+"""Of a width or a vocabulary: torch can still count the bytes of a matrix of two such sides, four times over."""
+DEEPEST = 2**14
+"""The most layers, which are Python objects."""
+
 
 @dataclass(frozen=True)
 class Checked:
@@ -13,8 +18,8 @@ class Checked:
     section: ClassVar[str]
     """Stands before the name of a key in a message."""
 
-    def require_whole(self, *names: str, least: int = 1, or_none: bool = False) -> None:
-        """Raises ValueError unless each is a whole number of at least `least`, or None where that is allowed."""
+    def require_whole(self, *names: str, least: int = 1, most: int = LARGEST, or_none: bool = False) -> None:
+        """Raises ValueError unless each is a whole number within these limits, or None where that is allowed."""
         for name in names:
             value = getattr(self, name)
             if value is None and or_none:
@@ -22,6 +27,8 @@ class Checked:
             if not isinstance(value, int) or isinstance(value, bool) or value < least:
                 left_out = ", or left out" if or_none else ""
                 self.refuse(name, f"a whole number of at least {least}{left_out}")
+            if value > most:
+                self.refuse(name, f"at most {most:,}")
 
     def require_number(
         self,

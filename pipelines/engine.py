@@ -46,6 +46,7 @@ class Engine:
 def engine(store: Store, tracking_uri: str | None = None) -> Iterator[Engine]:
     """Opens the engine. tracking_uri: MLflow's; default a database under the root."""
     stop_politely()
+    store.make()
     recorder = Recorder(store.root, tracking_uri, say=lambda line: click.echo(line, err=True))
     with ExitStack() as stack:
         stack.callback(recorder.close)

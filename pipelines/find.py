@@ -43,6 +43,18 @@ def find(store: Store, kind: str, wanted: str) -> Path:
     return store.artifact(kind, named[0]["identity"])
 
 
+def name_of(store: Store, kind: str, identity: str, wanted: str) -> str:
+    """A name under which `find` finds this artifact: the wanted one, one of its own, or the start of its identity.
+
+    It was perhaps made under another name, and another artifact may have taken its name since.
+    """
+    for name in (wanted, *_names(kind, store.manifest(kind, identity))):
+        newest = next((found for found in store.manifests(kind) if name in _names(kind, found)), None)
+        if newest is not None and newest["identity"] == identity and not os.path.isfile(Path(name) / MANIFEST):
+            return name
+    return identity[:12]
+
+
 def _names(kind: str, manifest: dict[str, Any]) -> list[str]:
     label = str(manifest["label"])
     return [label.removeprefix(f"{kind} "), label]

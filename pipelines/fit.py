@@ -33,6 +33,8 @@ def fit_command(location: str, folder: Path | None, options: TableOptions, asked
     from reducible.tasks.fit.laws.registry import form_named
     from reducible.tasks.fit.run_table import read_runs
 
+    if folder is not None and folder.exists() and not folder.is_dir():
+        raise UserError(f"--out {folder}: is not a folder")
     runs = read_runs(location, options, form_named(asked.form).columns)
     for remark in runs.remarks:
         click.echo(remark)

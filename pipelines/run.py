@@ -11,6 +11,7 @@ import click
 
 from reducible.pipelines.engine import engine, failures, make_again
 from reducible.pipelines.evaluation import evaluation_of, evaluation_task
+from reducible.pipelines.find import name_of
 from reducible.pipelines.finetune import Start
 from reducible.pipelines.finetune import start_of as from_base
 from reducible.pipelines.recipe.recipe import Recipe
@@ -91,6 +92,7 @@ def run_recipe(recipe: Recipe, root: str, fresh: Sequence[str] = ()) -> int:
     evaluation = json.loads((store.artifact("evaluate", tasks.evaluate.identity) / "evaluation.json").read_text())
     dataset = json.loads((store.artifact("dataset", tasks.dataset.identity) / "dataset.json").read_text())
     known = recipe.data.known_entropy(dataset)
+    name = name_of(store, "train", tasks.train.identity, recipe.name)
     at = "" if root == ".reducible" else f" --root {shlex.quote(root)}"
     click.echo(
         f"\n{recipe.name}: {result['parameters']:,} parameters, {result['units']:,} {evaluation['unit']}s, "
@@ -98,7 +100,7 @@ def run_recipe(recipe: Recipe, root: str, fresh: Sequence[str] = ()) -> int:
         f"  loss    {evaluation['headline']}\n{_compared(result, evaluation['unit'])}"
         f"{f'  truth   {known_loss(known, recipe.data.unit)}{chr(10)}' if known else ''}"
         f"{_left(folder)}"
-        f'  write   reducible sample {shlex.quote(recipe.name)}{at} --prompt "..."\n'
+        f'  write   reducible sample {shlex.quote(name)}{at} --prompt "..."\n'
         f"  browse  reducible ui{at}"
     )
     return 0

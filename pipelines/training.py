@@ -13,7 +13,7 @@ from reducible.models.contract import Family
 from reducible.models.cost.ledger import Cost, Lengths
 from reducible.models.families.outside import EXAMPLE, blaming
 from reducible.models.families.registry import DEFAULT, FAMILIES, family
-from reducible.pipelines.recipe.fields import said_alike
+from reducible.pipelines.recipe.fields import parse_number, plain_message, said_alike
 from reducible.pipelines.recipe.recipe import Recipe
 from reducible.tasks.dataset.kind import kind_named
 from reducible.tasks.errors import UserError
@@ -125,9 +125,9 @@ def model_of(
         if holds_boolean(value) and is_number(hints[key]):
             raise UserError(f"model.{key}: {value!r} is not allowed; it must be {NUMBER}")
         try:
-            given[key] = TypeAdapter(hints[key]).validate_python(value)
+            given[key] = TypeAdapter(hints[key]).validate_python(_as_number(value) if is_number(hints[key]) else value)
         except ValidationError as error:
-            message = error.errors()[0]["msg"].removeprefix("Input should be ")
+            message = plain_message(error.errors()[0]["msg"])
             raise UserError(f"model.{key}: {value!r} is not allowed; it must be {message}") from None
     for field in fields(kind.config):
         required = field.default is MISSING and field.default_factory is MISSING
@@ -139,6 +139,14 @@ def model_of(
         return Model(kind, config, cost_of(kind, config, lengths), lengths)
     except ValueError as error:
         raise UserError(str(error)) from None
+
+
+def _as_number(value: Any) -> Any:
+    """2k and 1e4, which YAML takes for text; what is no number stays as it is."""
+    try:
+        return parse_number(value)
+    except ValueError:
+        return value
 
 
 def cost_of(kind: Family, config: Any, lengths: Lengths) -> Cost:

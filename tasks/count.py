@@ -6,12 +6,15 @@ from typing import Annotated, Any
 from pydantic import BeforeValidator, Field
 
 SUFFIXES = {"k": 1e3, "M": 1e6, "G": 1e9, "T": 1e12}
+MOST = 10**18
+"""The largest count: sums of a few of them are numbers of 64 bits."""
+_DIGITS = "[0-9]+(?:_[0-9]+)*"
 
 
 def parse_count(value: Any) -> Any:
-    """50M -> 50000000. Suffixes k, M, G, T; YAML hands 1e12 over as text, so that is read too."""
+    """50M -> 50000000. Suffixes k, M, G, T; YAML hands 1e12 and 1_000 over as text, so they are read too."""
     if isinstance(value, str):
-        match = re.fullmatch(r"\s*((?:[0-9]+\.?[0-9]*|\.[0-9]+)(?:[eE][+-]?[0-9]+)?)\s*([kMGT]?)\s*", value)
+        match = re.fullmatch(rf"\s*((?:{_DIGITS}\.?[0-9]*|\.[0-9]+)(?:[eE][+-]?[0-9]+)?)\s*([kMGT]?)\s*", value)
         if not match:
             raise ValueError("a count such as 32768, 32k, 50M, 1.5G or 2T")
         value = float(match[1]) * SUFFIXES.get(match[2], 1.0)
@@ -20,7 +23,7 @@ def parse_count(value: Any) -> Any:
     return value
 
 
-Count = Annotated[int, BeforeValidator(parse_count), Field(ge=1)]
+Count = Annotated[int, BeforeValidator(parse_count), Field(ge=1, le=MOST)]
 
 
 def parse_number(value: Any) -> Any:

@@ -25,7 +25,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from reducible.models.config import ModelConfig
+from reducible.models.config import DEEPEST, ModelConfig
 from reducible.models.contract import Batch, CarriesState, Family
 from reducible.models.cost.inference import Remembered
 from reducible.models.cost.ledger import Cost, Lengths
@@ -76,7 +76,8 @@ class RecurrentConfig(ModelConfig):
     """The most steps that gradients reach back; the state is carried on. None: the whole sequence."""
 
     def __post_init__(self) -> None:
-        self.require_whole("vocabulary", "width", "depth")
+        self.require_whole("depth", most=DEEPEST)
+        self.require_whole("vocabulary", "width")
         self.require_whole("truncation", or_none=True)
         self.require_one_of("cell", KERNELS)
         self.require_one_of("nonlinearity", ("tanh", "relu"))

@@ -20,7 +20,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from reducible.models.config import ModelConfig
+from reducible.models.config import DEEPEST, ModelConfig
 from reducible.models.contract import Family, Part
 from reducible.models.cost.inference import Remembered
 from reducible.models.cost.ledger import Cost, Lengths
@@ -63,7 +63,8 @@ class Seq2SeqConfig(ModelConfig):
     label_smoothing: float = 0.0
 
     def __post_init__(self) -> None:
-        self.require_whole("source_vocabulary", "vocabulary", "width", "depth")
+        self.require_whole("depth", most=DEEPEST)
+        self.require_whole("source_vocabulary", "vocabulary", "width")
         self.require_flag("shared", "hard", "bidirectional", "tied")
         self.require_one_of("attention", ATTENTIONS)
         self.require_number("dropout", "label_smoothing", least=0, below=1)

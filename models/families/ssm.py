@@ -14,7 +14,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from reducible.models.config import ModelConfig
+from reducible.models.config import DEEPEST, ModelConfig
 from reducible.models.contract import Family, SeriesModel
 from reducible.models.cost.inference import Remembered
 from reducible.models.cost.ledger import Cost, Lengths
@@ -81,7 +81,7 @@ class SsmConfig(ModelConfig):
     def __post_init__(self) -> None:
         self.require_whole("channels", "width")
         self.require_whole("latent", "transition_width", "emission_width", or_none=True)
-        self.require_whole("emission_depth", least=0)
+        self.require_whole("emission_depth", least=0, most=DEEPEST)
         self.require_whole("categories", least=2)
         self.require_one_of("transition", TRANSITIONS)
         self.require_one_of("emission", EMISSIONS)

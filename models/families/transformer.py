@@ -9,7 +9,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from reducible.models.config import AttentionShape, ModelConfig
+from reducible.models.config import DEEPEST, AttentionShape, ModelConfig
 from reducible.models.contract import Family, Part, TextModel
 from reducible.models.cost.inference import Remembered
 from reducible.models.cost.ledger import Cost, Lengths
@@ -41,7 +41,8 @@ class TransformerConfig(ModelConfig):
     norm_epsilon: float = 1e-5
 
     def __post_init__(self) -> None:
-        self.require_whole("vocabulary", "width", "depth", "heads")
+        self.require_whole("depth", most=DEEPEST)
+        self.require_whole("vocabulary", "width", "heads")
         self.require_whole("key_value_heads", "feed_forward", or_none=True)
         if self.width % (2 * self.heads):
             raise ValueError(

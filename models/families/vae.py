@@ -15,7 +15,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from reducible.models.config import ModelConfig
+from reducible.models.config import DEEPEST, ModelConfig
 from reducible.models.contract import Family, SentenceModel
 from reducible.models.cost.inference import Remembered
 from reducible.models.cost.ledger import Cost, Lengths
@@ -68,7 +68,9 @@ class VaeConfig(ModelConfig):
     """Encoder steps before each decoder step in the aggressive phase (He et al. 2019). 0: there is no such phase."""
 
     def __post_init__(self) -> None:
-        self.require_whole("vocabulary", "width", "latent", "depth", "samples", "kl_cycles")
+        self.require_whole("depth", most=DEEPEST)
+        self.require_whole("vocabulary", "width", "latent", "kl_cycles")
+        self.require_whole("samples", most=1024)
         self.require_whole("aggressive", least=0)
         self.require_one_of("pooling", ("last", "max"))
         self.require_one_of("kl_schedule", ("none", "linear", "cyclical"))

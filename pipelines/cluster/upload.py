@@ -24,6 +24,7 @@ from reducible.data import schemes
 from reducible.data.paths import expanded
 from reducible.pipelines.dataset.kinds import data_paths
 from reducible.pipelines.find import find
+from reducible.pipelines.recipe import yaml_text
 from reducible.tasks.errors import UserError
 from reducible.tasks.workflow.store import Store, read_manifest
 
@@ -196,7 +197,7 @@ def _with_bases(path: Path, here: Path) -> list[tuple[Path, Any]]:
     """A recipe and its bases, the nearest first. load_recipe explains mistakes in them, not this function."""
     chain: list[tuple[Path, Any]] = []
     while (here / path).is_file() and path not in [seen for seen, _ in chain]:
-        chain.append((path, yaml.safe_load((here / path).read_text())))
+        chain.append((path, yaml_text.load((here / path).read_text())))
         path = Path(os.path.normpath(path.parent / next(iter(_at(chain[-1][1], ["base"])), "")))
     return chain
 
@@ -212,7 +213,7 @@ def _at(content: Any, keys: Sequence[str]) -> list[str]:
 def _value(text: str) -> Any:
     """An override's value as load_recipe reads it. A value that is not YAML, such as *.md, is text."""
     try:
-        return yaml.safe_load(text)
+        return yaml_text.load(text)
     except yaml.YAMLError:
         return text
 

@@ -16,6 +16,7 @@ from reducible.data.on_error import OnError
 from reducible.data.pair_files import PairSource, listing
 from reducible.data.pairs import SplitBy
 from reducible.data.sources import groups
+from reducible.models.config import LARGEST
 from reducible.pipelines.dataset.data_section import DataSection
 from reducible.pipelines.dataset.tokenizer_section import BPE_VOCABULARY, TokenizerSection
 from reducible.pipelines.recipe.fields import Location, Number, Section, location
@@ -74,7 +75,9 @@ class PairTokenizer(TokenizerSection):
 
     kind: Literal["bpe", "bytes", "words", "characters", "file"] = "bpe"
     vocabulary: Count | None = Field(
-        default=None, description="bpe: ids asked for, default 4096; words, characters: at most so many, default all"
+        default=None,
+        le=LARGEST,
+        description="bpe: ids asked for, default 4096; words, characters: at most so many, default all",
     )
     least_count: int = Field(default=1, ge=1, description="words, characters: what is seen less often is unknown")
 
@@ -172,9 +175,9 @@ class PairData(DataSection):
         }
         apart: dict[Literal["validation", "test"], _Input] = {}
         if self.validation is not None:
-            apart["validation"] = _named(self.validation, self, store)
+            apart["validation"] = _named(self.validation, self, store, "data.validation")
         if self.test is not None:
-            apart["test"] = _named(self.test, self, store)
+            apart["test"] = _named(self.test, self, store, "data.test")
         held_out = {
             f"held-out-{split}": _hold_out(split, given, DivisionSpec(by=by, share=0.0, split=split))
             for split, given in apart.items()
@@ -242,11 +245,11 @@ def _training(data: PairData, store: Store) -> _Input:
         source = PairSource(generated=GeneratedPairs(**described))
         return _Input(source, listing(source))
     assert data.source is not None
-    return _named(data.source, data, store)
+    return _named(data.source, data, store, "data.source")
 
 
-def _named(files: Files, data: PairData, store: Store) -> _Input:
-    source = PairSource(files, data.columns, data.lowercase, data.on_error)
+def _named(files: Files, data: PairData, store: Store, field: str) -> _Input:
+    source = PairSource(files, data.columns, data.lowercase, data.on_error, field=field)
     return _Input(source, listing(source, store.root / "hashes"))
 
 

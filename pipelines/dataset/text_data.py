@@ -12,6 +12,7 @@ from reducible.data.known_entropy import KnownEntropy
 from reducible.data.on_error import OnError
 from reducible.data.sample import sample_files
 from reducible.data.sources import Source, groups, listing
+from reducible.models.config import LARGEST
 from reducible.pipelines.dataset.data_section import DataSection
 from reducible.pipelines.dataset.generated_section import Generated
 from reducible.pipelines.dataset.tokenizer_section import BPE_VOCABULARY, TokenizerSection
@@ -37,7 +38,7 @@ class Tokenizer(TokenizerSection):
     """bytes; bpe: byte-level BPE trained on a sample of the data; file: an existing tokenizer.json."""
 
     kind: Literal["bytes", "bpe", "file"] = "bpe"
-    vocabulary: Count = Field(default=BPE_VOCABULARY, ge=257)
+    vocabulary: Count = Field(default=BPE_VOCABULARY, ge=257, le=LARGEST)
 
 
 class TextData(DataSection):
@@ -95,7 +96,7 @@ class TextData(DataSection):
         held_out: dict[str, Task] = {}
         validating: list[Task] = []
         if self.validation is not None:
-            apart = Source(self.validation, self.column, self.documents, self.on_error)
+            apart = Source(self.validation, self.column, self.documents, self.on_error, field="data.validation")
             apart_files = listing(apart, store.root / "hashes")
             held_out["held_out"] = _task(
                 "held-out",

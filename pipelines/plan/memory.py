@@ -120,6 +120,9 @@ def setting_of(recipe: Recipe, spec: Any, asked: Asked) -> tuple[Setting, int]:
     if asked.gpus is not None or asked.sequence is not None:
         micro_batch = min(micro_batch, -(-examples // world))
     if micro_batch * sequence > MOST_UNITS:
+        if sequence > MOST_UNITS:
+            field = "data.sequence" if asked.sequence is None else "--sequence"
+            raise UserError(f"{field}: {sequence} target units are more than the {MOST_UNITS} that are rehearsed")
         raise UserError(
             f"train.micro_batch: {micro_batch} x {sequence} target units are more than the {MOST_UNITS} that are "
             "rehearsed; plan with a smaller one, or shorter sequences"
@@ -258,7 +261,7 @@ def _inference(recipe: Recipe, spec: Any, plan: StepPlan, examples: int, asked: 
     yield f"inference         weights: {weights}"
     remembers = family(spec.family).remembers
     kept = remembers(plan.setting.config, 2)
-    each = f"{byte_count(kept.per_token)} a token, " if kept.per_token else ""
+    each = f"{byte_count(kept.per_token)} a {recipe.data.unit}, " if kept.per_token else ""
     bits = " in 16 bits" if kept != remembers(plan.setting.config, 4) else ""
     yield f"                  {kept.what}{bits}: {each}{byte_count(kept.bytes(plan.setting.sequence))} a sequence"
 

@@ -31,6 +31,11 @@ Location = Annotated[str, AfterValidator(location)]
 TokenizerPath = Annotated[str, AfterValidator(_path)]
 
 
+def plain_message(message: str) -> str:
+    """Pydantic's message as it stands after "must be"."""
+    return message.removeprefix("Value error, ").removeprefix("Input should be ").partition(", unable to")[0]
+
+
 Section = Frozen
 """What each section of a recipe extends."""
 

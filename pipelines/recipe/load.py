@@ -11,10 +11,12 @@ import yaml
 from pydantic import BaseModel, ValidationError
 
 from reducible.data import schemes
+from reducible.data.hashes import open_regular
 from reducible.data.paths import expanded, scheme_like
 from reducible.pipelines.dataset.generated_section import GeneratedSection, generated_in
 from reducible.pipelines.dataset.kinds import data_paths, section_in
 from reducible.pipelines.recipe import yaml_text
+from reducible.pipelines.recipe.fields import plain_message
 from reducible.pipelines.recipe.recipe import Recipe
 from reducible.tasks.errors import UserError
 from reducible.tasks.evaluate.evaluate_spec import EvaluateSpec
@@ -113,7 +115,8 @@ def _read(path: Path, seen: tuple[Path, ...] = ()) -> dict[str, Any]:
     if path.resolve() in seen:
         raise UserError(f"{path}: base leads back to itself")
     try:
-        text = path.read_text(encoding="utf-8")
+        with open_regular(path) as stream:
+            text = stream.read().decode("utf-8")
     except FileNotFoundError:
         near = difflib.get_close_matches(path.name, os.listdir(path.parent) if path.parent.is_dir() else [], n=1)
         raise UserError(
@@ -228,7 +231,7 @@ def explain(error: ValidationError, model: type[BaseModel], content: Any) -> str
         return f"{field}: unknown key; {known}"
     if first["type"] == "missing":
         return f"{field}: is missing" + ("; for example data: {source: builtin:stdlib}" if field == "data" else "")
-    message = first["msg"].removeprefix("Value error, ").removeprefix("Input should be ")
+    message = plain_message(first["msg"])
     if first["type"] == "string_pattern_mismatch":
         message = "letters, digits, spaces, dots, - and _, a letter or digit first"
     if first["type"] in NO_SECTION:

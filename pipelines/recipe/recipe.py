@@ -56,7 +56,7 @@ class Compute(Workers):
 class Search(Section):
     """A small search for the learning rate inside each cell, on the first part of its run."""
 
-    samples: int = Field(default=6, ge=2)
+    samples: int = Field(default=6, ge=2, le=1000)
     low: Annotated[Number, Field(gt=0)] = 1e-3
     high: Annotated[Number, Field(gt=0)] = 1e-1
     share: Annotated[Number, Field(gt=0, le=1)] = 0.2
@@ -113,7 +113,7 @@ class Sweep(Section):
     )
     batches: tuple[Count, ...] = Field(default=(), description="target units per step, one for each budget")
     tokens_per_parameter: tuple[Number, Number] | None = Field(default=None, description="range; others are left out")
-    seeds: int = Field(default=1, ge=1)
+    seeds: int = Field(default=1, ge=1, le=1000)
     learning_rate: Literal["rule"] | Search = "rule"
 
     @model_validator(mode="after")

@@ -1,5 +1,11 @@
-"""Reads YAML, and refuses what PyYAML takes silently: a key that stands twice, and a key that is not text."""
+"""Reads YAML as its author sees it, and refuses a key that stands twice and a key that is not text.
 
+PyYAML follows YAML 1.1, where 20:30 is 1230 (in base 60), 012 is ten (octal) and 1_000 a thousand, on, yes and no are
+booleans and 2026-11-28 is a date. Here, as nearly in YAML 1.2, only true, false, null and decimal numbers are not text.
+The fields of a recipe read numbers from text (tasks/count.py), so 012 is twelve there and 20:30 is refused.
+"""
+
+import re
 from typing import Any
 
 import yaml
@@ -13,6 +19,8 @@ class WrongKey(yaml.MarkedYAMLError):
 
 
 class _Loader(yaml.SafeLoader):
+    yaml_implicit_resolvers: dict[str, Any] = {}  # instead of those of YAML 1.1  # noqa: RUF012
+
     def __init__(self, text: str) -> None:
         super().__init__(text)
         self.checked: set[yaml.MappingNode] = set()
@@ -23,6 +31,18 @@ class _Loader(yaml.SafeLoader):
             self.checked.add(node)
             _check_keys([key for key, _ in node.value if key.tag != MERGE])
         super().flatten_mapping(node)
+
+
+_FLOAT = r"[-+]?(?:[0-9]+\.[0-9]*|\.[0-9]+)(?:[eE][-+][0-9]+)?|[-+]?\.(?:inf|Inf|INF)|\.(?:nan|NaN|NAN)"
+
+for _tag, _pattern, _first in (
+    ("bool", r"true|True|TRUE|false|False|FALSE", "tTfF"),
+    ("null", r"~|null|Null|NULL|", ["~", "n", "N", ""]),
+    ("int", r"[-+]?(?:0|[1-9][0-9]*)", "-+0123456789"),
+    ("float", _FLOAT, "-+.0123456789"),
+    ("merge", r"<<", "<"),
+):
+    _Loader.add_implicit_resolver(f"tag:yaml.org,2002:{_tag}", re.compile(rf"(?:{_pattern})\Z"), list(_first))
 
 
 def _check_keys(keys: list[yaml.Node]) -> None:

@@ -13,6 +13,7 @@ import yaml
 
 from reducible.models.families.registry import DEFAULT
 from reducible.pipelines.engine import engine, failures, make_again
+from reducible.pipelines.find import name_of
 from reducible.pipelines.recipe.recipe import Recipe
 from reducible.pipelines.sweep.cells import FamilyCells, SweepTasks, after_the_cells, fit_name, sweep_tasks
 from reducible.tasks.errors import UserError
@@ -172,9 +173,10 @@ def _say(recipe: Recipe, root: str, fits: Mapping[str, Task], report: Task, data
 
     at = "" if root == ".reducible" else f" --root {shlex.quote(root)}"
     found = {name: Fit.load(store.artifact("fit", fit.identity) / "fit.json") for name, fit in fits.items()}
-    which = ""
+    which, law = "", recipe.name
     if "" in found:
         click.echo("\n" + summary(found[""]))
+        law = name_of(store, "fit", fits[""].identity, recipe.name)
     else:
         compared = store.artifact("compare", report.inputs["comparison"].identity)
         click.echo("\n" + families_summary(found, Comparison.load(compared / "comparison.json")))
@@ -185,6 +187,6 @@ def _say(recipe: Recipe, root: str, fits: Mapping[str, Task], report: Task, data
             click.echo(f"truth{', ' if name else ''}{name}: {agreement(known, fit)}")
     click.echo(
         f"\n  report   {store.artifact('report', report.identity) / 'report.html'}\n"
-        f"  predict  reducible predict {shlex.quote(recipe.name)}{which} --compute 1e15{at}\n"
+        f"  predict  reducible predict {shlex.quote(law)}{which} --compute 1e15{at}\n"
         f"  browse   reducible ui{at}"
     )

@@ -62,6 +62,8 @@ _NAMES: dict[str, tuple[str, ...]] = {
 _KNOWN = {
     name: (role, rank) for role, lines in _NAMES.items() for rank, line in enumerate(lines) for name in line.split()
 }
+_PREFIXES = {"": 1.0, "k": 1e3, "m": 1e6, "g": 1e9, "t": 1e12, "p": 1e15, "e": 1e18, "z": 1e21, "y": 1e24}
+_FLOPS = re.compile(rf"(?P<prefix>[{''.join(_PREFIXES)}]?)flops?")
 _PREFIX = re.compile(r"(?:metrics|params|tags|config|summary)[./]")
 _SCALE = re.compile(r"(?P<base>.+?)(?:[ _.]+(?:in_?|in )?|\s*[(\[])(?P<unit>[A-Za-z]+)[)\]]?")
 
@@ -92,7 +94,7 @@ def plain_name(name: str) -> str:
 
 def meaning(name: str) -> Meaning | None:
     """What a column of this name holds, if the name is well known."""
-    if name.strip() in ROLES:
+    if name.strip() in ROLES and name.strip() != "loss":  # beside val_loss it is often that of training
         return Meaning(name.strip(), 0)
     plain = plain_name(name)
     for ending, rank in ((plain, 2), (plain.removeprefix("final"), 1)):  # final/val_loss goes before val_loss
@@ -106,8 +108,8 @@ def meaning(name: str) -> Meaning | None:
             return Meaning(base.role, base.rank, base.unit, 10.0 ** POWERS[unit])
         if base.role == "loss" and unit in ("nats", "bits", "ppl", "perplexity"):
             return Meaning(base.role, base.rank, "perplexity" if unit == "ppl" else unit)
-        if base.role == "C" and unit in ("flop", "flops"):
-            return base
+        if base.role == "C" and base.unit is None and (found := _FLOPS.fullmatch(unit)):
+            return Meaning("C", base.rank, None, _PREFIXES[found["prefix"]])
     return None
 
 

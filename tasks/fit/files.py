@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import re
 from pathlib import Path
@@ -18,6 +19,9 @@ from reducible.tasks.fit.result import Fit
 from reducible.tasks.fit.run_table import RunTable
 from reducible.tasks.fit.units import repeats
 from reducible.tasks.words import plural
+
+BESIDE = ("comparison.json", "summary.txt", "report.html", "figures")
+"""Names in the folder that holds those of the families."""
 
 
 def fit_table(runs: RunTable, folder: Path, options: FitOptions | None = None) -> Fit:
@@ -59,8 +63,14 @@ def fit_families(
 
 
 def family_folder(folder: Path, family: str) -> Path:
-    """Where a family's fit lies; signs that a file's name cannot hold become dashes."""
-    return folder / (re.sub(r"[^\w.+=-]+", "-", family).strip(".") or "-")
+    """Where a family's fit lies: a folder of its name.
+
+    Signs that a file's name cannot hold become dashes, and a part of its hash then tells the family from others.
+    """
+    name = re.sub(r"[^\w.+=-]+", "-", family).strip(".")
+    if name != family or name in BESIDE:
+        name = f"{name}-{hashlib.sha256(family.encode()).hexdigest()[:6]}"
+    return folder / name
 
 
 def write_fit(fit: Fit, folder: Path) -> None:

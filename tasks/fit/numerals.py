@@ -51,6 +51,12 @@ def number(text: str, mark: Mark = "point", count: bool = False) -> float | None
     return float(f"{shape['sign']}{whole or 0}.{fraction or 0}e{power}")  # one rounding, as of a number typed in full
 
 
+def has_suffix(text: str) -> bool:
+    """Whether a count ends in k, M, B or another power of ten."""
+    shape = _SHAPE.fullmatch(text.strip())
+    return shape is not None and shape["suffix"].lower() in POWERS
+
+
 def columns_of_numbers(
     columns: Mapping[str, Sequence[object]], counts: Sequence[str], given: Mark | None, where: str
 ) -> dict[str, list[float]]:
@@ -93,6 +99,8 @@ def _readings(cells: Sequence[object], marks: Sequence[Mark], count: bool) -> di
 def _value(cell: object, mark: Mark, count: bool) -> float | None:
     if cell is None:
         return math.nan
+    if isinstance(cell, bool):
+        return None
     if isinstance(cell, str):
         return number(cell, mark, count)
     try:

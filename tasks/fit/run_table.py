@@ -12,16 +12,18 @@ import pandas
 
 from reducible.tasks.errors import UserError
 from reducible.tasks.fit.column_names import COUNTS, FAMILIES, NUMBERS, ROLES, Columns, find_columns, plain_name
-from reducible.tasks.fit.numerals import Mark, columns_of_numbers, number
-from reducible.tasks.fit.status import FINISHED, status_word
+from reducible.tasks.fit.numerals import Mark, columns_of_numbers, has_suffix, number
+from reducible.tasks.fit.status import FINISHED, says_unfinished, status_word
+from reducible.tasks.fit.summary_rows import refuse_summary
 from reducible.tasks.fit.table import Table, empty, read_table
-from reducible.tasks.fit.units import PF_DAY, check_counts, check_units, nats
+from reducible.tasks.fit.units import PF_DAY, check_counts, check_loss, check_units, nats
 from reducible.tasks.words import listed, plural, unknown
 
 Unit = Literal["nats", "bits", "perplexity"]
 ComputeUnit = Literal["flops", "pf-days"]
 Counts = Literal["parameters", "parameters_without_embeddings"]
 SIZES = {"parameters": "N", "parameters_without_embeddings": "N_without_embeddings"}
+STEPS = frozenset("step globalstep trainerglobalstep iteration iter epoch".split())  # noqa: SIM905
 MOST_VALUES = 20  # a column of words with no more is one that divides the runs
 
 
@@ -82,13 +84,17 @@ def read_runs(location: str, options: TableOptions | None = None, needed: Sequen
         notes += ("C is not in the table and is taken as 6ND: give it if embeddings or attention cost much",)
     if splits and not options.unchecked:
         check = check_units if "C" in columns.of else check_counts
+        refuse_summary(runs, table.where)
         check(runs, sizes[0], table.where)
+        if options.unit is None and columns.meanings["loss"].unit is None:
+            check_loss(runs, table.where)
     families = _families(table, options)
     _refuse_mixture(table, options)
     if "weight" in runs:
         notes += (f"runs weigh as {columns.of['weight']} says, from {runs.weight.min():g} to {runs.weight.max():g}",)
     if sizes and "N" not in runs:
         notes += ("N counts parameters without embeddings: the table has no other",)
+    notes += _histories(table, runs)
     remarks = _remarks(table, columns, options, counts)
     return RunTable(runs[[role for role in ROLES if role in runs]], notes, remarks, counts, families)
 
@@ -128,11 +134,11 @@ def _is_number(cell: object) -> bool:
 
 def _runs(table: Table, columns: Columns, options: TableOptions) -> tuple[pandas.DataFrame, tuple[str, ...]]:
     """The found columns in the units of a fit, and notes on what was changed."""
-    finished = [True] * table.rows
     runs: dict[str, Sequence[object]] = {}
-    if "status" in columns.of:
-        runs["status"] = [None if empty(cell) else status_word(cell) for cell in table.columns[columns.of["status"]]]
-        finished = [word in (None, FINISHED) for word in runs["status"]]
+    states = _states(table, columns)
+    finished = [word in (None, FINISHED) for word in states]
+    if "status" in columns.of or not all(finished):
+        runs["status"] = states
     for role in ("name", "reason"):
         if role in columns.of:
             runs[role] = [None if cell is None else _word(cell) for cell in table.columns[columns.of[role]]]
@@ -154,6 +160,7 @@ def _runs(table: Table, columns: Columns, options: TableOptions) -> tuple[pandas
         elif factor != 1:
             notes += (f"{role} is read from {columns.of[role]}, times {factor:g}",)
         if factor != 1:
+            _refuse_two_units(table, columns.of[role], role)
             values = values * factor
         unit = (options.unit or said.unit or "nats") if role == "loss" else ""
         _check_values(table, columns.of[role], role, values, finished, unit)
@@ -165,6 +172,48 @@ def _runs(table: Table, columns: Columns, options: TableOptions) -> tuple[pandas
         if role not in cells:
             raise UserError(f"--scale {role}: {unknown('column of numbers in this table', role, cells)}")
     return pandas.DataFrame(runs), notes
+
+
+def _states(table: Table, columns: Columns) -> list[str | None]:
+    """Of each row, by the column of states and by columns such as diverged or finished that say yes or no."""
+    states: list[str | None] = [None] * table.rows
+    if "status" in columns.of:
+        states = [None if empty(cell) else status_word(cell) for cell in table.columns[columns.of["status"]]]
+    for name in _flags(table):
+        for row, cell in enumerate(table.columns[name]):
+            if says_unfinished(plain_name(name), cell) and states[row] in (None, FINISHED):
+                states[row] = f"{name} is {_word(cell)}"
+    return states
+
+
+def _flags(table: Table) -> list[str]:
+    return [name for name, cells in table.columns.items() if any(says_unfinished(plain_name(name), c) for c in cells)]
+
+
+def _refuse_two_units(table: Table, column: str, role: str) -> None:
+    """A column whose unit is said once must not say it again in its cells."""
+    for row, cell in enumerate(table.columns[column]):
+        if isinstance(cell, str) and has_suffix(cell):
+            raise UserError(
+                f"{table.where}, row {row + 2}, column {column}: {cell.strip()} says its unit, and so does the name of "
+                f"the column or --scale; add --scale {role}=1 if the cell is right"
+            )
+
+
+def _histories(table: Table, runs: pandas.DataFrame) -> tuple[str, ...]:
+    """A note if rows are points along one training: their loss is above that of a training which ends there."""
+    steps = next((name for name in table.columns if plain_name(name) in STEPS), None)
+    if steps is None or "name" not in runs or runs["name"].isna().any():
+        return ()
+    size = "N" if "N" in runs else "N_without_embeddings"
+    several = [str(name) for name, rows in runs.groupby("name") if rows[size].nunique() == 1 < rows["D"].nunique()]
+    if not several:
+        return ()
+    others = " and others" if len(several) > 3 else ""
+    return (
+        f"{listed(several[:3])}{others} have rows at several values of {steps}: if these "
+        "are points along one training, their losses are too high, as its learning rate has not come down yet",
+    )
 
 
 def _spoken(cells: Sequence[object], role: str) -> list[object]:
@@ -257,7 +306,7 @@ def _remarks(table: Table, columns: Columns, options: TableOptions, counts: Coun
         remarks.append(
             f"N counts {columns.of['N_without_embeddings']}, not {columns.of['N']} (--count all takes those)"
         )
-    used = {*columns.of.values(), *options.family, *passed}
+    used = {*columns.of.values(), *options.family, *passed, *_flags(table)}
     unused = [_described(name, cells) for name, cells in table.columns.items() if name not in used]
     unused += [f"{name} (--ignore)" for name in options.ignore]
     if unused:

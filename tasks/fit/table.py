@@ -16,14 +16,16 @@ import warnings
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import pandas
 import zstandard
 
+from reducible.data.hashes import open_regular
 from reducible.tasks.errors import UserError
 from reducible.tasks.fit import mlflow_table
 
-EMPTY = frozenset(("", "-", "--", "na", "n/a", "#n/a", "nan", "null", "none"))
+EMPTY = frozenset(("", "-", "--", "–", "—", "na", "n/a", "n.a.", "#n/a", "#nv", "<na>", "nan", "null", "none"))
 """Cells that say nothing, in small letters."""
 
 _PACKED: dict[bytes, Callable[[bytes], bytes]] = {
@@ -54,16 +56,21 @@ def read_table(location: str, experiment: str | None = None) -> Table:
         UserError: it is not there, or is no table; the line names the place.
     """
     if mlflow_table.is_mlflow(location):
-        return Table(location, _cells(mlflow_table.runs(location, experiment)))
+        return Table(location, _cells(mlflow_table.runs(location, experiment), location))
     if experiment is not None:
         raise UserError(f"--experiment {experiment}: {location} is a file, not an MLflow tracking URI or folder")
     path = Path(location)
     try:
-        content = path.read_bytes()
+        with open_regular(path) as stream:
+            content = stream.read()
     except FileNotFoundError:
         raise UserError(f"{path} does not exist: give a table of runs with the columns N, D, C, loss") from None
     except IsADirectoryError:
         raise UserError(f"{path} is a folder and holds no runs of MLflow: give a table of runs") from None
+    except OSError as error:
+        raise UserError(
+            f"{path} cannot be read ({(error.strerror or str(error)).lower()}): give a table of runs"
+        ) from None
     for magic, unpack in _PACKED.items():
         if content.startswith(magic):
             try:
@@ -71,13 +78,13 @@ def read_table(location: str, experiment: str | None = None) -> Table:
             except (OSError, EOFError, lzma.LZMAError, zstandard.ZstdError) as error:
                 raise UserError(f"{path} cannot be unpacked ({error})") from None
     if content.startswith(b"PAR1"):
-        return Table(str(path), _cells(_parquet(path, content)))
+        return Table(str(path), _cells(_parquet(path, content), str(path)))
     if content.startswith(b"PK"):
         raise UserError(f"{path} is a spreadsheet or an archive: save the sheet as CSV")
     text = _text(content)
     if text.lstrip()[:1] in ("{", "["):
-        return Table(str(path), _cells(_json(path, text)))
-    return Table(str(path), _cells(_csv(path, text)))
+        return Table(str(path), _cells(_json(path, text), str(path)))
+    return Table(str(path), _cells(_csv(path, text), str(path)))
 
 
 def empty(cell: object) -> bool:
@@ -85,11 +92,14 @@ def empty(cell: object) -> bool:
     return cell is None or (isinstance(cell, str) and cell.strip().lower() in EMPTY)
 
 
-def _cells(frame: pandas.DataFrame) -> dict[str, list[object]]:
+def _cells(frame: pandas.DataFrame, where: str) -> dict[str, list[object]]:
     """Columns of plain cells. A row without any stays: whoever reads the table says that it is left out."""
     columns: dict[str, list[object]] = {}
     for i, name in enumerate(frame.columns):
-        columns.setdefault(str(name).strip(), [_cell(cell) for cell in frame.iloc[:, i].tolist()])
+        cells = [_cell(cell) for cell in frame.iloc[:, i].tolist()]
+        plain = str(name).strip()
+        if cells != columns.setdefault(plain, cells) and plain and any(cell is not None for cell in cells):
+            raise UserError(f"{where}: two columns are called {plain} and differ; rename or delete one")
     return columns
 
 
@@ -128,10 +138,10 @@ def _parquet(path: Path, content: bytes) -> pandas.DataFrame:
 def _json(path: Path, text: str) -> pandas.DataFrame:
     """A list of objects, or an object in each line; objects within become columns such as config.lr."""
     try:
-        rows = json.loads(text) if text.lstrip().startswith("[") else [json.loads(line) for line in _lines(text)]
+        rows = _loaded(text) if text.lstrip().startswith("[") else [_loaded(line) for line in _lines(text)]
     except ValueError as error:
         try:  # one object, over several lines
-            rows = [json.loads(text)]
+            rows = [_loaded(text)]
         except ValueError:
             raise UserError(f"{path} cannot be read as JSON lines ({error})") from None
     if not all(isinstance(row, dict) for row in rows):
@@ -139,6 +149,19 @@ def _json(path: Path, text: str) -> pandas.DataFrame:
     flat = [_flat(row) for row in rows]
     names = list(dict.fromkeys(name for row in flat for name in row))
     return pandas.DataFrame({name: pandas.Series([row.get(name) for row in flat], dtype=object) for name in names})
+
+
+def _loaded(text: str) -> Any:
+    return json.loads(text, object_pairs_hook=_object)
+
+
+def _object(pairs: list[tuple[str, object]]) -> dict[str, object]:
+    """A JSON object; Python would keep the last of two equal keys."""
+    found = dict(pairs)
+    if len(found) < len(pairs):
+        twice = next(key for i, (key, _) in enumerate(pairs) if key in [other for other, _ in pairs[:i]])
+        raise ValueError(f"the key {twice} stands twice in one object")
+    return found
 
 
 def _flat(row: dict[str, object], under: str = "") -> dict[str, object]:
@@ -159,26 +182,31 @@ def _csv(path: Path, text: str) -> pandas.DataFrame:
     while text.startswith("#") and "\n" in text:
         text = text.partition("\n")[2]
     separator = separator or _separator(text)
+
+    def read(**options: Any) -> pandas.DataFrame:
+        return pandas.read_csv(
+            io.StringIO(text),
+            sep=separator,
+            dtype=str,
+            skipinitialspace=True,
+            keep_default_na=False,
+            engine="python" if len(separator) > 1 else "c",
+            **options,
+        )
+
     try:
         with warnings.catch_warnings():
             # Rows longer than the header: their numbers would stand under the wrong names.
             warnings.simplefilter("error", pandas.errors.ParserWarning)
-            frame = pandas.read_csv(
-                io.StringIO(text),
-                sep=separator,
-                dtype=str,
-                skipinitialspace=True,
-                keep_default_na=False,
-                index_col=False,
-                engine="python" if len(separator) > 1 else "c",
-            )
+            frame = read(index_col=False)
     except pandas.errors.ParserWarning:
         raise UserError(f"{path} cannot be read as CSV (rows have more cells than the header)") from None
     except (pandas.errors.ParserError, pandas.errors.EmptyDataError, csv.Error) as error:
         raise UserError(f"{path} cannot be read as CSV ({str(error).strip()})") from None
     if frame.isna().to_numpy().any():  # short rows
         frame = frame.fillna("")
-    return frame
+    names = read(header=None, nrows=1).iloc[0].fillna("").tolist()  # pandas gives a second column of one name another
+    return frame.set_axis(names, axis=1) if len(names) == frame.shape[1] else frame
 
 
 def _separator(text: str) -> str:

@@ -20,7 +20,10 @@ PF_DAY = 1e15 * 86400
 USUAL = (0.8, 125.0)
 """C/(N D) that needs no question: a mixture of experts lies below 6, small models without embeddings above."""
 FEWEST_UNITS = 1e4
-MOST_PER_PARAMETER = 1e6
+PER_PARAMETER = (1e-3, 1e6)
+"""D/N of any training."""
+MOST_NATS = 15.0
+"""Of a target: a guess among three million tokens."""
 
 _SCALES = {"N": (1.0, 1e6, 1e9, 1e3), "D": (1.0, 1e9, 1e6, 1e12), "C": (1.0, PF_DAY, 1e18, 1e21, 1e15, 1e12, 1e9)}
 _WORDS = {1e3: "thousands", 1e6: "millions", 1e9: "billions", 1e12: "trillions"}
@@ -66,16 +69,41 @@ def check_counts(table: pandas.DataFrame, size: str, where: str) -> None:
         UserError: as check_units.
     """
     both = table[[size, "D"]].dropna()
+    both = both[(both > 0).all(axis=1)]
     if both.empty:
         return
-    N, D = (float(both[name].median()) for name in (size, "D"))
-    if D < FEWEST_UNITS:
-        said = f"D is {D:.3g} units in the middle: it is probably in billions (--scale D=1e9)"
-    elif D / N > MOST_PER_PARAMETER:
-        said = f"D/N is {D / N:.3g}: N is probably in millions (--scale N=1e6)"
+    ratio = both["D"] / both[size]
+    few, many = both[ratio < PER_PARAMETER[0]], both[ratio > PER_PARAMETER[1]]
+    if both["D"].median() < FEWEST_UNITS:
+        said = f"D is {both['D'].median():.3g} units in the middle: it is probably in billions (--scale D=1e9)"
+    elif len(many):
+        said = f"D/N is {ratio.max():.3g}{_of(many, both)}: N is probably in millions (--scale N=1e6)"
+    elif len(few):
+        said = f"D/N is {ratio.min():.3g}{_of(few, both)}: D is probably in millions (--scale D=1e6)"
     else:
         return
     raise UserError(f"{where}: {said}; --unchecked takes the numbers as they are")
+
+
+def check_loss(table: pandas.DataFrame, where: str) -> None:
+    """Refuses losses that are worse than a guess among all tokens there are: they are perplexities.
+
+    A few such rows may be runs that exploded.
+
+    Raises:
+        UserError: the line names the option that says the unit.
+    """
+    losses = table["loss"][np.isfinite(table["loss"])]
+    if len(losses) and losses.quantile(0.75) > MOST_NATS:
+        raise UserError(
+            f"{where}: the loss is {losses.median():.3g} in the middle, and a guess among a million tokens costs 13.8 "
+            "nats: it is probably perplexity (--unit perplexity), or a sum; --unit nats takes it as it is"
+        )
+
+
+def _of(odd: pandas.DataFrame, all_: pandas.DataFrame) -> str:
+    """In which rows, if not in all."""
+    return "" if len(odd) == len(all_) else f" in {len(odd)} of {len(all_)} rows (the first is row {odd.index[0] + 2})"
 
 
 def _guess(N: float, D: float, C: float) -> str:

@@ -44,7 +44,7 @@ class ValidationSpec(Frozen):
 class AdapterSettings(Frozen):
     """Low-rank updates of frozen weights."""
 
-    rank: int = Field(default=8, ge=1)
+    rank: int = Field(default=8, ge=1, le=2**20)
     """r of y = x W0 + (alpha / r) x L1 L2."""
     dropout: Share = 0.0
     """Dropout on the input of L1."""
@@ -129,7 +129,7 @@ class TrainSpec(StepSettings):
 class Workers(Frozen):
     """Where and how a training runs."""
 
-    workers: int = Field(default=1, ge=1)
+    workers: int = Field(default=1, ge=1, le=2**20)
     cpus_per_worker: Annotated[Number, Field(gt=0)] = 1
     gpus_per_worker: Annotated[Number, Field(ge=0)] = 0
     strategy: Strategy = "none"

@@ -30,10 +30,10 @@ Spec = TypeVar("Spec", bound=BaseModel)
 
 
 class Store:
-    """A folder that every node sees.
+    """A folder that every node sees. `make` makes it before something is written; whoever only reads leaves none.
 
     Raises:
-        UserError: the root is empty or a URI, or cannot be made or written.
+        UserError: the root is empty or a URI, or lies below a file.
     """
 
     def __init__(self, root: str | Path) -> None:
@@ -45,13 +45,18 @@ class Store:
         if not str(root):
             raise UserError("--root: is empty; give a folder")
         self.root = expanded(str(root)).absolute()
+        there = next(path for path in (self.root, *self.root.parents) if os.path.lexists(path))
+        if not there.is_dir():
+            raise _cannot_be_made(self.root, f"{there} is not a folder")
+
+    def make(self) -> "Store":
+        """Makes the folders. Raises UserError if they cannot be made."""
         try:
             for folder in ("artifacts", "staging", "work"):
                 (self.root / folder).mkdir(parents=True, exist_ok=True)
         except OSError as error:
-            raise UserError(
-                f"--root {root}: cannot be made ({error.strerror}); give a folder you can write to"
-            ) from None
+            raise _cannot_be_made(self.root, error.strerror or str(error)) from None
+        return self
 
     def artifact(self, name: str, identity: str) -> Path:
         return self.root / "artifacts" / name / identity
@@ -75,7 +80,7 @@ class Store:
     def discard(self, name: str, identity: str) -> None:
         """Removes an artifact, so that its task is run again. The rename hides all of it at once."""
         if self.committed(name, identity):
-            trash = self.root / "staging" / f"discarded-{identity[:12]}-{uuid.uuid4().hex[:8]}"
+            trash = self.make().root / "staging" / f"discarded-{identity[:12]}-{uuid.uuid4().hex[:8]}"
             self.artifact(name, identity).rename(trash)
             shutil.rmtree(trash)
 
@@ -117,6 +122,10 @@ class Store:
             if error.errno not in (errno.ENOTEMPTY, errno.EEXIST):
                 raise
         flush(artifact.parent)
+
+
+def _cannot_be_made(root: Path, reason: str) -> UserError:
+    return UserError(f"--root {root}: cannot be made ({reason}); give a folder you can write to")
 
 
 def write_manifest(

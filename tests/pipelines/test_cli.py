@@ -1,17 +1,22 @@
 """The commands as a person gives them: error lines, exit codes, and (slow) whole runs and sweeps of toy size."""
 
 import json
+import os
 from collections.abc import Sequence
 from pathlib import Path
 
 import pytest
 from click.testing import CliRunner, Result
 
+from reducible.models.cost.ledger import Lengths
+from reducible.models.families.registry import FAMILIES
 from reducible.pipelines.cli import main
 from reducible.pipelines.engine import to_make_again
+from reducible.pipelines.find import find, name_of
 from reducible.pipelines.recipe.load import load_evaluation, load_recipe
 from reducible.pipelines.run import run_tasks
 from reducible.pipelines.sweep.cells import sweep_tasks
+from reducible.pipelines.training import model_of
 from reducible.tasks.dataset.kind import kind_named
 from reducible.tasks.errors import UserError
 from reducible.tasks.evaluate.evaluate_pairs import PairsSettings
@@ -70,6 +75,108 @@ def test_a_mistake_is_an_exit_code_of_2_and_a_line(
     assert result.exit_code == 2
     assert message in result.output
     assert "Traceback" not in result.output
+
+
+def test_a_plan_that_is_refused_and_a_question_leave_no_root(toy: Path, tmp_path: Path) -> None:
+    assert called(["plan", toy, "data.generated=", "data.source=nowhere", "--root", tmp_path / "root"]).exit_code == 2
+    assert called(["sample", "toy", "--root", tmp_path / "root"]).exit_code == 2
+    assert called(["plan", toy, "--root", tmp_path / "root"]).exit_code == 0
+    assert not (tmp_path / "root").exists()
+
+
+def test_a_mistake_in_a_source_is_said_of_its_own_key(toy: Path, tmp_path: Path) -> None:
+    for key in ("source", "validation"):
+        given = [] if key == "source" else [f"data.source={toy}"]
+        for wrong in ("nowhere", "builtin:nothing"):
+            result = called(
+                ["plan", toy, "data.generated=", *given, f"data.{key}={wrong}", "--root", tmp_path / "root"]
+            )
+            assert result.exit_code == 2
+            assert f"reducible: data.{key}: " in result.output
+
+
+def test_a_pipe_is_refused_wherever_a_file_is_named(toy: Path, tmp_path: Path) -> None:
+    pipe = tmp_path / "pipe"
+    os.mkfifo(pipe)
+    os.mkfifo(tmp_path / "weights.gguf")
+    for arguments, message in (
+        (["plan", toy, f"data.tokenizer={{kind: file, path: {pipe}}}"], "data.tokenizer.path: "),
+        (["plan", toy, "data.generated=", f"data.source={pipe}"], "not a regular file"),
+        (["plan", pipe], "not a regular file"),
+        (["fit", pipe], "not a regular file"),
+        (["predict", "demo", "--table", pipe, "--root", tmp_path / "root"], "no fit"),
+        (["predict", pipe, "--compute", "1e9", "--root", tmp_path / "root"], "no fit"),
+        (["finetune", tmp_path / "weights.gguf", "--root", tmp_path / "root"], "is not a checkpoint"),
+        (["sample", pipe, "--root", tmp_path / "root"], "no train of that name"),
+        (["plan", toy, "--root", pipe], "cannot be made"),
+    ):
+        result = called(arguments)
+        assert (result.exit_code, "Traceback" in result.output) == (2, False)
+        assert message in result.output
+
+
+def test_the_next_command_names_what_was_made(tmp_path: Path) -> None:
+    """A training is done already under another name, or a newer one has its name."""
+    store = Store(tmp_path).make()
+    for identity, label, created in (
+        ("a" * 64, "train one", 1),
+        ("b" * 64, "train one", 2),
+        ("c" * 64, "train two", 3),
+    ):
+        folder = store.artifact("train", identity)
+        folder.mkdir(parents=True)
+        (folder / "manifest.json").write_text(
+            json.dumps({"identity": identity, "label": label, "created": created, "files": {}})
+        )
+    for identity, wanted, name in (
+        ("c" * 64, "two", "two"),
+        ("c" * 64, "three", "two"),
+        ("b" * 64, "two", "one"),
+        ("a" * 64, "one", "a" * 12),
+    ):
+        assert name_of(store, "train", identity, wanted) == name
+        assert find(store, "train", name) == store.artifact("train", identity)
+
+
+SIZES = {
+    "transformer": ("width", "depth", "heads", "feed_forward"),
+    "recurrent": ("width", "depth", "truncation"),
+    "encoder-decoder": ("width", "depth"),
+    "seq2seq": ("width", "depth"),
+    "vae": ("width", "latent", "depth", "samples"),
+    "ssm": ("width", "latent", "emission_depth", "categories"),
+    "linear-gaussian": ("width",),
+}
+
+
+@pytest.mark.parametrize("family", SIZES)
+def test_a_size_that_no_model_has_is_refused_by_its_name(family: str) -> None:
+    path = Path(__file__).parents[2] / "recipes" / f"{family}.yaml"
+    facts = {key: False if key == "shared" else 300 for key in FAMILIES[family].batch.decided}
+    for key in SIZES[family]:
+        for size in (10**8, 10**13, 10**30):
+            recipe = load_recipe(path, [f"model.{key}={size}"])
+            with pytest.raises(UserError, match=f"^model.{key}: {size} must be at most [0-9,]+$"):
+                model_of(recipe, facts, Lengths.fixed(16))
+
+
+@pytest.mark.parametrize(
+    ("override", "message"),
+    [
+        ("data.tokenizer.vocabulary=1e13", "data.tokenizer.vocabulary: 10000000000000 is not allowed; it must"),
+        ("data.tokenizer={kind: bpe, vocabulary: 1e30}", "data.tokenizer.vocabulary: 10000"),
+        ("data.sequence=1e13", "data.sequence: 10000000000000 target units are more than the 4194304"),
+        ("data.sequence=1e30", "toy.yaml: data.sequence: "),
+        ("train.batch=1e40", "train.batch: '1e40' is not allowed; it must be"),
+        ("compute.workers=1000000000", "compute.workers: 1000000000 is not allowed"),
+    ],
+)
+def test_a_length_or_count_that_nothing_has_is_refused_by_its_name(
+    toy: Path, tmp_path: Path, override: str, message: str
+) -> None:
+    result = called(["plan", toy, "train.batch=null", override, "--root", tmp_path / "root"])
+    assert result.exit_code == 2
+    assert message in result.output and "Traceback" not in result.output
 
 
 def test_a_root_that_cannot_be_made_is_one_line(toy: Path, tmp_path: Path) -> None:
@@ -237,7 +344,7 @@ def test_plan_of_gpus_that_are_not_there_says_what_would_fit(toy: Path, tmp_path
         "h T^2",
     ):
         assert words in found
-    assert not list((tmp_path / "root" / "artifacts").iterdir())
+    assert not (tmp_path / "root").exists()
     for options, words in (
         (("--gpu", "h101"), "gpu 'h101': unknown; did you mean h100"),
         (("--memory", "much"), "--memory: 'much' must be a size such as 80GB"),

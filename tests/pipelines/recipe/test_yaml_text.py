@@ -1,5 +1,6 @@
-"""A recipe's YAML means what PyYAML reads, except that no key is lost and every key is text."""
+"""A recipe's YAML means what its author sees: PyYAML's reading without YAML 1.1's surprises, and no key is lost."""
 
+import os
 from pathlib import Path
 from typing import Any
 
@@ -59,7 +60,8 @@ e: {<<: *b}
     ("text", "message"),
     [
         (b"data: {source: a}\ntrain: {}\ntrain: {tokens: 5M}\n", "recipe.yaml, line 3: the key train stands twice"),
-        (b"on: 2\n", "recipe.yaml, line 1: on is not text; write keys as words, or in quotes"),
+        (b"true: 2\n", "recipe.yaml, line 1: true is not text; write keys as words, or in quotes"),
+        (b"on: 2\ndata: {source: a}\n", "recipe.yaml: on: unknown key; allowed here: name, data"),
         (b"data: {source: a, 1.5: b}\n", "recipe.yaml, line 1: 1.5 is not text"),
         (b"? [a, b]\n: 2\n", "recipe.yaml, line 1: a key is not text"),
         (b"data: " + b"[" * 3000, "recipe.yaml: is not YAML (lists or sections are nested too deeply)"),
@@ -91,3 +93,67 @@ def test_a_value_of_the_command_line_has_no_key_twice(tmp_path: Path) -> None:
     (tmp_path / "recipe.yaml").write_text("data: {source: builtin:stdlib}\n")
     with pytest.raises(UserError, match="the key seed stands twice"):
         load_recipe(tmp_path / "recipe.yaml", ["train={seed: 1, seed: 2}"])
+
+
+SURPRISES = """
+20:30 190:20:30.15 on On off yes no NO 012 08 0x1F 0b11 1_000 1_000.5 2026-11-28 = 1e13 1.0e13
+"""
+
+
+@pytest.mark.parametrize("text", SURPRISES.split())
+def test_what_only_yaml_1_1_takes_for_something_else_is_text(text: str) -> None:
+    assert yaml_text.load(f"a: {text}") == {"a": text}
+
+
+@pytest.mark.parametrize(
+    ("text", "value"),
+    [("17", 17), ("-0", 0), ("1.5", 1.5), (".5e-3", 5e-4), ("true", True), ("False", False), ("null", None)],
+)
+def test_numbers_booleans_and_null_are_read(text: str, value: Any) -> None:
+    assert yaml_text.load(text) == value and type(yaml_text.load(text)) is type(value)
+
+
+@pytest.mark.parametrize(
+    ("override", "value"), [("012", 12), ("1_000", 1000), ("1_5.5k", 15500), ("1e4", 10000), ("32k", 32000)]
+)
+def test_a_field_reads_the_number_that_its_author_sees(tmp_path: Path, override: str, value: int) -> None:
+    (tmp_path / "recipe.yaml").write_text(f"data: {{source: a}}\ntrain: {{tokens: {override}}}\n")
+    assert load_recipe(tmp_path / "recipe.yaml").train.tokens == value
+    assert load_recipe(tmp_path / "recipe.yaml", [f"train.batch={override}"]).train.batch == value
+
+
+@pytest.mark.parametrize(
+    "field",
+    [
+        "train.tokens: 20:30",
+        "train.tokens: yes",
+        "train.seed: on",
+        "train.schedule.warmup: 1:30",
+        "name: 2026",
+        "train.tokens: 1e19",
+    ],
+)
+def test_a_field_refuses_what_is_no_number_to_its_author(tmp_path: Path, field: str) -> None:
+    (tmp_path / "recipe.yaml").write_text("data: {source: a}\n")
+    name, _, value = field.partition(": ")
+    with pytest.raises(UserError, match=f"^.*recipe.yaml: {name}: '?{value}'? is not allowed; it must be "):
+        load_recipe(tmp_path / "recipe.yaml", [f"{name}={value}"])
+
+
+def test_a_flag_may_say_yes_and_a_name_may_say_no(tmp_path: Path) -> None:
+    (tmp_path / "recipe.yaml").write_text(
+        "name: no\ndata: {source: on, column: off, mask_documents: yes}\ncompute: {compile: no}\n"
+    )
+    recipe = load_recipe(tmp_path / "recipe.yaml")
+    data: Any = recipe.data
+    assert (recipe.name, Path(data.source).name, data.column) == ("no", "on", "off")
+    assert (data.mask_documents, recipe.compute.compile) == (True, False)
+
+
+def test_a_pipe_is_no_recipe_and_no_base(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "pipe.yaml")
+    with pytest.raises(UserError, match=r"pipe.yaml: cannot be read as a recipe \(not a regular file\)"):
+        load_recipe(tmp_path / "pipe.yaml")
+    (tmp_path / "recipe.yaml").write_text("base: pipe.yaml\n")
+    with pytest.raises(UserError, match=r"pipe.yaml: cannot be read as a recipe \(not a regular file\)"):
+        load_recipe(tmp_path / "recipe.yaml")

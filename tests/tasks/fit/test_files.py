@@ -119,6 +119,30 @@ def test_a_law_for_each_family_and_their_comparison(tmp_path: Path) -> None:
     assert comparison.overtakings[0].sentence in text and "no law for none: none of the 1 runs can enter" in text
 
 
+def test_two_families_never_share_a_folder(tmp_path: Path) -> None:
+    names = [
+        "a/b",
+        "a b",
+        "a-b",
+        "a_b",
+        "a:b",
+        ".",
+        "..",
+        "/",
+        "-",
+        "\u00e4",
+        "comparison.json",
+        "figures",
+        "a.b",
+        "a.b.",
+    ]
+    folders = [family_folder(tmp_path, name) for name in names]
+    assert len(set(folders)) == len(names)
+    assert {folder.parent for folder in folders} == {tmp_path}
+    assert not {folder.name for folder in folders} & {"comparison.json", "summary.txt", "report.html", "figures"}
+    assert family_folder(tmp_path, "a-b") == tmp_path / "a-b"
+
+
 def test_the_folder_isfolder_beside_a_file_and_here_for_a_uri(tmp_path: Path) -> None:
     (tmp_path / "mlruns").mkdir()
     assert folder_beside(str(tmp_path / "mlruns"), None) == tmp_path / "mlruns-fit"

@@ -104,9 +104,12 @@ def test_two_columns_of_one_meaning_are_asked_if_they_differ(tmp_path: Path) -> 
     assert "N may be params or model_size; add --column N=params or another" in refusal(tmp_path, [row])
     assert read(tmp_path, [row | {"model_size": 1e6}]).table.N[0] == 1e6
     assert read(tmp_path, [row], columns={"N": "model_size"}).table.N[0] == 2e6
-    runs = read(tmp_path, [ROW | {"val_loss": 3.4}])
+    # Beside val_loss, loss is often that of training.
+    assert "loss may be loss or val_loss; add --column loss=loss" in refusal(tmp_path, [ROW | {"val_loss": 3.4}])
+    assert read(tmp_path, [ROW | {"val_loss": 3.4}], columns={"loss": "val_loss"}).table.loss[0] == 3.4
+    runs = read(tmp_path, [ROW | {"test_loss": 3.4}])
     assert runs.table.loss[0] == 3.5
-    assert runs.remarks == ("loss is loss, not val_loss (--column loss=val_loss takes the other)",)
+    assert runs.remarks == ("loss is loss, not test_loss (--column loss=test_loss takes the other)",)
     # A column of words is no column of parameters, whatever its name.
     assert read(tmp_path, [{"param_count": "kaplan", "params_N": 1e6, "D": 2e7, "loss": 3.5}]).table.N[0] == 1e6
 
@@ -221,3 +224,81 @@ def test_units_are_asked_without_compute_too(tmp_path: Path) -> None:
 
 def test_a_perplexity_is_above_1(tmp_path: Path) -> None:
     assert "0.9 is not a perplexity" in refusal(tmp_path, [ROW | {"loss": 0.9}], unit="perplexity")
+
+
+GRID = [
+    {"N": 1e6 * 2**i, "D": 2e7 * 2**j, "C": 1.2e14 * 2 ** (i + j), "loss": 4 - 0.3 * i - 0.2 * j}
+    for i in range(3)
+    for j in range(3)
+]
+
+
+@pytest.mark.parametrize("kind", ["sum", "mean", "median"])
+@pytest.mark.parametrize("columns", [("N", "D", "C", "loss"), ("N", "D", "loss"), ("name", "N", "D", "C", "loss")])
+def test_a_last_row_that_sums_up_the_others_is_no_run(tmp_path: Path, kind: str, columns: tuple[str, ...]) -> None:
+    rows = [{key: row.get(key, "a") for key in columns} for row in GRID]
+    read(tmp_path, rows)
+    numbers = [key for key in columns if key != "name"]
+    total = {key: getattr(pandas.Series([row[key] for row in rows], dtype=float), kind)() for key in numbers}
+    line = refusal(tmp_path, [*rows, total | ({"name": "Total"} if "name" in columns else {})])
+    assert line.endswith(f"row 11 is the {kind} of the rows above, and no run; delete it")
+
+
+def test_a_replicate_of_a_row_is_no_sum_of_it(tmp_path: Path) -> None:
+    rows = [ROW | {"loss": loss, "seed": seed} for seed, loss in enumerate((3.5, 3.5001, 3.4999, 3.5))]
+    assert len(read(tmp_path, rows).table) == 4
+
+
+def test_a_perplexity_in_a_column_of_loss_is_asked(tmp_path: Path) -> None:
+    perplexities = [row | {"loss": math.exp(row["loss"])} for row in GRID]
+    assert "--unit perplexity" in refusal(tmp_path, perplexities)
+    assert read(tmp_path, perplexities, unit="perplexity").table.loss[0] == pytest.approx(4)
+    assert read(tmp_path, perplexities, unit="nats").table.loss[0] == pytest.approx(math.exp(4))
+    exploded = [*GRID, ROW | {"seed": 1, "loss": 90.0}]  # one run, which the law's own robustness bears
+    assert len(read(tmp_path, exploded).table) == 10
+
+
+def test_a_unit_in_the_name_and_in_the_cell_is_asked(tmp_path: Path) -> None:
+    row = {"params (M)": "125M", "D": 2.5e9, "loss": 3.0}
+    assert "row 2, column params (M): 125M says its unit" in refusal(tmp_path, [row])
+    assert "says its unit" in refusal(tmp_path, [{"N": "125M", "D": 2.5e9, "loss": 3.0}], scales={"N": 1e6})
+    assert read(tmp_path, [row], scales={"N": 1.0}).table.N[0] == 125e6
+    assert read(tmp_path, [row | {"params (M)": 125}]).table.N[0] == 125e6
+
+
+def test_one_row_in_another_unit_is_found_without_compute_too(tmp_path: Path) -> None:
+    rows: list[dict[str, object]] = [{"N": 125e6 * i, "D": 2.5e9, "loss": 3.0} for i in range(1, 6)]
+    line = refusal(tmp_path, [*rows, {"N": 750, "D": 2.5e9, "loss": 2.9}])
+    assert "in 1 of 6 rows (the first is row 7): N is probably in millions" in line
+    assert "D is probably in millions (--scale D=1e6)" in refusal(tmp_path, [{"N": 7e9, "D": 1.4e5, "loss": 3.0}])
+
+
+def test_prefixes_of_flops_in_a_name(tmp_path: Path) -> None:
+    for name, factor in (
+        ("C (EFLOPs)", 1e18),
+        ("compute_pflops", 1e15),
+        ("train FLOPs (ZFLOP)", 1e21),
+        ("C (FLOPs)", 1),
+    ):
+        assert read(tmp_path, [{"N": 1e6, "D": 2e7, "loss": 3.5, name: 1.2e14 / factor}]).table.C[0] == pytest.approx(
+            1.2e14
+        )
+
+
+@pytest.mark.parametrize(
+    ("column", "cells", "reason"),
+    [("diverged", ["True", "False", "True"], "diverged is True"), ("Finished", [0, 1, 0], "Finished is 0")],
+)
+def test_a_column_that_says_no_leaves_runs_out(tmp_path: Path, column: str, cells: list[object], reason: str) -> None:
+    rows = [row | {column: cell} for row, cell in zip(GRID, cells, strict=False)]
+    runs = admit(read(tmp_path, rows).table)
+    assert [(run.used, run.reason) for run in runs] == [(False, reason), (True, None), (False, reason)]
+
+
+def test_points_along_one_training_are_said(tmp_path: Path) -> None:
+    rows: list[dict[str, object]] = [row | {"run": f"r{row['N']:g}", "_step": row["D"] / 1e4} for row in GRID]
+    assert any(
+        "r1e+06, r2e+06 and r4e+06 have rows at several values of _step" in n for n in read(tmp_path, rows).notes
+    )
+    apart: list[dict[str, object]] = [row | {"run": f"r{i}", "_step": 5} for i, row in enumerate(GRID)]
+    assert not any("_step" in note for note in read(tmp_path, apart).notes)

@@ -196,3 +196,29 @@ def test_uris_are_checked_before_mlflow_makes_what_is_not_there(tmp_path: Path) 
     with pytest.raises(UserError, match="the database is not one of MLflow"):
         read_table(str(other))
     assert sorted(path.name for path in tmp_path.iterdir()) == ["other.db"]
+
+
+@pytest.mark.parametrize(
+    ("text", "twice"),
+    [
+        ("N,D,loss,loss\n1e6,2e7,3,4\n", "two columns are called loss and differ"),
+        ("N,N ,D,loss\n1e6,2e6,2e7,3\n", "two columns are called N and differ"),
+        ('{"N": 1, "D": 2, "loss": 3, "loss": 4}\n', "the key loss stands twice in one object"),
+    ],
+)
+def test_a_name_that_stands_twice_is_refused(tmp_path: Path, text: str, twice: str) -> None:
+    (tmp_path / "runs").write_text(text)
+    with pytest.raises(UserError, match=twice):
+        read_table(str(tmp_path / "runs"))
+
+
+def test_equal_columns_of_one_name_are_one(tmp_path: Path) -> None:
+    (tmp_path / "runs.csv").write_text(",N,D,loss,loss,\na,1e6,2e7,3,3,b\n")
+    table = read_table(str(tmp_path / "runs.csv"))
+    assert table.columns == {"": ["a"], "N": ["1e6"], "D": ["2e7"], "loss": ["3"]}
+
+
+def test_true_is_no_loss(tmp_path: Path) -> None:
+    (tmp_path / "runs.jsonl").write_text('{"N": 1e6, "D": 2e7, "loss": true}\n')
+    with pytest.raises(UserError, match="column loss: 'True' is not a number"):
+        read_runs(str(tmp_path / "runs.jsonl"))
