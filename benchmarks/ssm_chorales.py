@@ -20,7 +20,7 @@ from reducible.pipelines.recipe.load import load_recipe
 from reducible.pipelines.run import run_tasks
 from reducible.tasks.dataset.dataset import open_dataset
 from reducible.tasks.train.folders import MODEL
-from reducible.tasks.workflow.execute import payload_of, run_here
+from reducible.tasks.workflow.attempt import payload_of, run_here
 from reducible.tasks.workflow.record import read_rows
 from reducible.tasks.workflow.store import Store
 

@@ -128,7 +128,10 @@ class Model(nn.Module, ABC):
         yield batch, True
 
     def at_step(self, step: int, stop: int) -> frozenset[str]:
-        """Sets what is scheduled before step `step` of `stop`; the names of parameter groups that it leaves alone."""
+        """Sets what is scheduled before step `step` of `stop`; the names of parameter groups that it leaves alone.
+
+        On a trunk `stop` is the last step of its shortest branch, and steps after it come too.
+        """
         return frozenset()
 
     def at_validation(self, means: dict[str, float]) -> None:  # noqa: B027  nothing to do by default
@@ -360,6 +363,11 @@ class Family:
     def batch(self) -> Reads:
         """What a batch holds."""
         return BATCHES[self.reads]
+
+    @property
+    def has_schedule(self) -> bool:
+        """Whether its model sets something by the step's share of the run (Model.at_step)."""
+        return getattr(self.build, "at_step", Model.at_step) is not Model.at_step
 
 
 def broken_promise(family: Family) -> str | None:

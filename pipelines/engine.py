@@ -11,7 +11,8 @@ from reducible.pipelines.cluster.ray_session import Cluster, session
 from reducible.pipelines.progress import Progress
 from reducible.tasks.errors import UserError
 from reducible.tasks.mlflow.recorder import Recorder
-from reducible.tasks.workflow.execute import Outcome, execute, stop_politely
+from reducible.tasks.workflow.execute import execute, stop_politely
+from reducible.tasks.workflow.outcome import Outcome
 from reducible.tasks.workflow.store import Store
 from reducible.tasks.workflow.task import Task, in_order
 

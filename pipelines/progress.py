@@ -10,7 +10,7 @@ from typing import Any
 import click
 from tqdm import tqdm
 
-from reducible.tasks.workflow.execute import Outcome
+from reducible.tasks.workflow.outcome import Outcome
 from reducible.tasks.workflow.store import Store
 from reducible.tasks.workflow.task import Task
 
@@ -39,6 +39,9 @@ class Progress:
             total = sum(task.weight for task in self.training.values())
             self.bar = tqdm(total=total, unit="FLOP", unit_scale=True, desc="training", smoothing=0.05, leave=False)
         self.started = self.last_line = time.monotonic()
+
+    def again(self, task: Task, error: str) -> None:
+        self._line(click.style(f"  again   {task.title}: {error}", fg="yellow"))
 
     def finished(self, outcome: Outcome) -> None:
         task = outcome.task

@@ -207,12 +207,13 @@ def train_spec(
     searched: bool = False,
     start_step: int = 0,
     warmup_steps: int | None = None,
+    horizon: int | None = None,
     kind: ScheduleKind | None = None,
 ) -> TrainSpec:
     """One stretch of training up to `tokens` target units.
 
     searched: the learning rate comes from the input artifact `search`. A branch or segment of a trunk has a start_step,
-    and the trunk's warmup_steps, which do not depend on where a branch ends.
+    and the trunk's warmup_steps and horizon, which do not depend on where a branch ends.
     """
     train = recipe.train
     units = batch_units(recipe, model, tokens, batch)
@@ -237,11 +238,12 @@ def train_spec(
         stop_step=steps,
         batch=units,
         micro_batch=micro_batch,
+        horizon=horizon if model.family.has_schedule else None,
         schedule=ScheduleSpec(
             kind=kind, warmup_steps=warmup, cooldown_steps=cooldown, final_fraction=schedule.final_fraction
         ),
         validation=ValidationSpec(
-            every=math.ceil(train.validation.every * (steps - start_step)),
+            every=math.ceil(train.validation.every * steps),
             examples=max(1, train.validation.units // recipe.data.sequence),
         ),
         method=recipe.finetune.spec if recipe.finetune else None,
@@ -282,9 +284,15 @@ def training_flops(spec: TrainSpec, cost: Cost) -> float:
 
 
 def training_task(
-    recipe: Recipe, model: Model, spec: TrainSpec, inputs: Mapping[str, Task], label: str, tags: Mapping[str, str]
+    recipe: Recipe,
+    model: Model,
+    spec: TrainSpec,
+    inputs: Mapping[str, Task],
+    label: str,
+    tags: Mapping[str, str],
+    share: float = 1.0,
 ) -> Task:
-    """The spec as a task with the recipe's workers. Its weight is its cost."""
+    """The spec as a task with the recipe's workers, of which it holds a share. Its weight is its cost."""
     compute = recipe.compute
     return Task(
         name="train",
@@ -293,8 +301,11 @@ def training_task(
         spec=spec,
         inputs=inputs,
         label=label,
-        resources=Resources(cpus=compute.cpus_per_worker, gpus=compute.gpus_per_worker, workers=compute.workers),
+        resources=Resources(
+            cpus=compute.cpus_per_worker, gpus=compute.gpus_per_worker, workers=compute.workers, share=share
+        ),
         execution=execution_of(recipe, spec),
         weight=training_flops(spec, model.cost),
+        retries=compute.retries,
         tags={"family": model.family.name, **tags},
     )

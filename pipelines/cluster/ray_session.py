@@ -70,6 +70,11 @@ class Cluster:
     machines: tuple[Machine, ...] | None
     scales_to: int = 0
 
+    @property
+    def grows(self) -> bool:
+        """Whether nodes may start for tasks that wait."""
+        return self.machines is None or any(machine.scales for machine in self.machines)
+
     def require(self, what: str, cpus: float = 1, gpus: float = 0, workers: int = 1) -> None:
         """Refuses a task that no node can hold, before anything starts. Ray would wait for ever without a word.
 

@@ -51,6 +51,7 @@ class Compute(Workers):
 
     checkpoint_every: int | None = Field(default=None, ge=1, description="steps; default a tenth of the run")
     log_every: int | None = Field(default=None, ge=1, description="steps; default about 200 rows a run")
+    retries: int = Field(default=1, ge=0, le=100, description="how often a training that failed is tried again")
 
 
 class Search(Section):
@@ -98,7 +99,7 @@ class SweepFamily(Section):
 
 
 class Sweep(Section):
-    """The cells: budgets x sizes (isoFLOP), an explicit grid, or trunks with several token counts per size."""
+    """The cells: budgets x sizes (isoFLOP), token counts x sizes, or an explicit grid."""
 
     budgets: tuple[Annotated[Number, Field(gt=0)], ...] = Field(default=(), description="training FLOPs per cell")
     families: tuple[SweepFamily, ...] = Field(
@@ -109,11 +110,14 @@ class Sweep(Section):
     tokens: tuple[Count, ...] = Field(default=(), description="target units, instead of budgets")
     cells: tuple[Cell, ...] = Field(default=(), description="the grid itself, instead of budgets and widths")
     trunk: bool = Field(
-        default=False, description="one constant-rate trunk per size; each count of tokens cools off it"
+        default=False, description="one constant-rate trunk per size, and a cooldown off it for each of its cells"
     )
     batches: tuple[Count, ...] = Field(default=(), description="target units per step, one for each budget")
     tokens_per_parameter: tuple[Number, Number] | None = Field(default=None, description="range; others are left out")
     seeds: int = Field(default=1, ge=1, le=1000)
+    cells_per_gpu: Literal["auto"] | Annotated[int, Field(ge=1, le=64)] = Field(
+        default="auto", description="how many share one; by default what its memory holds and its speed leaves idle"
+    )
     learning_rate: Literal["rule"] | Search = "rule"
 
     @model_validator(mode="after")
@@ -127,8 +131,6 @@ class Sweep(Section):
             raise ValueError("give one of budgets (FLOPs) and tokens, with widths or sizes")
         if not self.families and bool(self.widths) == bool(self.sizes):
             raise ValueError("give one of widths and sizes")
-        if self.trunk and not self.tokens:
-            raise ValueError("trunk needs tokens: the counts at which branches cool down")
         if self.batches and len(self.batches) != len(self.budgets or self.tokens):
             raise ValueError("batches must have one entry for each budget")
         if self.trunk and self.learning_rate != "rule":

@@ -3,12 +3,14 @@
 from collections.abc import Mapping
 from dataclasses import dataclass
 from itertools import groupby
+from typing import Any
 
 from reducible.models.batches import BATCHES
 from reducible.pipelines.evaluation import evaluation_of
 from reducible.pipelines.recipe.recipe import Recipe
 from reducible.pipelines.recipe.recipe import Search as SearchSection
 from reducible.pipelines.sweep.design import CellPlan, blamed, cells_of, recipes_of
+from reducible.pipelines.sweep.sharing import share_of_gpu
 from reducible.pipelines.training import (
     execution_of,
     family_of,
@@ -23,7 +25,7 @@ from reducible.tasks.errors import UserError
 from reducible.tasks.train.learning_rate_search import VERSION as SEARCH_VERSION
 from reducible.tasks.train.learning_rate_search import SearchSpec
 from reducible.tasks.train.train_spec import TrainSpec
-from reducible.tasks.workflow.execute import LAUNCHER_BYTES
+from reducible.tasks.workflow.on_ray import LAUNCHER_BYTES
 from reducible.tasks.workflow.store import Store
 from reducible.tasks.workflow.task import Resources, Task
 
@@ -77,7 +79,7 @@ def sweep_tasks(recipe: Recipe, store: Store) -> SweepTasks:
             tags = {"sweep": recipe.name, "family": name or base.family.name}
             if name:
                 tags["mlflow.runColor"] = family_colour(index)
-            families.append(FamilyCells(name, own, _cells(own, plans, dataset, tags), tags))
+            families.append(FamilyCells(name, own, _cells(own, plans, dataset, tags, provisional), tags))
     return SweepTasks(dataset, families, provisional)
 
 
@@ -109,10 +111,12 @@ def _reads(recipes: Mapping[str, Recipe]) -> str:
     return reads
 
 
-def _cells(recipe: Recipe, plans: list[CellPlan], dataset: Task, tags: Mapping[str, str]) -> list[SweepCell]:
+def _cells(
+    recipe: Recipe, plans: list[CellPlan], dataset: Task, tags: Mapping[str, str], provisional: bool
+) -> list[SweepCell]:
     assert recipe.sweep is not None
     if recipe.sweep.trunk:
-        return _trunks(recipe, plans, dataset, tags)
+        return _trunks(recipe, plans, dataset, tags, provisional)
     return [SweepCell(plan, cell_task(recipe, plan, dataset, tags)) for plan in plans]
 
 
@@ -149,14 +153,17 @@ def _search(recipe: Recipe, plan: CellPlan, search: SearchSection, dataset: Task
         resources=Resources(cpus=0, memory=LAUNCHER_BYTES),
         execution=execution_of(recipe, short),
         weight=search.samples * training_flops(short, plan.model.cost),
+        retries=recipe.compute.retries,
         tags=tags,
     )
 
 
-def _trunks(recipe: Recipe, plans: list[CellPlan], dataset: Task, tags: Mapping[str, str]) -> list[SweepCell]:
-    """For each size, a trunk of constant-rate segments, and a cooldown branch from it for each count of tokens.
+def _trunks(
+    recipe: Recipe, plans: list[CellPlan], dataset: Task, tags: Mapping[str, str], provisional: bool
+) -> list[SweepCell]:
+    """For each size, a trunk of constant-rate segments, and a cooldown branch from it for each of its cells.
 
-    A branch leaves the trunk where its cooldown starts, and the next segment continues from there. So a larger count
+    A branch leaves the trunk where its cooldown starts, and the next segment continues from there. So a longer cell
     that is added later needs one more segment and one branch, and repeats nothing (Hägele et al. 2024).
     """
 
@@ -166,49 +173,46 @@ def _trunks(recipe: Recipe, plans: list[CellPlan], dataset: Task, tags: Mapping[
     cells = []
     for _, group in groupby(sorted(plans, key=trunk), key=trunk):
         branches = sorted(group, key=lambda plan: plan.tokens)
-        # The warm-up is that of the shortest branch, because it must not depend on what is added later.
-        warmup = round(recipe.train.schedule.warmup * steps_of(branches[0].tokens, branches[0].batch))
+        # Warm-up and horizon are those of the shortest branch, because they must not depend on what is added later.
+        shortest = steps_of(branches[0].tokens, branches[0].batch)
+        shared: dict[str, Any] = {
+            "warmup_steps": round(recipe.train.schedule.warmup * shortest),
+            "horizon": shortest,
+        }
         segment: Task | None = None
         reached = 0
         for plan in branches:
-            stop = steps_of(plan.tokens, plan.batch)
-            leaves = stop - round(recipe.train.schedule.cooldown * stop)
-            if not 0 < leaves < stop:
-                raise UserError(
-                    f"sweep.trunk: {plan.label} has {stop} steps, and a cooldown of {recipe.train.schedule.cooldown:g} "
-                    f"of them leaves no {'branch' if leaves else 'trunk'}; train.schedule.cooldown or sweep.tokens "
-                    "must change"
-                )
+            leaves = _leaves(recipe, plan, provisional)
+            own = shared | {"batch": plan.batch, "seed": plan.seed}
             if leaves > reached:
-                spec = train_spec(
-                    recipe,
-                    plan.model,
-                    tokens=leaves * plan.batch,
-                    batch=plan.batch,
-                    seed=plan.seed,
-                    start_step=reached,
-                    warmup_steps=warmup,
-                    kind="constant",
-                )
+                tokens = leaves * plan.batch
+                spec = train_spec(recipe, plan.model, tokens=tokens, start_step=reached, kind="constant", **own)
                 whose = f"{plan.family} " if plan.family else ""
-                label = f"{whose}trunk N={plan.model.cost.parameters:,} steps {reached}-{leaves}"
+                which = f" seed {plan.seed}" if plan.seed else ""
+                label = f"{whose}trunk N={plan.model.cost.parameters:,}{which} steps {reached}-{leaves}"
                 inputs = {"data": dataset, **({"start": segment} if segment else {})}
                 segment = _train(recipe, plan, spec, inputs, label, tags, role="trunk")
                 reached = leaves
             assert segment is not None
-            spec = train_spec(
-                recipe,
-                plan.model,
-                tokens=plan.tokens,
-                batch=plan.batch,
-                seed=plan.seed,
-                start_step=leaves,
-                warmup_steps=warmup,
-                kind="wsd",
-            )
+            spec = train_spec(recipe, plan.model, tokens=plan.tokens, start_step=leaves, kind="wsd", **own)
             inputs = {"data": dataset, "start": segment}
             cells.append(SweepCell(plan, _train(recipe, plan, spec, inputs, plan.label, tags)))
     return cells
+
+
+def _leaves(recipe: Recipe, plan: CellPlan, provisional: bool) -> int:
+    """The step at which a cell leaves its trunk: where its cooldown starts."""
+    stop = steps_of(plan.tokens, plan.batch)
+    leaves = stop - round(recipe.train.schedule.cooldown * stop)
+    if 0 < leaves < stop:
+        return leaves
+    if provisional:  # the number of steps is a guess too
+        return max(1, stop - 1)
+    raise UserError(
+        f"sweep.trunk: {plan.label} has {stop} steps, and a cooldown of {recipe.train.schedule.cooldown:g} "
+        f"of them leaves no {'branch' if leaves else 'trunk'}; train.schedule.cooldown, or the cell's length, "
+        "must change"
+    )
 
 
 def _train(
@@ -220,4 +224,12 @@ def _train(
     tags: Mapping[str, str],
     role: str = "cell",
 ) -> Task:
-    return training_task(recipe, plan.model, spec, inputs, label, {**tags, "role": role, "width": str(plan.width)})
+    return training_task(
+        recipe,
+        plan.model,
+        spec,
+        inputs,
+        label,
+        {**tags, "role": role, "width": str(plan.width)},
+        share_of_gpu(recipe, spec, plan.model.cost.training_flops_per_unit),
+    )

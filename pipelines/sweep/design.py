@@ -110,21 +110,28 @@ def _grid(recipe: Recipe, sweep: Sweep, base: Model, seed: int, family: str) -> 
             f"sweep: the cost of a {base.family.name} says 0 training FLOPs a {recipe.data.unit}, and a sweep asks how "
             "loss falls with FLOPs; count its matrix products in the family's cost"
         )
+    planned = list(_planned(sweep, base))
+    # The branches of a trunk share the batch of the shortest, so that adding a longer one changes nothing.
+    shortest: dict[int, int] = {}
+    for _, width, tokens, *_ in planned:
+        shortest[width] = min(tokens, shortest.get(width, tokens))
+    for model, width, tokens, budget, batch in planned:
+        units = batch_units(recipe, model, shortest[width] if sweep.trunk else tokens, batch)
+        yield CellPlan(model, width, tokens, units, seed, budget, family)
+
+
+def _planned(sweep: Sweep, base: Model) -> Iterator[tuple[Model, int, int, float | None, int | None]]:
+    """The model, width, target units, budget and given batch of each cell, in the order of the recipe."""
     if sweep.cells:
         for cell in sweep.cells:
-            model = scaled(base, cell.width)
-            units = batch_units(recipe, model, cell.tokens)
-            yield CellPlan(model, cell.width, cell.tokens, units, seed, family=family)
+            yield scaled(base, cell.width), cell.width, cell.tokens, None, None
         return
     for index, amount in enumerate(sweep.budgets or sweep.tokens):
         batch = sweep.batches[index] if sweep.batches else None
         for width in _widths(sweep, index, base):
             model = scaled(base, width)
-            budget = float(amount) if sweep.budgets else None
             tokens = round(amount / model.cost.training_flops_per_unit) if sweep.budgets else round(amount)
-            # The branches of a trunk share the batch of the shortest, so that adding a longer one changes nothing.
-            units = batch_units(recipe, model, min(sweep.tokens) if sweep.trunk else tokens, batch)
-            yield CellPlan(model, width, tokens, units, seed, budget, family)
+            yield model, width, tokens, float(amount) if sweep.budgets else None, batch
 
 
 def _widths(sweep: Sweep, index: int, base: Model) -> list[int]:

@@ -20,7 +20,7 @@ from reducible.tasks.mlflow.ledger import ENDED, Entry, Ledger
 
 if TYPE_CHECKING:
     from reducible.tasks.mlflow.projector import Open, Projector
-    from reducible.tasks.workflow.execute import Outcome
+    from reducible.tasks.workflow.outcome import Outcome
     from reducible.tasks.workflow.task import Task
 
 EXPERIMENT = "reducible"
@@ -122,6 +122,8 @@ class Recorder:
     def submitted(self, tasks: "list[Task]") -> None:
         for task in tasks:
             self.follow(task.identity, task.name, tags=task.tags)
+
+    def again(self, task: "Task", error: str) -> None: ...
 
     def finished(self, outcome: "Outcome") -> None:
         task = outcome.task

@@ -12,7 +12,7 @@ def culprits(step: Step, number: int) -> str:
     The guard has kept the weights of that step. Ranks run a round together, so all micro-batches of it are named.
     """
     bad: list[str] = []
-    step.model.at_step(number, step.spec.stop_step)
+    step.model.at_step(number, step.spec.scheduled_steps)
     indices = step.batches.micro_batches(number)
     micros = step.fetch(step.batches, indices)
     weight = step.weight(micros)

@@ -48,7 +48,7 @@ class Step:
         self.loss_scale = LossScale(world.device) if spec.precision == "fp16" else None
 
     def __call__(self, step: int) -> None:
-        frozen = self.model.at_step(step, self.spec.stop_step)
+        frozen = self.model.at_step(step, self.spec.scheduled_steps)
         indices = self.batches.micro_batches(step)
         micros = self.fetch(self.batches, indices)
         self.interval.step(step, len(indices))

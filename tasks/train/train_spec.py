@@ -93,10 +93,17 @@ class TrainSpec(StepSettings):
     """Target units per optimizer step, for any world size."""
     micro_batch: int = Field(ge=1)
     """Sequences per forward pass."""
+    horizon: int | None = Field(default=None, ge=1)
+    """Steps of the run of which the family's own schedules take their shares (Model.at_step). None: stop_step. The
+    segments and branches of a trunk have one horizon, so that a branch goes on as its trunk did."""
     schedule: ScheduleSpec = ScheduleSpec()
     validation: ValidationSpec = ValidationSpec()
     method: MethodSpec | None = None
     """Fine-tuning of the input artifact `base`. None: training from nothing."""
+
+    @property
+    def scheduled_steps(self) -> int:
+        return self.horizon or self.stop_step
 
     def entering(self) -> dict[str, Any]:
         """The family's configuration without its defaults and without the keys that the data decide."""

@@ -20,6 +20,7 @@ class Resources:
     gpus: float = 0
     workers: int = 1
     memory: float = 0  # bytes that Ray reserves
+    share: float = 1.0  # the part of its GPUs that it holds, beside others like it
 
 
 @dataclass(frozen=True, eq=False)
@@ -27,8 +28,8 @@ class Task:
     """A pure function with a durable result (contract 5).
 
     Its identity is name, version, inputs, and the fields of spec that differ from their defaults. label, resources,
-    execution and weight are no part of it: they say what people call the task, what it holds, how it is carried out,
-    and how much work it is (training FLOPs; larger first).
+    execution, weight and retries are no part of it: they say what people call the task, what it holds, how it is
+    carried out, how much work it is (training FLOPs; larger first), and how often it is tried again if it fails.
     """
 
     name: str
@@ -40,6 +41,7 @@ class Task:
     resources: Resources = Resources()
     execution: BaseModel | None = None
     weight: float = 0.0
+    retries: int = 0
     tags: Mapping[str, str] = field(default_factory=dict)
 
     @cached_property

@@ -2,6 +2,7 @@
 
 import os
 import signal
+import time
 from pathlib import Path
 
 from pydantic import BaseModel, ConfigDict
@@ -15,6 +16,9 @@ class Spec(BaseModel):
     value: int = 0
     fail: bool = False
     kill: str = ""  # a file: the first attempt leaves it behind and dies
+    dies: bool = False  # every attempt does
+    fails: int = 0  # so many attempts fail as a program does
+    company: int = 0  # waits until so many tasks have come, and a little longer
 
 
 def run(context: Context) -> None:
@@ -26,6 +30,23 @@ def run(context: Context) -> None:
         Path(context.spec.kill).touch()
         (context.work / "checkpoint").write_text("half way")
         os.kill(os.getpid(), signal.SIGKILL)
+    if context.spec.dies:
+        os.kill(os.getpid(), signal.SIGKILL)
+    if context.spec.fails:
+        import ray
+
+        resources = ray.get_runtime_context().get_assigned_resources()
+        with (context.work / "attempts.txt").open("a") as log:
+            log.write(f"{resources.get('GPU', 0)}\n")
+        attempts = (context.work / "attempts.txt").read_text()
+        if len(attempts.splitlines()) <= context.spec.fails:
+            raise RuntimeError("not this time")
+        (context.staging / "attempts.txt").write_text(attempts)
+    began = time.time()
+    while time.time() < began + 60 and len((context.root / "calls.txt").read_text().split()) < context.spec.company:
+        time.sleep(0.05)
+    time.sleep(0.3 * bool(context.spec.company))
+    (context.staging / "times").write_text(f"{began} {time.time()}")
     total = context.spec.value + sum(int((folder / "sum").read_text()) for folder in context.inputs.values())
     (context.staging / "sum").write_text(str(total))
     if (context.work / "checkpoint").exists():
@@ -36,7 +57,15 @@ def bug(context: Context) -> None:
     raise ZeroDivisionError("one over nothing")
 
 
-def task(label: str, value: int = 1, inputs: tuple[Task, ...] = (), **spec: object) -> Task:
+def task(
+    label: str,
+    value: int = 1,
+    inputs: tuple[Task, ...] = (),
+    resources: Resources | None = None,
+    weight: float = 0.0,
+    retries: int = 0,
+    **spec: object,
+) -> Task:
     return Task(
         name="add",
         version=1,
@@ -44,5 +73,7 @@ def task(label: str, value: int = 1, inputs: tuple[Task, ...] = (), **spec: obje
         spec=Spec(value=value, **spec),
         inputs={f"input-{i}": upstream for i, upstream in enumerate(inputs)},
         label=label,
-        resources=Resources(cpus=1),
+        resources=resources or Resources(cpus=1),
+        weight=weight,
+        retries=retries,
     )

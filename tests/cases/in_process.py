@@ -11,7 +11,8 @@ import pytest
 from click.testing import CliRunner, Result
 
 from reducible.pipelines.cli import main
-from reducible.tasks.workflow.execute import Outcome, payload_of, run_here
+from reducible.tasks.workflow.attempt import payload_of, run_here
+from reducible.tasks.workflow.outcome import Outcome
 from reducible.tasks.workflow.store import Store
 from reducible.tasks.workflow.task import Task, in_order
 
@@ -24,7 +25,7 @@ def make(targets: Sequence[Task], store: Store) -> None:
 
 def without_ray(patch: pytest.MonkeyPatch) -> None:
     """From here on commands run their tasks in this process."""
-    patch.setattr("reducible.tasks.workflow.execute._run_on_ray", _in_this_process)
+    patch.setattr("reducible.tasks.workflow.execute.run_on_ray", _in_this_process)
     patch.setattr("reducible.pipelines.engine.session", nullcontext)
 
 
@@ -41,7 +42,7 @@ def said(*arguments: object) -> str:
 
 
 def _in_this_process(
-    waiting: Sequence[Task], store: Store, outcomes: dict[str, Outcome], observers: Sequence[Any]
+    waiting: Sequence[Task], store: Store, outcomes: dict[str, Outcome], observers: Sequence[Any], grows: bool
 ) -> None:
     for observer in observers:
         observer.submitted(waiting)

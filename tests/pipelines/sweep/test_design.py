@@ -100,6 +100,47 @@ def test_a_trunk_is_a_chain_and_branches_hang_on_it(tmp_path: Path) -> None:
     assert short.inputs["start"].spec.start_step == 0
 
 
+@pytest.mark.parametrize(
+    "design",
+    [
+        {"budgets": [1e10, 2e10, 4e10], "widths": [16, 32]},
+        {"budgets": [1e10, 2e10, 4e10], "widths": [[16], [16, 32], [16, 32]]},
+        {"cells": [{"width": 16, "tokens": 64_000}, {"width": 32, "tokens": 96_000}, {"width": 16, "tokens": 96_000}]},
+    ],
+)
+def test_any_design_has_its_trunks(tmp_path: Path, design: dict[str, Any]) -> None:
+    """The cells are those of the design without trunks; each leaves the trunk of its size and seed."""
+    apart, branches = tasks(tmp_path, design | {"seeds": 2}), tasks(tmp_path, design | {"seeds": 2, "trunk": True})
+
+    def planned(made: SweepTasks) -> set[tuple[Any, ...]]:
+        return {(cell.plan.seed, cell.plan.width, cell.plan.tokens, cell.plan.budget) for cell in made.cells}
+
+    assert planned(apart) == planned(branches)
+    for seed, width in {(cell.plan.seed, cell.plan.width) for cell in branches.cells}:
+        own = [cell for cell in branches.cells if (cell.plan.seed, cell.plan.width) == (seed, width)]
+        segments = {
+            task.identity for task in in_order([cell.train for cell in own]) if task.tags.get("role") == "trunk"
+        }
+        assert len(segments) == len(own)
+        assert len({(task.spec.batch, task.spec.schedule.warmup_steps) for task in (c.train for c in own)}) == 1
+
+
+def test_a_schedule_of_the_family_has_one_horizon_on_a_trunk(tmp_path: Path) -> None:
+    """That of the shortest branch, so that a longer one changes nothing. Families without a schedule need none."""
+    (tmp_path / "lines.txt").write_text("".join(f"line {n} of many\n" for n in range(300)))
+    source = {"source": str(tmp_path / "lines.txt"), "documents": "line"}
+    data = {**source, "tokenizer": {"kind": "bytes"}, "sequence": 32}
+    design = {"tokens": [6_400, 12_800], "widths": [16], "trunk": True}
+    content = {"name": "s", "data": data, "model": {"family": "vae"}, "train": {"batch": 640}, "sweep": design}
+    made = sweep_tasks(Recipe.model_validate(content), Store(tmp_path / "root"))
+    trainings = [task for task in in_order([cell.train for cell in made.cells]) if task.name == "train"]
+    assert [task.spec.horizon for task in trainings] == [10] * 4
+    text = tasks(tmp_path, design, train={"batch": 640})
+    assert {task.spec.horizon for task in in_order([cell.train for cell in text.cells]) if task.name == "train"} == {
+        None
+    }
+
+
 def test_a_longer_trunk_repeats_nothing(tmp_path: Path) -> None:
     sweep = {"tokens": [64_000, 128_000], "widths": [16, 32], "trunk": True}
     before = tasks(tmp_path, sweep)

@@ -15,7 +15,7 @@ from reducible.pipelines.recipe.recipe import Recipe
 from reducible.pipelines.sweep.cells import SweepTasks, after_the_cells, sweep_tasks
 from reducible.pipelines.sweep.sweep import compare_task, fit_task
 from reducible.tasks.errors import UserError
-from reducible.tasks.workflow.execute import Outcome
+from reducible.tasks.workflow.outcome import Outcome
 from reducible.tasks.workflow.store import Store, write_manifest
 from reducible.tasks.workflow.task import Task, in_order
 

@@ -7,7 +7,12 @@ import pytest
 import torch
 import toy_sgd
 from family_cases import FACTS, family_spec, settings, training_data
-from family_trainings import assert_a_step_is_the_sum_of_its_micro_batches, assert_resumes, run
+from family_trainings import (
+    assert_a_branch_is_a_training_of_its_own,
+    assert_a_step_is_the_sum_of_its_micro_batches,
+    assert_resumes,
+    run,
+)
 from safetensors.torch import load_file
 from training_cases import gradients_and_weights, on_ranks
 
@@ -28,6 +33,25 @@ STRATEGIES = ("ddp", "fsdp")
 @pytest.mark.parametrize("name", EVERY)
 def test_interrupted_and_resumed_equals_uninterrupted(name: str, tmp_path: Path) -> None:
     assert_resumes(family_spec(name, stop_step=8), tmp_path, stop=5)
+
+
+@pytest.mark.parametrize("name", EVERY)
+def test_a_branch_off_a_trunk_is_a_training_of_its_own(name: str, tmp_path: Path) -> None:
+    assert_a_branch_is_a_training_of_its_own(family_spec(name), tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("name", "schedule"),
+    [
+        ("vae", {"kl_schedule": "linear", "kl_rise": 1.0}),
+        ("vae", {"kl_schedule": "cyclical", "kl_cycles": 2}),
+        ("ssm", {"kl_start": 0.1, "kl_rise": 0.9}),
+    ],
+)
+def test_a_branch_goes_on_with_the_family_s_own_schedule(name: str, schedule: dict[str, Any], tmp_path: Path) -> None:
+    """Its shares are of the horizon: those of each stretch would begin anew in every segment."""
+    assert FAMILIES[name].has_schedule
+    assert_a_branch_is_a_training_of_its_own(family_spec(name, model=settings(name) | schedule), tmp_path)
 
 
 @pytest.mark.parametrize("name", EVERY)

@@ -205,7 +205,7 @@ def test_a_mistake_in_a_worker_is_one_line(data: Path, tmp_path: Path) -> None:
 
 
 def test_it_runs_as_a_task_of_the_store(data: Path, tmp_path: Path) -> None:
-    from reducible.tasks.workflow.execute import run_here
+    from reducible.tasks.workflow.attempt import run_here
 
     store = Store(tmp_path)
     identity = "d" * 64

@@ -9,9 +9,11 @@ from pathlib import Path
 import dag
 import pytest
 
-from reducible.tasks.workflow.execute import Outcome, execute, pending
+from reducible.tasks.workflow.execute import execute, pending
+from reducible.tasks.workflow.on_ray import LOST
+from reducible.tasks.workflow.outcome import Outcome
 from reducible.tasks.workflow.store import Store
-from reducible.tasks.workflow.task import Task
+from reducible.tasks.workflow.task import Resources, Task
 
 
 @pytest.fixture(scope="module")
@@ -21,7 +23,7 @@ def ray_session() -> Iterator[None]:
     here = str(Path(__file__).parents[2] / "cases")  # where a worker finds dag.py
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("PYTHONPATH", os.pathsep.join([here, *sys.path]))
-        with session(cpus=2):
+        with session(cpus=2, gpus=1):
             yield
 
 
@@ -88,20 +90,79 @@ def test_a_bug_is_one_line_with_the_place_of_its_traceback(ray_session: None, tm
     assert "Traceback" in (store.work("add", task.identity) / "error.log").read_text()
 
 
+def test_what_fails_is_tried_again_and_then_given_up_by_name(ray_session: None, tmp_path: Path) -> None:
+    store, listener = Store(tmp_path), Listener()
+    mended = dag.task("mended", 1, retries=2, fails=2)
+    lost = dag.task("lost", 2, retries=1, fails=9)
+    mistaken = dag.task("mistaken", 3, retries=5, fail=True)
+    child = dag.task("child", 4, (mended, lost))
+    outcomes = execute([child, mistaken], store, nullcontext, [listener])
+    assert outcomes[mended.identity].status == "made"
+    assert outcomes[lost.identity].error == "RuntimeError: not this time (traceback in " + str(
+        store.work("add", lost.identity) / "error.log) (tried 2 times)"
+    )
+    assert outcomes[child.identity].status == "skipped" and outcomes[child.identity].cause is lost
+    assert outcomes[mistaken.identity].error == "value: 3 is refused; give another"
+    assert sorted(line for line in listener.heard if line.startswith("again")) == ["again lost", *["again mended"] * 2]
+    assert calls(store) == ["lost"] * 2 + ["mended"] * 3 + ["mistaken"]
+
+
+def test_what_kills_its_worker_each_time_is_given_up_and_the_rest_goes_on(ray_session: None, tmp_path: Path) -> None:
+    store = Store(tmp_path)
+    dies, lives = dag.task("dies", 1, dies=True), dag.task("lives", 2)
+    outcomes = execute([dies, lives], store, nullcontext)
+    assert outcomes[lives.identity].status == "made"
+    assert outcomes[dies.identity].status == "failed" and "(tried 4 times)" in outcomes[dies.identity].error
+    assert calls(store).count("dies") == 1 + LOST
+
+
+def together(outcomes: dict[str, Outcome]) -> int:
+    """The most tasks that ran at one time."""
+    times = [(o.artifact / "times").read_text().split() for o in outcomes.values() if o.artifact]
+    return max(sum(float(a) <= float(began) < float(b) for a, b in times) for began, _ in times)
+
+
+@pytest.mark.parametrize(
+    ("resources", "most"),
+    [
+        (Resources(cpus=1), 2),
+        (Resources(cpus=0.5), 4),
+        (Resources(cpus=0, gpus=1), 1),
+        (Resources(cpus=0, gpus=1, share=0.25), 4),
+    ],
+)
+def test_tasks_share_a_device_by_what_they_hold_of_it(
+    ray_session: None, tmp_path: Path, resources: Resources, most: int
+) -> None:
+    """Each waits until as many have come as may run at once, so that the next would come too if it could."""
+    tasks = [dag.task(f"{n}", n, resources=resources, company=most) for n in range(most + 1)]
+    assert together(execute(tasks, Store(tmp_path), nullcontext)) == most
+
+
+def test_a_task_that_failed_beside_others_is_tried_again_with_the_whole_gpu(ray_session: None, tmp_path: Path) -> None:
+    task = dag.task("crowded", 1, resources=Resources(gpus=1, share=0.25), retries=1, fails=1)
+    artifact = execute([task], Store(tmp_path), nullcontext)[task.identity].artifact
+    assert artifact is not None and (artifact / "attempts.txt").read_text().split() == ["0.25", "1.0"]
+
+
+class Listener:
+    def __init__(self) -> None:
+        self.heard: list[str] = []
+
+    def submitted(self, tasks: list[Task]) -> None:
+        self.heard += [f"submitted {task.label}" for task in tasks]
+
+    def finished(self, outcome: Outcome) -> None:
+        self.heard.append(f"{outcome.status} {outcome.task.label}")
+
+    def again(self, task: Task, error: str) -> None:
+        self.heard.append(f"again {task.label}")
+
+    def tick(self) -> None:
+        pass
+
+
 def test_an_observer_hears_of_every_task(ray_session: None, tmp_path: Path) -> None:
-    class Listener:
-        def __init__(self) -> None:
-            self.heard: list[str] = []
-
-        def submitted(self, tasks: list[Task]) -> None:
-            self.heard += [f"submitted {task.label}" for task in tasks]
-
-        def finished(self, outcome: Outcome) -> None:
-            self.heard.append(f"{outcome.status} {outcome.task.label}")
-
-        def tick(self) -> None:
-            pass
-
     store = Store(tmp_path)
     a = dag.task("a")
     execute([a], store, nullcontext)
