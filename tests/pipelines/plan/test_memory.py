@@ -73,7 +73,7 @@ def test_more_devices_take_no_more_flops(recipe: Path) -> None:
 
 
 def test_methods_that_need_a_base_stand_apart_where_nothing_is_adapted(recipe: Path) -> None:
-    said = planned(recipe, "train.batch=1024", "model.width=64", "--memory", "3MB")
+    said = planned(recipe, "train.batch=1024", "model.width=64", "model.depth=1", "--memory", "2MB")
     before, apart = said.split("with a base that is trained already")
     assert "micro_batch 2" in before and "method " not in before
     assert "method lora" in apart
