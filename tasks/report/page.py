@@ -7,6 +7,7 @@ import math
 import shlex
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -65,6 +66,7 @@ def write_page(
     return path
 
 
+@cache
 def environment() -> Environment:
     # Names of runs, recipes and warnings come from users: everything is escaped unless this package wrote it.
     made = Environment(

@@ -109,7 +109,7 @@ def panel(title: str, x: str, y: str) -> tuple[Canvas, Any]:
     # Fixed margins: panels that stand beside each other line up, and drawing takes half the time of a layout engine.
     canvas.subplots_adjust(left=0.16, right=0.94, top=0.925, bottom=BOTTOM)
     axes = canvas.add_subplot()
-    axes.set_title(title)
+    axes.set_title(title, y=1.0)  # said, because matplotlib otherwise lays out all ticks once more to find it
     axes.set_xlabel(x)
     axes.set_ylabel(y)
     return canvas, axes
