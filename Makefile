@@ -4,22 +4,27 @@ BIN := .venv/bin
 # A file's tests stay together, so that what they share is trained once; files run in the order of tests/conftest.py.
 # PARALLEL= runs one after another.
 PARALLEL ?= -n 2 --dist loadfile --no-loadscope-reorder
+TYPES := $(BIN)/mypy && $(BIN)/lint-imports
 export RAY_USAGE_STATS_ENABLED := 0
 export MLFLOW_DISABLE_TELEMETRY := true
 
-.PHONY: demo test check slow clean
+.PHONY: demo test check lint slow clean
 
 demo: .venv/installed
 	$(BIN)/reducible sweep recipes/demo.yaml
 
-test: check
-	$(BIN)/python -m pytest -q $(PARALLEL)
+# The slower checks run beside the tests, and say what they found when the tests are done. Both must pass.
+test: lint
+	@{ $(TYPES); } >.venv/types.log 2>&1 & types=$$!; \
+	$(BIN)/python -m pytest -q $(PARALLEL); tests=$$?; \
+	wait $$types; types=$$?; cat .venv/types.log; exit $$((tests ? tests : types))
 
-check: .venv/installed
+check: lint
+	$(TYPES)
+
+lint: .venv/installed
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .
-	$(BIN)/mypy
-	$(BIN)/lint-imports
 
 slow: .venv/installed
 	$(BIN)/python -m pytest -q -m slow $(PARALLEL)

@@ -122,6 +122,10 @@ NEW = {
 }
 
 
+EVERY_WAY = ("transformer", "recurrent")
+"""Families that are fine-tuned by each method here; the others by lora, and by the rest among the slow tests."""
+
+
 def tuned(folder: Path, family: str, method: str, last: str = "train", **finetune: Any) -> tuple[RunTasks, Store]:
     kind = BASES[family]["data"].get("kind", "text")
     rate = {"full": 2e-3, "lora": 1e-2, "qlora": 1e-2}[method]
@@ -145,7 +149,7 @@ def tuned(folder: Path, family: str, method: str, last: str = "train", **finetun
 @pytest.mark.parametrize(
     ("family", "method"),
     [
-        (family, method)
+        pytest.param(family, method, marks=() if family in EVERY_WAY or method == "lora" else pytest.mark.slow)
         for family in BASES
         for method in ("full", "lora", "qlora")
         if (family, method) != ("linear-gaussian", "qlora")  # it has no large matrix
