@@ -6,7 +6,11 @@ from functools import cached_property
 import numpy as np
 
 from reducible.data.chance import chosen, random_rows, uniform
+from reducible.data.errors import DataError
 from reducible.data.generated_text import MOST_SYMBOLS, GeneratedText
+
+_MOST_PLACES = 2**17
+"""Phrases times symbols of a document; the time that the entropy takes grows with their square."""
 
 
 @dataclass(frozen=True)
@@ -35,6 +39,11 @@ class GrammarText(GeneratedText):
     def __post_init__(self) -> None:
         super().__post_init__()
         self._within(phrases=(1, 256), symbols=(2, MOST_SYMBOLS), sharpness=(0, 20), nesting=(0, 0.99))
+        if self.length * self.phrases > _MOST_PLACES:
+            raise DataError(
+                f"generated: length * phrases is {self.length * self.phrases}, above the {_MOST_PLACES} of which the "
+                "entropy is computed"
+            )
 
     @cached_property
     def opens(self) -> np.ndarray:

@@ -2,7 +2,9 @@
 
 import hashlib
 import json
+import warnings
 from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 
 import numpy as np
@@ -35,6 +37,8 @@ class LinearGaussianSeries:
             rows = getattr(self, name)
             if not rows or not rows[0] or any(len(row) != len(rows[0]) for row in rows):
                 raise DataError(f"data.generated.{name}: not a matrix; write [[0.9, 0], [0.1, 0.5]], one list a row")
+            if not np.isfinite(rows).all():
+                raise DataError(f"data.generated.{name}: every number must be finite")
         states, channels = len(self.A), len(self.C)
         for name, shape in (("A", (states, states)), ("B", (states, None)), ("C", (channels, states))):
             rows = getattr(self, name)
@@ -76,12 +80,16 @@ class LinearGaussianSeries:
         entropy is log det(2 pi e S) / 2. The rate has the stationary S, by the discrete Riccati equation (Anderson &
         Moore, Optimal Filtering, 1979, section 4.4). A window starts without a past, so S begins at its largest; the
         windows of a series begin every `sequence` steps and the last may be shorter.
+
+        Raises:
+            DataError: the matrices are too ill-conditioned to compute it.
         """
         steps = self.length if length is None else length
-        each = self._step_entropies(min(sequence, steps))
+        with _doubting():
+            each, rate = self._step_entropies(min(sequence, steps)), self.entropy_rate
         whole, rest = divmod(steps, len(each))
         best = (whole * each.sum() + each[:rest].sum()) / steps
-        return KnownEntropy(rate=self.entropy_rate, best_loss=float(best))
+        return KnownEntropy(rate=rate, best_loss=float(best))
 
     @property
     def entropy_rate(self) -> float:
@@ -118,6 +126,20 @@ class LinearGaussianSeries:
                 latents[step] = z
             noise = random.standard_normal((self.length, D.shape[1])) @ D.T
             yield NumericSeries(f"drawn-{number:06d}", latents @ C.T + noise)
+
+
+@contextmanager
+def _doubting() -> Iterator[None]:
+    """Refuses to go on with what LAPACK, or an overflow, makes doubtful."""
+    try:
+        with np.errstate(over="raise", invalid="raise"), warnings.catch_warnings():
+            warnings.simplefilter("error")
+            yield
+    except (np.linalg.LinAlgError, ArithmeticError, Warning):
+        raise DataError(
+            "data.generated: the numbers in A, B, C and D lie so many orders of magnitude apart that the entropy "
+            "cannot be computed; bring them nearer to each other"
+        ) from None
 
 
 def _nats(S: np.ndarray) -> float:

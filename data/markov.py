@@ -41,15 +41,30 @@ class MarkovText(GeneratedText):
 
     @cached_property
     def stationary(self) -> np.ndarray:
-        """(states,): long-run share of each state. Every chance is positive, so it is unique."""
+        """(states,): long-run share of each state. Every chance is positive, so it is unique.
+
+        Raises:
+            DataError: the chain stays among a few states for so long that the share of these is not found.
+        """
         share = np.full(len(self.transitions), 1 / len(self.transitions))
-        for _ in range(100_000):
+        before = np.inf
+        for step in range(100_000):
             joint = (share[:, None] * self.transitions).reshape(self.symbols, -1, self.symbols)
             following = joint.sum(axis=0).reshape(-1)
             following /= following.sum()
-            if np.abs(following - share).sum() < 1e-15:
+            change = float(np.abs(following - share).sum())
+            if change < 1e-15:
                 break
+            if step % 1000 == 999:
+                if change > (0.5 if change < 1e-12 else 0.999) * before:  # what is left is rounding, or it never ends
+                    break
+                before = change
             share = following
+        if change > 1e-12:
+            raise DataError(
+                f"generated.sharpness: {self.sharpness:g} makes a chain of this seed that stays among few symbols "
+                "nearly for ever, so its entropy is not found; choose a smaller one, or another seed"
+            )
         return following
 
     @property

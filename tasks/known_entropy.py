@@ -20,15 +20,15 @@ def known_loss(known: KnownEntropy, unit: str) -> str:
 
 
 def agreement(known: KnownEntropy, fit: Fit) -> str:
-    """Whether the interval of E contains the truth."""
+    """The true least loss and whether the interval of E contains it: what follows "truth: "."""
     if fit.law is None:
         return "no law was fitted, so there is no E to compare"
     E, truth = fit.law.E, known.truth
     if not fit.health.identified:
-        return f"the truth is {truth:.4g}; these runs do not identify E"
+        return f"{truth:.4g}; these runs do not identify E"
     inside = E.low - known.error <= truth <= E.high + known.error
     if inside:
-        return f"the truth is {truth:.4g}: the interval of E contains it"
+        return f"{truth:.4g}; the interval of E contains it"
     if known.best_loss is None and truth < E.low:
         return f"E lies above {truth:.4g}, the least that any model can reach with the whole past known"
-    return f"the truth is {truth:.4g}: the interval of E, of what this family can express, does not contain it"
+    return f"{truth:.4g}; the interval of E, of what this family can express, does not contain it"

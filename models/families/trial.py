@@ -1,11 +1,12 @@
-"""A trial of a family from outside before it trains: what its forward returns, its units, its parameters."""
+"""A trial of a family from outside before it trains: what its forward returns, its units, its parameters, and that it
+does not read what it is to predict."""
 
 import math
 
 import torch
 from torch import Tensor
 
-from reducible.models.contract import Batch, Family, Model
+from reducible.models.contract import Batch, Family, Model, PairModel, TextModel
 from reducible.models.cost.ledger import Cost
 from reducible.models.loss import BrokenContract, Loss, broken_loss, total_of
 
@@ -41,6 +42,7 @@ def require_contract(family: Family, model: Model, cost: Cost, sequence: int, mi
         try:
             _require_loss(model, batch(rows), rows * sequence)
             _require_sum(model, batch(1), batch(rows), rows)
+            _require_blind(model, batch(1))
         finally:
             model.train()
 
@@ -81,6 +83,28 @@ def _require_sum(model: Model, one: Batch, several: Batch, rows: int) -> None:
             f"forward returns {together.mean():.4g} nats for {rows} rows and {alone.mean():.4g} for one of them alone: "
             "a mean, and it must be the sum over all targets"
         )
+
+
+@torch.no_grad()
+def _require_blind(model: Model, batch: Batch) -> None:
+    """A model that reads the tokens which it is to predict has a loss near 0, and writes nonsense."""
+    if not isinstance(model, TextModel | PairModel):
+        return
+    inputs_BT = batch["inputs"]
+    half = inputs_BT.shape[1] // 2
+    other_BT = inputs_BT.clone()
+    other_BT[:, half:] = (inputs_BT[:, half:] + 1) % int(vars(model.config)["vocabulary"])
+
+    def before(tokens_BT: Tensor) -> Tensor:
+        torch.manual_seed(0)
+        if isinstance(model, TextModel):
+            return model.logits(tokens_BT, batch.get("documents"))[:, :half]
+        return model.logits({**batch, "inputs": tokens_BT})[:, :half]
+
+    one, two = before(inputs_BT), before(other_BT)
+    rounding = 1e-4 if one.dtype in (torch.float32, torch.float64) else 1e-2
+    if half and one.isfinite().all() and float((one - two).abs().max()) > rounding * float(one.abs().max()):
+        raise BrokenContract("logits at a place change with the tokens after it: the model reads what it is to predict")
 
 
 def _doubt(draws: Tensor) -> Tensor:

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from reducible.tasks.errors import UserError
 from reducible.tasks.fit.column_names import find_columns
 from reducible.tasks.fit.numerals import columns_of_numbers
+from reducible.tasks.fit.run_table import refuse_two_units
 from reducible.tasks.fit.table import empty, read_table
 
 
@@ -36,6 +37,9 @@ def read_plans(location: str) -> list[Plan]:
     wanted = {columns.of[role]: cells[columns.of[role]] for role in ("N", "D")}
     spoken = {name: [None if empty(cell) else cell for cell in column] for name, column in wanted.items()}
     read = columns_of_numbers(spoken, list(wanted), None, table.where)
+    for role in ("N", "D"):
+        if columns.meanings[role].factor != 1:
+            refuse_two_units(table, columns.of[role])
     names = cells[columns.of["name"]] if "name" in columns.of else [None] * table.rows
     plans = []
     for row, name in enumerate(names):

@@ -160,7 +160,7 @@ def _runs(table: Table, columns: Columns, options: TableOptions) -> tuple[pandas
         elif factor != 1:
             notes += (f"{role} is read from {columns.of[role]}, times {factor:g}",)
         if factor != 1:
-            _refuse_two_units(table, columns.of[role], role)
+            refuse_two_units(table, columns.of[role])
             values = values * factor
         unit = (options.unit or said.unit or "nats") if role == "loss" else ""
         _check_values(table, columns.of[role], role, values, finished, unit)
@@ -190,22 +190,22 @@ def _flags(table: Table) -> list[str]:
     return [name for name, cells in table.columns.items() if any(says_unfinished(plain_name(name), c) for c in cells)]
 
 
-def _refuse_two_units(table: Table, column: str, role: str) -> None:
+def refuse_two_units(table: Table, column: str) -> None:
     """A column whose unit is said once must not say it again in its cells."""
     for row, cell in enumerate(table.columns[column]):
         if isinstance(cell, str) and has_suffix(cell):
             raise UserError(
                 f"{table.where}, row {row + 2}, column {column}: {cell.strip()} says its unit, and so does the name of "
-                f"the column or --scale; add --scale {role}=1 if the cell is right"
+                "the column or --scale; keep one"
             )
 
 
 def _histories(table: Table, runs: pandas.DataFrame) -> tuple[str, ...]:
     """A note if rows are points along one training: their loss is above that of a training which ends there."""
     steps = next((name for name in table.columns if plain_name(name) in STEPS), None)
-    if steps is None or "name" not in runs or runs["name"].isna().any():
+    size = next((size for size in SIZES.values() if size in runs), None)
+    if steps is None or size is None or "D" not in runs or "name" not in runs or runs["name"].isna().any():
         return ()
-    size = "N" if "N" in runs else "N_without_embeddings"
     several = [str(name) for name, rows in runs.groupby("name") if rows[size].nunique() == 1 < rows["D"].nunique()]
     if not several:
         return ()

@@ -261,3 +261,21 @@ def test_mistakes_are_named() -> None:
     ):
         with pytest.raises(DataError, match=message):
             source(documents=1, **wrong)
+
+
+@pytest.mark.parametrize("source", SMALL, ids=str)
+def test_windows_longer_than_a_document_take_no_longer(source: GeneratedText) -> None:
+    """Every further token of a window comes behind a document's separator and costs what a whole document does."""
+    length = source.length
+    within, two = source.best_loss(length), source.best_loss(length + 2)
+    far = source.best_loss(10**15)
+    if within is None or two is None or far is None:
+        assert (within, two, far) == (None, None, None)
+        return
+    assert two * (length + 2) - within * length == pytest.approx(2 * source.document_entropy / (length + 1))
+    assert far == pytest.approx(source.document_entropy / (length + 1))
+
+
+def test_a_grammar_whose_entropy_would_take_for_ever_is_refused() -> None:
+    with pytest.raises(DataError, match=r"length \* phrases is 262144, above the 131072"):
+        GrammarText(documents=1, phrases=256, length=1024)

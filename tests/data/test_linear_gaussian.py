@@ -1,10 +1,12 @@
 """The entropy of linear-Gaussian series, against the covariance of whole series, spectra and ARMA models."""
 
 import math
+from typing import Any
 
 import numpy as np
 import pytest
 
+from reducible.data.errors import DataError
 from reducible.data.linear_gaussian import LinearGaussianSeries
 
 PLANE = LinearGaussianSeries(
@@ -60,3 +62,22 @@ def test_the_true_model_scores_the_entropy_on_drawn_series() -> None:
     losses = [-multivariate_normal.logpdf(one.values[:, 0], cov=covariance) / 30 for one in source.draw()]
     error = np.std(losses) / math.sqrt(len(losses))
     assert np.mean(losses) == pytest.approx(source.known_entropy(30).best_loss, abs=4 * error)
+
+
+@pytest.mark.parametrize(
+    ("matrices", "message"),
+    [
+        ({"A": ((math.nan,),)}, "data.generated.A: every number must be finite"),
+        ({"C": ((math.inf,),)}, "data.generated.C: every number must be finite"),
+        ({"A": ((1.0,),)}, "must be below 1"),
+        ({"B": ((1e200,),)}, "orders of magnitude apart"),
+        ({"C": ((1.0,), (1.0,)), "D": ((1.0, 0.0), (1.0, 1e-9))}, "orders of magnitude apart"),
+        (
+            {"A": ((0.9, 1e8), (0.0, 0.9)), "B": ((1.0, 0.0), (0.0, 1.0)), "C": ((1.0, 0.0),)},
+            "orders of magnitude apart",
+        ),
+    ],
+)
+def test_an_entropy_that_cannot_be_computed_is_refused(matrices: dict[str, Any], message: str) -> None:
+    with pytest.raises(DataError, match=message):
+        LinearGaussianSeries(**matrices).known_entropy(64)

@@ -129,3 +129,22 @@ def test_mistakes_are_named() -> None:
             MarkovText(**wrong)  # type: ignore[arg-type]
     with pytest.raises(DataError, match="either a location"):
         Source("x.txt", generated=MarkovText(documents=1))
+
+
+def test_a_chain_that_hardly_ever_leaves_some_symbols_is_refused() -> None:
+    """Power iteration does not find its stationary distribution, and everything else would be silently wrong."""
+    with pytest.raises(DataError, match="^generated.sharpness: 20 makes a chain"):
+        _ = MarkovText(documents=1, order=1, symbols=2, sharpness=20).entropy_rate
+    sharp = MarkovText(documents=1, order=2, symbols=4, sharpness=20)
+    values, vectors = np.linalg.eig(_over_states(sharp).T)
+    stationary = np.real(vectors[:, np.argmin(abs(values - 1))])
+    np.testing.assert_allclose(sharp.stationary, stationary / stationary.sum(), atol=1e-9)
+
+
+def _over_states(text: MarkovText) -> np.ndarray:
+    """(states, states) chance of the state that follows."""
+    chances = np.zeros((len(text.transitions),) * 2)
+    for state, row in enumerate(text.transitions):
+        for symbol, chance in enumerate(row):
+            chances[state, (state * text.symbols + symbol) % len(chances)] = chance
+    return chances

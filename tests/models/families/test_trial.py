@@ -108,3 +108,23 @@ def test_a_number_that_is_no_cost(key: str, value: float) -> None:
     cost = toy_families.TEXT.cost(toy_families.TextConfig(11), Lengths.fixed(6))
     with pytest.raises(ValueError, match=f"^model.family: the cost of a toy says {value}"):
         replace(cost, **{key: value})
+
+
+def test_a_model_that_reads_what_it_is_to_predict_is_refused() -> None:
+    """By a whole look ahead, and by as little of it as an attention without a mask has."""
+
+    class Text(toy_families.ToyText):
+        def logits(self, tokens_BT: Tensor, documents_BT: Tensor | None = None) -> Tensor:
+            return super().logits(tokens_BT.roll(-1, 1), documents_BT)
+
+    class Slightly(toy_families.ToyText):
+        def logits(self, tokens_BT: Tensor, documents_BT: Tensor | None = None) -> Tensor:
+            return super().logits(tokens_BT) + 0.1 * self.output(self.embedding(tokens_BT).mean(1, keepdim=True))
+
+    class Pairs(toy_families.ToyPairs):
+        def logits(self, batch: dict[str, Tensor]) -> Tensor:
+            return super().logits(batch | {"inputs": batch["inputs"].roll(-1, 1)})
+
+    for family, build in ((toy_families.TEXT, Text), (toy_families.TEXT, Slightly), (toy_families.PAIRS, Pairs)):
+        with pytest.raises(BrokenContract, match="the model reads what it is to predict"):
+            tried(replace(family, build=build))

@@ -188,6 +188,9 @@ def test_plans_are_read_as_any_table(tmp_path: Path) -> None:
     path.write_text("N\n1e6\n")
     with pytest.raises(UserError, match="lacks the column D; it has N"):
         read_plans(str(path))
+    path.write_text("params (M),tokens_B\n125M,2.5\n")
+    with pytest.raises(UserError, match="row 2, column params .M.: 125M says its unit, and so does the name"):
+        read_plans(str(path))
 
 
 def test_the_command_answers_for_one_model_and_for_a_table(fit: Fit, tmp_path: Path) -> None:
