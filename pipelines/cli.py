@@ -22,10 +22,17 @@ ADDRESS = click.option(
     help="Address of the cluster's dashboard, such as http://127.0.0.1:8265 (opened by `ray dashboard cluster.yaml`).",
 )
 RECIPE = click.argument("recipe", type=click.Path(path_type=Path, dir_okay=False))
+RECIPE_OR_LAW = click.argument("recipe", type=click.Path(path_type=Path, dir_okay=False), required=False)
 OVERRIDES = click.argument("overrides", nargs=-1, metavar="[KEY=VALUE]...")
 FRESH = click.option(
     "--fresh", multiple=True, metavar="TASK", help="Run this task again (a name from `plan`). May be repeated."
 )
+
+FROM_LAW = click.option(
+    "--from-law", metavar="SWEEP", help="Instead of a recipe: the model that this sweep's law recommends for --flops."
+)
+FLOPS = click.option("--flops", metavar="FLOPS", help="Training budget of --from-law.")
+FAMILY = click.option("--family", help="Family whose law to read, if there are several.")
 
 DISK = (errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOSPC, errno.EDQUOT)  # mistakes of a user, not bugs
 
@@ -86,21 +93,65 @@ def main() -> None:
 
 
 @main.command()
-@RECIPE
+@RECIPE_OR_LAW
 @OVERRIDES
 @ROOT
 @FRESH
-def run(recipe: Path, overrides: tuple[str, ...], root: str, fresh: tuple[str, ...]) -> None:
+@FROM_LAW
+@FLOPS
+@FAMILY
+def run(
+    recipe: Path | None,
+    overrides: tuple[str, ...],
+    root: str,
+    fresh: tuple[str, ...],
+    from_law: str | None,
+    flops: str | None,
+    family: str | None,
+) -> None:
     """Tokenise, train and evaluate one model.
+
+    With --from-law: the model that a sweep's law recommends for a budget. Its loss is shown beside the predicted one,
+    and the law is fitted anew with it.
 
     \b
     reducible run recipes/transformer.yaml
     reducible run recipes/transformer.yaml model.width=256 train.tokens=50M compute.workers=2
+    reducible run --from-law demo --flops 1e13
     """
     from reducible.pipelines.recipe.load import load_recipe
     from reducible.pipelines.run import run_recipe
 
-    sys.exit(run_recipe(load_recipe(recipe, overrides), root, fresh))
+    budget = _budget(from_law, flops, family)
+    if from_law is not None and budget is not None:
+        from reducible.pipelines.from_law import run_from_law
+
+        settings = (str(recipe), *overrides) if recipe else overrides
+        sys.exit(run_from_law(from_law, budget, family, settings, root, fresh))
+    sys.exit(run_recipe(load_recipe(_given(recipe), overrides), root, fresh))
+
+
+def _given(recipe: Path | None) -> Path:
+    from reducible.tasks.errors import UserError
+
+    if recipe is None:
+        raise UserError("give a recipe, or --from-law SWEEP with --flops FLOPS")
+    return recipe
+
+
+def _budget(from_law: str | None, flops: str | None, family: str | None) -> float | None:
+    """The budget of --from-law; None without that option."""
+    from reducible.pipelines.predict import positive
+    from reducible.tasks.errors import UserError
+
+    if from_law is None:
+        for option, value in (("--flops", flops), ("--family", family)):
+            if value is not None:
+                raise UserError(f"{option}: belongs to --from-law SWEEP")
+        return None
+    if flops is None:
+        raise UserError("--from-law: needs the budget too; add --flops FLOPS, such as --flops 1e15")
+    return positive("--flops", flops)
 
 
 @main.command()
@@ -124,10 +175,13 @@ def sweep(recipe: Path, overrides: tuple[str, ...], root: str, fresh: tuple[str,
 
 
 @main.command()
-@RECIPE
+@RECIPE_OR_LAW
 @OVERRIDES
 @ROOT
 @FRESH
+@FROM_LAW
+@FLOPS
+@FAMILY
 @click.option("--settings", is_flag=True, help="Also print the recipe with every default filled in.")
 @click.option("--gpus", type=click.IntRange(min=1), help="Number of GPUs, instead of the recipe's workers.")
 @click.option("--gpu", help="Model: h200, h100 (default), a100-80, a100-40, l40s, l4, a10, v100, v100-pcie, t4.")
@@ -136,10 +190,13 @@ def sweep(recipe: Path, overrides: tuple[str, ...], root: str, fresh: tuple[str,
 @click.option("--mfu", type=click.FloatRange(0, 1, min_open=True), help="Share of peak FLOP/s reached; default 0.4.")
 @click.option("--memory-report", is_flag=True, help="Also show FLOPs, time, communication and inference memory.")
 def plan(
-    recipe: Path,
+    recipe: Path | None,
     overrides: tuple[str, ...],
     root: str,
     fresh: tuple[str, ...],
+    from_law: str | None,
+    flops: str | None,
+    family: str | None,
     settings: bool,
     gpus: int | None,
     gpu: str | None,
@@ -153,13 +210,23 @@ def plan(
     \b
     reducible plan recipes/transformer.yaml
     reducible plan recipes/transformer.yaml --gpus 64 --gpu h100 --sequence 4096 model.width=4096 model.depth=32
+    reducible plan --from-law demo --flops 1e13
     """
     from reducible.pipelines.plan.memory import Asked
     from reducible.pipelines.plan.plan import print_plan
     from reducible.pipelines.recipe.load import load_recipe
+    from reducible.tasks.errors import UserError
 
     asked = Asked(gpus, gpu, sequence, memory, mfu, memory_report)
-    print_plan(load_recipe(recipe, overrides), root, fresh, settings, asked)
+    budget = _budget(from_law, flops, family)
+    if from_law is not None and budget is not None:
+        from reducible.pipelines.from_law import plan_from_law
+
+        if settings:
+            raise UserError("--settings: shows a recipe; the settings of --from-law are those of the sweep's recipe")
+        plan_from_law(from_law, budget, family, (str(recipe), *overrides) if recipe else overrides, root, fresh, asked)
+        return
+    print_plan(load_recipe(_given(recipe), overrides), root, fresh, settings, asked)
 
 
 @main.command()
@@ -313,20 +380,35 @@ def fit(
 @click.argument("sweep")
 @click.option("--compute", metavar="FLOPS", help="Training budget. Shows what to train, and the loss to expect.")
 @click.option("--loss", type=float, help="Target loss in nats per unit. Shows the compute that reaches it.")
-@click.option("--N", "size", metavar="COUNT", help="Parameters of a model; with --D, shows its loss and its penalty.")
+@click.option(
+    "--gain",
+    type=float,
+    metavar="FACTOR",
+    help="What so many times the compute gains, from --compute or the largest run.",
+)
+@click.option(
+    "--N", "size", metavar="COUNT", help="Parameters of a model; with --D or --compute: its loss and its penalty."
+)
 @click.option("--D", "units", metavar="COUNT", help="Target units that the model is trained on.")
 @click.option("--table", metavar="FILE", help="Table of models with columns N and D: the same for each row.")
-@click.option("--family", help="Family whose law to read, if there are several.")
+@click.option("--held", is_flag=True, help="Whether the predictions for the runs of `run --from-law` held.")
+@FAMILY
+@click.option("--price", type=click.FloatRange(min=0, min_open=True), help="Price of a device-hour. Adds the cost.")
+@click.option("--device-flops", metavar="FLOPS", help="FLOP/s that a device reaches; default: as in the sweep's runs.")
 @click.option("--json", "as_json", is_flag=True, help="Print JSON.")
 @ROOT
 def predict(
     sweep: str,
     compute: str | None,
     loss: float | None,
+    gain: float | None,
     size: str | None,
     units: str | None,
     table: str | None,
+    held: bool,
     family: str | None,
+    price: float | None,
+    device_flops: str | None,
     as_json: bool,
     root: str,
 ) -> None:
@@ -335,26 +417,60 @@ def predict(
     SWEEP is the sweep's name, an artifact's identity, or the path of a fit.json or of its folder.
 
     \b
-    reducible predict demo --compute 1e15
-    reducible predict demo --loss 1.2
-    reducible predict demo --N 7e9 --D 2e12
+    reducible predict demo --compute 1e15                  how large, how long, which loss
+    reducible predict demo --loss 1.2 --price 2.5          what a loss costs
+    reducible predict demo --gain 10                       what ten times the compute gains
+    reducible predict demo --N 7e9 --D 2e12                the loss of a model, and the price of being off the optimum
+    reducible predict demo --N 7e9 --compute 1e23          the same, with what the budget allows
     reducible predict runs-fit --table plans.csv --json
     reducible predict families --family lstm --compute 1e15
+    reducible predict demo --held                          did the predictions hold
     """
-    from reducible.pipelines.predict import print_model, print_models, print_prediction
+    from reducible.pipelines.predict import Asked, print_gain, print_held, print_model, print_models, print_prediction
     from reducible.tasks.errors import UserError
 
-    questions = [compute is not None, loss is not None, size is not None or units is not None, table is not None]
-    if sum(questions) != 1:
-        raise UserError("predict: give one of --compute FLOPS and --loss NATS, or --N and --D, or --table FILE")
-    if table is not None:
-        print_models(sweep, table, as_json, root, family)
+    asked = Asked(sweep, root, family, as_json, price, device_flops)
+    model = size is not None or units is not None
+    questions = [loss is not None, gain is not None, model, table is not None, held]
+    one = UserError(
+        "predict: give one of --compute FLOPS and --loss NATS, or --N and --D, --gain FACTOR, --table FILE or --held"
+    )
+    if sum(questions) > 1 or (compute is not None and (loss is not None or table is not None or held)):
+        raise one
+    if held:
+        print_held(asked)
+    elif table is not None:
+        print_models(asked, table)
+    elif gain is not None:
+        print_gain(asked, gain, compute)
+    elif model:
+        if sum(value is not None for value in (size, units, compute)) != 2:
+            raise UserError("predict: --N and --D belong together; give both, or one of them with --compute")
+        print_model(asked, size, units, compute)
     elif compute is not None or loss is not None:
-        print_prediction(sweep, compute, loss, as_json, root, family)
-    elif size is None or units is None:
-        raise UserError("predict: --N and --D belong together; give both")
+        print_prediction(asked, compute, loss)
     else:
-        print_model(sweep, size, units, as_json, root, family)
+        raise one
+
+
+@main.command()
+@click.argument("laws", nargs=-1, required=True, metavar="SWEEP...")
+@click.option("--json", "as_json", is_flag=True, help="Print JSON.")
+@ROOT
+def compare(laws: tuple[str, ...], as_json: bool, root: str) -> None:
+    """Compare laws on the same data: where one overtakes another, and its compute multiplier.
+
+    SWEEP is a sweep of several families, or two or more sweeps or fits, that differ in optimizer, data or anything
+    else. Their losses must be on the same validation data, and their FLOPs counted alike.
+
+    \b
+    reducible compare families
+    reducible compare adamw muon
+    reducible compare old-fit new-fit/fit.json --json
+    """
+    from reducible.pipelines.compare import print_comparison
+
+    print_comparison(laws, as_json, root)
 
 
 @main.command()

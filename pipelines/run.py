@@ -16,8 +16,10 @@ from reducible.pipelines.finetune import Start
 from reducible.pipelines.finetune import start_of as from_base
 from reducible.pipelines.recipe.recipe import Recipe
 from reducible.pipelines.training import Model, family_of, idle_workers, model_of, train_spec, training_task
+from reducible.tasks.evaluate.evaluate_spec import EvaluateSpec
 from reducible.tasks.known_entropy import known_loss
 from reducible.tasks.train.folders import ADAPTER, MODEL
+from reducible.tasks.workflow.execute import Outcome
 from reducible.tasks.workflow.pipeline_summary import SummarySpec
 from reducible.tasks.workflow.store import Store
 from reducible.tasks.workflow.task import Task
@@ -39,20 +41,28 @@ class RunTasks:
 def run_tasks(recipe: Recipe, store: Store) -> RunTasks:
     start = from_nothing(recipe, store) if recipe.finetune is None else from_base(recipe, store)
     recipe, model, dataset = start.recipe, start.model, start.dataset
-    tags = {"pipeline": recipe.name}
     spec = train_spec(recipe, model, tokens=start.tokens)
-    train = training_task(recipe, model, spec, {"data": dataset, **start.inputs}, f"train {recipe.name}", tags)
-    evaluation = evaluation_task(train, dataset, recipe.name, tags, start.evaluation)
+    inputs = {"data": dataset, **start.inputs}
+    train = training_task(recipe, model, spec, inputs, f"train {recipe.name}", {"pipeline": recipe.name})
+    return after_training(recipe.name, model, dataset, train, start.evaluation, start.provisional)
+
+
+def after_training(
+    name: str, model: Model, dataset: Task, train: Task, settings: EvaluateSpec, provisional: bool = False
+) -> RunTasks:
+    """The evaluation and the summary that follow a training."""
+    tags = {"pipeline": name}
+    evaluation = evaluation_task(train, dataset, name, tags, settings)
     summary = Task(
         name="summary",
         version=1,
         run="reducible.tasks.workflow.pipeline_summary:run",
-        spec=SummarySpec(name=recipe.name),
+        spec=SummarySpec(name=name),
         inputs={"data": dataset, "model": train, "evaluation": evaluation},
-        label=f"summary {recipe.name}",
+        label=f"summary {name}",
         tags=tags,
     )
-    return RunTasks(model, dataset, train, evaluation, summary, start.provisional)
+    return RunTasks(model, dataset, train, evaluation, summary, provisional)
 
 
 def from_nothing(recipe: Recipe, store: Store) -> Start:
@@ -79,11 +89,20 @@ def run_recipe(recipe: Recipe, root: str, fresh: Sequence[str] = ()) -> int:
             tasks = run_tasks(recipe, store) if not failures(outcomes) else tasks
         if not failures(outcomes):
             outcomes = made.make([tasks.summary])
-    failed = failures(outcomes)
-    if failed:
-        for outcome in failed:
-            click.secho(f"reducible: {outcome.task.title}: {outcome.error}", fg="red", err=True)
-        return 1
+    if failed := failures(outcomes):
+        return say_failures(failed)
+    return print_result(recipe, tasks, store, root)
+
+
+def say_failures(failed: Sequence[Outcome]) -> int:
+    """A line for each task that failed; the exit code."""
+    for outcome in failed:
+        click.secho(f"reducible: {outcome.task.title}: {outcome.error}", fg="red", err=True)
+    return 1
+
+
+def print_result(recipe: Recipe, tasks: RunTasks, store: Store, root: str) -> int:
+    """Prints what a finished run came to; returns the exit code, 1 if the training diverged."""
     folder = store.artifact("train", tasks.train.identity)
     result = json.loads((folder / "result.json").read_text())
     if result["status"] != "finished":

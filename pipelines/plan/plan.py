@@ -40,9 +40,21 @@ def print_plan(recipe: Recipe, root: str, fresh: Sequence[str], settings: bool, 
     else:
         run = run_tasks(recipe, store)
         targets, recipe = [run.summary], recipe.model_copy(update={"evaluate": run.evaluate.spec.model_dump()})
-    again = to_make_again(fresh, targets)
     if settings:
         click.echo(yaml.safe_dump(recipe.model_dump(mode="json"), sort_keys=False))
+    print_targets(recipe, store, targets, fresh, asked, provisional)
+
+
+def print_targets(
+    recipe: Recipe,
+    store: Store,
+    targets: list[Task],
+    fresh: Sequence[str],
+    asked: "Asked | None" = None,
+    provisional: bool = False,
+) -> None:
+    """What would run to make the targets and why, what it costs, the memory it takes."""
+    again = to_make_again(fresh, targets)
     waiting = {task.identity for task in pending(store, targets)} | again.keys()
     lines = [
         (task, *state_of(store, task, task.identity in waiting, again.get(task.identity, "")))

@@ -39,6 +39,15 @@ def load_recipe(path: Path, overrides: Sequence[str] = ()) -> Recipe:
     return _checked(_read(path), path.stem, overrides, f"{path}: ")
 
 
+def recipe_of_text(text: str, where: str, overrides: Sequence[str] = ()) -> Recipe:
+    """The recipe that a report has printed. Its paths are absolute already.
+
+    Raises:
+        UserError: as load_recipe; `where` begins the line.
+    """
+    return _checked(yaml_text.load(text), "recipe", overrides, f"{where}: ")
+
+
 def finetuning_recipe(
     base: str,
     reads: str,

@@ -52,6 +52,9 @@ class Compute(Workers):
     checkpoint_every: int | None = Field(default=None, ge=1, description="steps; default a tenth of the run")
     log_every: int | None = Field(default=None, ge=1, description="steps; default about 200 rows a run")
     retries: int = Field(default=1, ge=0, le=100, description="how often a training that failed is tried again")
+    price: Annotated[Number, Field(gt=0)] | None = Field(
+        default=None, description="of a device-hour; the report of a sweep then says what compute costs"
+    )
 
 
 class Search(Section):

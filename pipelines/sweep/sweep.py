@@ -15,6 +15,7 @@ from reducible.models.families.registry import DEFAULT
 from reducible.pipelines.engine import engine, failures, make_again
 from reducible.pipelines.find import name_of
 from reducible.pipelines.recipe.recipe import Recipe
+from reducible.pipelines.run import say_failures
 from reducible.pipelines.sweep.cells import FamilyCells, SweepTasks, after_the_cells, fit_name, sweep_tasks
 from reducible.tasks.errors import UserError
 from reducible.tasks.fit import comparison, fit_spec
@@ -38,7 +39,12 @@ def fit_task(recipe: Recipe, family: FamilyCells, outcomes: Mapping[str, Outcome
             continue
         name = f"cell-{index:04d}"
         inputs[name] = cell.train
-        listed.append(Cell(input=name, label=cell.plan.label, budget=cell.plan.budget, seed=cell.plan.seed))
+        search = None
+        if "search" in cell.train.inputs:
+            search = f"search-{index:04d}"
+            inputs[search] = cell.train.inputs["search"]
+        plan = cell.plan
+        listed.append(Cell(input=name, label=plan.label, budget=plan.budget, seed=plan.seed, search=search))
     name = fit_name(recipe, family.name)
     return Task(
         name="fit",
@@ -64,29 +70,41 @@ def compare_task(recipe: Recipe, fits: Mapping[str, Task]) -> Task:
     )
 
 
-def report_task(recipe: Recipe, fits: Mapping[str, Task], dataset: Task, store: Store) -> Task:
-    """One page for the sweep: about its fit, or about several families' fits and their comparison."""
+def report_task(
+    recipe: Recipe,
+    fits: Mapping[str, Task],
+    dataset: Task,
+    store: Store,
+    title: str | None = None,
+    confirmations: Mapping[str, Task] | None = None,
+) -> Task:
+    """One page for the sweep: about its fit, or about several families' fits and their comparison.
+
+    title: default the recipe's name. confirmations: by the name of the input, runs that a law has recommended.
+    """
+    title = title or recipe.name
     content, units = _data_content(store, dataset), f"{recipe.data.unit}s"
     counted = {units: f"{content['splits']['train'][units]:,}"}
     known = recipe.data.known_entropy(content)
     shown: dict[str, Any] = {
-        "title": recipe.name,
+        "title": title,
         "recipe": _recipe_text(recipe),
         "data": {"source": str(content["source"]), **counted, "fingerprint": str(content["fingerprint"])},
         "unit": recipe.data.unit,
         "known": vars(known) if known else None,
-        "predict": recipe.name,
+        "predict": title,
+        "price": recipe.compute.price,
     }
     common: dict[str, Any] = {
         "name": "report",
         "version": report_spec.VERSION,
-        "label": f"report {recipe.name}",
-        "tags": {"sweep": recipe.name},
+        "label": f"report {title}",
+        "tags": {"sweep": title},
     }
     if "" in fits:
         family = recipe.model.get("family", DEFAULT)
         spec = ReportSpec(description=f"The family {family}, trained on {content['source']}.", **shown)
-        inputs = {"fit": fits[""], "data": dataset, **fits[""].inputs}
+        inputs = {"fit": fits[""], "data": dataset, **fits[""].inputs, **(confirmations or {})}
         return Task(run="reducible.tasks.report.report_task:run", spec=spec, inputs=inputs, **common)
     described = f"The families {', '.join(fits)}, trained on {content['source']}."
     inputs = {"comparison": compare_task(recipe, fits), "data": dataset}
@@ -120,7 +138,7 @@ def sweep_recipe(recipe: Recipe, root: str, fresh: Sequence[str] = ()) -> int:
         if tasks.provisional:
             outcomes = made.make([tasks.dataset])
             if not outcomes[tasks.dataset.identity].ok:
-                return _said(failures(outcomes))
+                return say_failures(failures(outcomes))
             tasks = sweep_tasks(recipe, store)  # how long its examples are is known only now
         planned = sum(cell.plan.flops for cell in tasks.cells)
         click.echo(f"{recipe.name}: {len(tasks.cells)} cells, {planned:.3g} FLOPs")
@@ -134,11 +152,11 @@ def sweep_recipe(recipe: Recipe, root: str, fresh: Sequence[str] = ()) -> int:
             failed += failures(outcomes)
             fits = {name: fit for name, fit in fits.items() if outcomes[fit.identity].ok}
             if not fits:
-                return _said(failed)
+                return say_failures(failed)
             report = report_task(recipe, fits, tasks.dataset, store)
         outcomes = made.make([report])
         failed += failures(outcomes)
-    _said(failed)
+    say_failures(failed)
     if not outcomes[report.identity].ok:
         return 1
     _say(recipe, root, fits, report, tasks.dataset, store)
@@ -155,12 +173,6 @@ def _fits(
     return {family.name: fit_task(recipe, family, outcomes) for family in trained}
 
 
-def _said(failed: Sequence[Outcome]) -> int:
-    for outcome in failed:
-        click.secho(f"reducible: {outcome.task.title}: {outcome.error}", fg="red", err=True)
-    return 1
-
-
 def _data_content(store: Store, dataset: Task) -> dict[str, Any]:
     content: dict[str, Any] = json.loads((store.artifact("dataset", dataset.identity) / "dataset.json").read_text())
     return content
@@ -168,11 +180,13 @@ def _data_content(store: Store, dataset: Task) -> dict[str, Any]:
 
 def _say(recipe: Recipe, root: str, fits: Mapping[str, Task], report: Task, dataset: Task, store: Store) -> None:
     from reducible.tasks.fit.fit_summary import families_summary, summary
+    from reducible.tasks.fit.learning_rates import LearningRates
     from reducible.tasks.fit.overtaking import Comparison
     from reducible.tasks.fit.result import Fit
 
     at = "" if root == ".reducible" else f" --root {shlex.quote(root)}"
     found = {name: Fit.load(store.artifact("fit", fit.identity) / "fit.json") for name, fit in fits.items()}
+    rates = {name: LearningRates.load(store.artifact("fit", fit.identity)) for name, fit in fits.items()}
     which, law = "", recipe.name
     if "" in found:
         click.echo("\n" + summary(found[""]))
@@ -181,6 +195,9 @@ def _say(recipe: Recipe, root: str, fits: Mapping[str, Task], report: Task, data
         compared = store.artifact("compare", report.inputs["comparison"].identity)
         click.echo("\n" + families_summary(found, Comparison.load(compared / "comparison.json")))
         which = f" --family {next(iter(found))}"
+    for name, one in rates.items():
+        for sentence in one.sentences if one else ():
+            click.echo(f"{f'{name}: ' if name else ''}{sentence}")
     if known := recipe.data.known_entropy(_data_content(store, dataset)):
         click.echo(f"\nthe loss is {known_loss(known, recipe.data.unit)}")
         for name, fit in found.items():

@@ -66,6 +66,7 @@ def _run(row: dict[str, object], i: int, size: str, required: Sequence[str]) -> 
         status=status,
         unique_tokens=None if _absent(row.get("unique_tokens")) else _number(row["unique_tokens"]),
         weight=None if _absent(row.get("weight")) else _number(row["weight"]),
+        device_flops=None if _absent(row.get("device_flops")) else _number(row["device_flops"]),
     )
     given = row.get("reason")
     if status != FINISHED:

@@ -10,7 +10,7 @@ from reducible.tasks.fit.laws.registry import form_named
 from reducible.tasks.fit.objective import Floats, Problem
 from reducible.tasks.workflow.frozen import Frozen
 
-VERSION = 2
+VERSION = 3
 """Raised when the same spec and inputs would give another fit."""
 ABSOLUTE = 1e-6
 """Huber's delta that stands for least absolute values: far below the noise of any run, and smooth enough to solve."""
@@ -60,6 +60,8 @@ class Cell(Frozen):
     label: str
     budget: float | None = None
     seed: int | None = None
+    search: str | None = None
+    """The input that holds the search of its learning rate, if it had one."""
 
 
 class Excluded(Frozen):

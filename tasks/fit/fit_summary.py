@@ -9,7 +9,7 @@ from itertools import zip_longest
 from reducible.tasks.errors import UserError
 from reducible.tasks.fit.best_loss import best_loss
 from reducible.tasks.fit.overtaking import Comparison
-from reducible.tasks.fit.predict import ModelPrediction, predict
+from reducible.tasks.fit.predict import Gain, ModelPrediction, predict
 from reducible.tasks.fit.result import Estimate, Fit, Law, Prediction
 
 MOST_EXCLUSIONS = 12  # that are named line by line
@@ -74,12 +74,17 @@ def families_summary(fits: Mapping[str, Fit], comparison: Comparison) -> str:
         gamma = best.exponent(fit.largest_compute)
         exponents = "; ".join(f"{exponent} = {law[exponent]}" for exponent in law.form.exponents)
         lines.append(f"{text}; {E}; {exponents}; gamma = {gamma}")
-    lines += [f"{found.sentence}." for found in comparison.overtakings]
-    lines.append(f"{comparison.shared_E.sentence}.")
+    lines += comparison_lines(comparison)
     for name, fit in fits.items():
         lines += [f"note, {name}: {text}" for text in (*fit.health.warnings, *fit.notes)]
         lines += _excluded(fit, f", {name}")
     return "\n".join(lines)
+
+
+def comparison_lines(comparison: Comparison) -> list[str]:
+    """What overtakes what, what the compute of one counts in the other's, and the E that they may share."""
+    said = [one.sentence for one in comparison.overtakings] + [one.sentence for one in comparison.multipliers]
+    return [f"{sentence}." for sentence in (*said, comparison.shared_E.sentence)]
 
 
 def prediction_text(prediction: Prediction) -> str:
@@ -92,6 +97,23 @@ def prediction_text(prediction: Prediction) -> str:
         f"reducible {prediction.reducible}",
     ]
     return "\n".join(lines + [f"note: {text}" for text in prediction.warnings])
+
+
+def gain_text(gain: Gain) -> str:
+    """What more compute gains, line by line."""
+    before, after = gain.before, gain.after
+    lines = [
+        f"compute   {before.compute.value:.3g} -> {after.compute.value:.3g} FLOPs, {gain.factor:g} times as much "
+        f"({after.ratio:.3g} times the largest run)",
+        f"loss      {before.loss.value:.4g} -> {after.loss}",
+        f"gain      {gain.difference} nats, {_percents(gain.share)} of the reducible loss",
+    ]
+    if after.splits:
+        lines += [
+            f"N*        {before.N.value:.3g} -> {_count(after.N)} parameters",
+            f"D*        {before.D.value:.3g} -> {_count(after.D)} units",
+        ]
+    return "\n".join(lines + [f"note: {text}" for text in after.warnings])
 
 
 def model_text(prediction: ModelPrediction) -> str:
@@ -112,12 +134,14 @@ def model_text(prediction: ModelPrediction) -> str:
     return "\n".join(lines + [f"note: {text}" for text in prediction.warnings])
 
 
-def models_text(predictions: Sequence[tuple[str, ModelPrediction]]) -> str:
-    """A line for each model, and each note once."""
-    rows = [("model", "N", "D", "FLOPs", "loss", "penalty")]
-    for name, one in predictions:
+def models_text(predictions: Sequence[tuple[str, ModelPrediction]], costs: Sequence[str | None] = ()) -> str:
+    """A line for each model, and each note once. costs: of each model, if a price is set."""
+    priced = any(costs)
+    rows = [("model", "N", "D", "FLOPs", "loss", "penalty", *(("cost",) if priced else ()))]
+    for index, (name, one) in enumerate(predictions):
         penalty = "unknown" if one.penalty is None else str(one.penalty)
-        rows.append((name, f"{one.N:.3g}", f"{one.D:.3g}", f"{one.compute:.3g}", str(one.loss), penalty))
+        cost = (costs[index] or "",) if priced else ()
+        rows.append((name, f"{one.N:.3g}", f"{one.D:.3g}", f"{one.compute:.3g}", str(one.loss), penalty, *cost))
     wide = [max(len(row[i]) for row in rows) for i in range(len(rows[0]))]
     lines = ["  ".join(f"{cell:{width}}" for cell, width in zip(row, wide, strict=True)).rstrip() for row in rows]
     notes = dict.fromkeys(text for _, one in predictions for text in one.warnings)
@@ -154,6 +178,11 @@ def _parameters(law: Law) -> list[str]:
 
 def _span(fit: Fit) -> str:
     return f"{min(run.C for run in fit.used):.3g} to {fit.largest_compute:.3g}"
+
+
+def _percents(share: Estimate) -> str:
+    interval = "" if math.isnan(share.low) else f" [{100 * share.low:.3g}, {100 * share.high:.3g}]"
+    return f"{100 * share.value:.3g}{interval} %"
 
 
 def _count(estimate: Estimate) -> str:

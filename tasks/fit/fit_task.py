@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -14,8 +15,10 @@ from reducible.tasks.fit.files import write_fit
 from reducible.tasks.fit.fit import fit_runs
 from reducible.tasks.fit.fit_spec import FitSpec
 from reducible.tasks.fit.fit_summary import summary
+from reducible.tasks.fit.learning_rates import LearningRates, learning_rates, search_of
 from reducible.tasks.fit.result import Fit
 from reducible.tasks.workflow.record import Record
+from reducible.tasks.workflow.store import read_manifest
 from reducible.tasks.workflow.task import Context
 
 
@@ -25,6 +28,9 @@ def run(context: Context) -> None:
     table = table_of(spec, context.inputs)
     fit = fit_runs(table, spec.options)
     write_fit(fit, context.staging)
+    rates = rates_of(spec, context.inputs)
+    if rates is not None:
+        rates.save(context.staging)
     record = Record(context.staging / "record", context.attempt)
     record.describe(
         "fit",
@@ -32,8 +38,9 @@ def run(context: Context) -> None:
         {"options": spec.options.model_dump(), "runs": len(fit.used), "excluded": len(fit.excluded)},
         tags={**context.tags, "identified": str(fit.health.identified).lower()},
     )
-    record.row(0, metrics_of(fit))
-    record.note(f"### {context.label}\n\n```\n{summary(fit)}\n```\n")
+    record.row(0, metrics_of(fit) | ({"rates/at_edge": float(len(rates.at_edge))} if rates else {}))
+    said = [summary(fit), *(rates.sentences if rates else ())]
+    record.note(f"### {context.label}\n\n```\n{chr(10).join(said)}\n```\n")
 
 
 def table_of(spec: FitSpec, inputs: Any) -> pandas.DataFrame:
@@ -41,7 +48,21 @@ def table_of(spec: FitSpec, inputs: Any) -> pandas.DataFrame:
     rows = [_row(cell.label, cell.budget, cell.seed, Path(inputs[cell.input])) for cell in spec.cells]
     rows += [{"name": gone.label, "status": "unfinished", "reason": gone.reason} for gone in spec.excluded]
     columns = ["name", "N", "N_without_embeddings", "D", "C", "loss", "budget", "seed", "status", "reason"]
-    return pandas.DataFrame(rows, columns=[*columns, "learning_rate"])
+    return pandas.DataFrame(rows, columns=[*columns, "learning_rate", "device_flops"])
+
+
+def rates_of(spec: FitSpec, inputs: Mapping[str, Path]) -> LearningRates | None:
+    """What the searches of the cells found; None if there were none."""
+    searches = []
+    for cell in spec.cells:
+        if cell.search is None:
+            continue
+        trained = json.loads((inputs[cell.input] / "result.json").read_text())
+        found = json.loads((inputs[cell.search] / "result.json").read_text())
+        planned = read_manifest(inputs[cell.input])["spec"]
+        D = float(planned["stop_step"] * planned["batch"])
+        searches.append(search_of(cell.label, float(trained[spec.options.counts]), D, planned["batch"], found))
+    return learning_rates(searches) if searches else None
 
 
 def _row(label: str, budget: float | None, seed: int | None, artifact: Path) -> dict[str, Any]:
@@ -60,9 +81,21 @@ def _row(label: str, budget: float | None, seed: int | None, artifact: Path) -> 
             "status": result["status"],
             "reason": result.get("reason"),
             "learning_rate": result.get("learning_rate"),
+            "device_flops": _device_flops(result, artifact),
         }
     except (OSError, ValueError, KeyError) as error:
         raise UserError(f"{path} of {label} is not the result of a training ({error!r})") from None
+
+
+def _device_flops(result: dict[str, Any], artifact: Path) -> float | None:
+    """FLOP/s of one device while it stepped; None if the training did not say how many it had."""
+    path = artifact / "record" / "describe.json"
+    if not path.is_file() or not result.get("units_per_second") or not result["units"]:
+        return None
+    ran = json.loads(path.read_text())["parameters"]
+    each = ran.get("execution.gpus_per_worker") or ran.get("execution.cpus_per_worker") or 1
+    devices = float(each) * ran.get("execution.workers", 1)
+    return float(result["units_per_second"] * result["flops"] / result["units"] / devices)
 
 
 def metrics_of(fit: Fit) -> dict[str, float]:

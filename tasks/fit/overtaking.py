@@ -20,6 +20,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from reducible.tasks.fit.best_loss import BestLoss, best_loss, identified
+from reducible.tasks.fit.multiplier import Multiplier, multiplier
 from reducible.tasks.fit.predict import FAR
 from reducible.tasks.fit.result import Estimate, Fit, Floats, estimate, plain, typed
 from reducible.tasks.fit.shared_E import SharedE, shared_E
@@ -66,6 +67,7 @@ class Comparison:
     families: tuple[str, ...]
     overtakings: tuple[Overtaking, ...]
     shared_E: SharedE
+    multipliers: tuple[Multiplier, ...] = ()  # of the second of each pair over the first
 
     def to_dict(self) -> dict[str, Any]:
         """JSON-ready, as Fit.to_dict."""
@@ -88,6 +90,7 @@ def compare(fits: Mapping[str, Fit]) -> Comparison:
         tuple(fits),
         tuple(_pair(pair, fits, ranges, grid, tables) for pair in combinations(fits, 2)),
         shared_E(fits),
+        tuple(multiplier(first, second, (fits[first], fits[second])) for first, second in combinations(fits, 2)),
     )
 
 

@@ -61,6 +61,65 @@ def predict(fit: Fit, compute: float | None = None, loss: float | None = None) -
     return _for_loss(fit, law, best, draws, noise, loss)
 
 
+@dataclass(frozen=True)
+class Gain:
+    """What `factor` times the compute gains, at the best N and D of both."""
+
+    factor: float
+    before: Prediction
+    after: Prediction
+    difference: Estimate  # expected loss before - expected loss after
+    share: Estimate  # of the reducible loss before
+
+    def to_dict(self) -> dict[str, Any]:
+        content: dict[str, Any] = plain(self)
+        return content
+
+
+def gain(fit: Fit, factor: float, compute: float | None = None) -> Gain:
+    """The best loss at `compute` FLOPs (default: those of the largest run) beside that at `factor` times as many.
+
+    Raises UserError as `predict`, and for a factor that is not above 1.
+    """
+    if not (math.isfinite(factor) and factor > 1):
+        raise UserError(f"a gain is from more compute: the factor must be a number above 1, not {factor:g}")
+    if fit.law is None:
+        raise UserError(f"no law was fitted, so nothing can be predicted. {fit.health.verdict}")
+    start = fit.largest_compute if compute is None else compute
+    before, after = predict(fit, compute=start), predict(fit, compute=factor * start)
+    law = fit.law
+    rows = np.concatenate([law.theta[None], law.table])
+    first, second = (law.form.optimal(rows, fit.cost, C)[2] for C in (start, factor * start))
+    with np.errstate(all="ignore"):  # a draw may have no reducible loss left
+        share = (first - second) / (first - rows[:, 0])
+    return Gain(
+        factor=factor,
+        before=before,
+        after=after,
+        difference=estimate(float(first[0] - second[0]), (first - second)[1:]),
+        share=estimate(float(share[0]), share[1:]),
+    )
+
+
+def model_within(fit: Fit, compute: float, N: float | None = None, D: float | None = None) -> tuple[float, float]:
+    """N and D of the model that `compute` FLOPs train, by the cost of the fit's runs, if one of them is given.
+
+    Raises UserError if no size costs so much per unit.
+    """
+    if N is not None:
+        return N, float(fit.cost.units(N, compute))
+    assert D is not None
+    low, high = max(0.0, fit.cost.smallest), 46.0  # log N
+    for _ in range(80):
+        middle = (low + high) / 2
+        dear = float(fit.cost.per_unit(math.exp(middle))) * D > compute
+        low, high = (low, middle) if dear else (middle, high)
+    size = math.exp((low + high) / 2)
+    if not math.isclose(float(fit.cost.per_unit(size)) * D, compute, rel_tol=1e-6):
+        raise UserError(f"no model can be trained on D = {D:g} with {compute:g} FLOPs; give less data or more compute")
+    return size, D
+
+
 def predict_model(fit: Fit, N: float, D: float) -> ModelPrediction:
     """The loss of a model of N parameters trained on D units, and the price of not being the best at its compute.
 

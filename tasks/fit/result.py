@@ -64,6 +64,7 @@ class Run:
     residual: float | None = None  # log(loss) - log(fitted)
     unique_tokens: float | None = None  # U: how many of D differ
     weight: float | None = None  # in the objective; all alike if none is given
+    device_flops: float | None = None  # FLOP/s that one of its devices reached while it stepped
 
 
 @dataclass(frozen=True)

@@ -126,7 +126,8 @@ class Projector:
                 charted = entry.status == "finished" and entry.tags.get("role") != "trunk"
                 writer.final(result, ended_ms, chart=charted)
             writer.artifacts(record)
-            if kind == "train" and entry.status == "finished" and not entry.sweeps:
+            alone = not entry.sweeps or "pipeline" in entry.tags  # not one of the many cells of a sweep
+            if kind == "train" and entry.status == "finished" and alone:
                 log_model(writer, self.root, record.parent, entry.tags.get("pipeline") or self.experiment)
             if entry.attempt:
                 writer.set_tags({_ATTEMPT: entry.attempt})

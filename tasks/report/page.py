@@ -14,12 +14,15 @@ from typing import Any
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
 from reducible.tasks import words
+from reducible.tasks.fit.confirmation import Confirmation
+from reducible.tasks.fit.learning_rates import LearningRates
 from reducible.tasks.fit.result import Fit, Run
 from reducible.tasks.known_entropy import agreement
 from reducible.tasks.report import intervals
 from reducible.tasks.report.answer import answer
 from reducible.tasks.report.figures import draw
 from reducible.tasks.report.formulas import formula_html, greek, law_in_numbers
+from reducible.tasks.report.questions import questions
 from reducible.tasks.report.report_spec import ReportSpec
 from reducible.tasks.report.scene import Curve, Figure
 
@@ -38,15 +41,26 @@ def write_report(
     folder: Path,
     curves: Sequence[Curve] = (),
     provenance: Mapping[str, str] | None = None,
+    confirmed: Sequence[Confirmation] = (),
+    rates: LearningRates | None = None,
 ) -> Report:
     """Writes `folder`/report.html and `folder`/figures/*.png.
 
     curves: learning curves of the trainings. provenance: label -> value, printed as given (code, versions, dates).
+    confirmed: runs that laws on these data have predicted, oldest first. rates: what the cells' searches found.
     """
     (folder / "figures").mkdir(parents=True, exist_ok=True)
     figures = draw(fit, folder / "figures", spec.unit, curves)
     shown = {figure.key: figure for figure in figures}
-    content = {"fit": fit, "answer": answer(fit), "runs": in_order(fit.runs), "figures": shown}
+    found = answer(fit)
+    content = {
+        "fit": fit,
+        "answer": found,
+        "asked": questions(fit, found.best, spec),
+        "runs": in_order(fit.runs),
+        "figures": shown,
+    }
+    content |= {"confirmed": confirmed, "rates": rates}
     return Report(write_page("report.html", folder, spec, provenance, **content), tuple(figures))
 
 
@@ -93,6 +107,7 @@ def environment() -> Environment:
     ):
         made.filters[write.__name__] = write
     made.filters["agreement"] = agreement
+    made.filters["upper_first"] = lambda text: text[:1].upper() + text[1:]
     made.filters["greek"], made.filters["formula_html"] = greek, formula_html
     made.filters["law_in_numbers"] = law_in_numbers
     made.filters["interval_of_counts"] = lambda estimate: intervals.interval(estimate, words.count)

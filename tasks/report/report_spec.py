@@ -34,6 +34,8 @@ class ReportSpec(Frozen):
     predict: str = Field(
         default="", description="what `reducible predict` takes to find this fit; if empty, no command is shown"
     )
+    price: float | None = Field(default=None, gt=0, description="of a device-hour; adds what compute costs")
+    device_flops: float | None = Field(default=None, gt=0, description="FLOP/s of a device; default as in the runs")
 
 
 class FamiliesReportSpec(ReportSpec):

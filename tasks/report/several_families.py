@@ -12,6 +12,7 @@ from reducible.tasks.colours import family_colour
 from reducible.tasks.errors import UserError
 from reducible.tasks.fit.fit_summary import families_summary
 from reducible.tasks.fit.fit_task import metrics_of
+from reducible.tasks.fit.learning_rates import LearningRates
 from reducible.tasks.fit.overtaking import Comparison, Crossing, Overtaking
 from reducible.tasks.fit.predict import predict
 from reducible.tasks.fit.result import Fit, Prediction, Run
@@ -21,6 +22,7 @@ from reducible.tasks.report.family_figures import draw_families
 from reducible.tasks.report.figures import draw
 from reducible.tasks.report.page import Report, in_order, write_page
 from reducible.tasks.report.provenance import provenance
+from reducible.tasks.report.questions import Questions, questions
 from reducible.tasks.report.report_spec import FamiliesReportSpec
 from reducible.tasks.report.scene import Curve, Figure
 from reducible.tasks.workflow.record import Record
@@ -36,6 +38,8 @@ class Member:
     colour: str
     fit: Fit
     answer: Answer
+    asked: Questions
+    rates: LearningRates | None
     at_end: Prediction | None  # the best run of the largest budget
     runs: list[Run]
     figures: dict[str, Figure]
@@ -57,7 +61,9 @@ def run(context: Context) -> None:
     fits = {name: Fit.load(mine["fit"] / "fit.json") for name, mine in inputs.items()}
     comparison = Comparison.load(context.inputs["comparison"] / "comparison.json")
     curves = {name: curves_of(mine) for name, mine in inputs.items()}
-    report = write_families_report(fits, comparison, spec, context.staging, curves, provenance(context.inputs))
+    rates = {name: LearningRates.load(mine["fit"]) for name, mine in inputs.items()}
+    origin = provenance(context.inputs)
+    report = write_families_report(fits, comparison, spec, context.staging, curves, origin, rates)
 
     record = Record(context.staging / "record", context.attempt)
     known = all(fit.health.identified for fit in fits.values())
@@ -77,6 +83,7 @@ def write_families_report(
     folder: Path,
     curves: Mapping[str, Sequence[Curve]] | None = None,
     provenance: Mapping[str, str] | None = None,
+    rates: Mapping[str, LearningRates | None] | None = None,
 ) -> Report:
     """Writes `folder`/report.html, `folder`/figures/families-*.png, and each family's figures in figures/NAME."""
     figures = folder / "figures"
@@ -89,6 +96,7 @@ def write_families_report(
     for name, fit in fits.items():
         own = figures / name
         own.mkdir(exist_ok=True)
+        found = answer(fit)
         drawn = draw(fit, own, spec.unit, (curves or {}).get(name, ()))
         members.append(
             Member(
@@ -96,7 +104,9 @@ def write_families_report(
                 anchor="family-" + re.sub(r"[^\w-]", "-", name),
                 colour=colours[name],
                 fit=fit,
-                answer=answer(fit),
+                answer=found,
+                asked=questions(fit, found.best, spec),
+                rates=(rates or {}).get(name),
                 at_end=_predicted(fit, largest),
                 runs=in_order(fit.runs),
                 figures={figure.key: figure for figure in drawn},

@@ -18,7 +18,7 @@ from reducible.tasks.evaluate.evaluate_pairs import PairsSettings
 from reducible.tasks.evaluate.evaluate_sentences import SentencesSettings
 from reducible.tasks.evaluate.evaluate_series import SeriesSettings
 from reducible.tasks.evaluate.evaluate_text import TextSettings
-from reducible.tasks.fit import comparison, fit_spec
+from reducible.tasks.fit import comparison, confirmation, fit_spec
 from reducible.tasks.report import report_spec
 from reducible.tasks.train import learning_rate_search, pretrained_base, quantised_base, train_spec
 from reducible.tasks.workflow.identity import canonical
@@ -116,6 +116,9 @@ def specs() -> Iterator[tuple[str, int, BaseModel]]:
     lost = (fit_spec.Excluded(label="c", reason="diverged"),)
     yield "fit", fit_spec.VERSION, fit_spec.FitSpec(name="f", cells=cells, excluded=lost)
     yield "compare", comparison.VERSION, comparison.CompareSpec(name="c", families=("a", "b"))
+    searched = (fit_spec.Cell(input="a", label="a", search="s"),)
+    yield "fit", fit_spec.VERSION, fit_spec.FitSpec(cells=searched)
+    yield "prediction", confirmation.VERSION, confirmation.ConfirmationSpec(name="n-1e15", law="n")
     yield "report", report_spec.VERSION, report_spec.ReportSpec(title="Notes")
     families = report_spec.FamiliesReportSpec(families=("a",), declared=("a", "b"))
     yield "report", report_spec.VERSION, families

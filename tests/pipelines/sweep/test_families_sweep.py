@@ -9,7 +9,7 @@ from pydantic import ValidationError
 
 from reducible.pipelines.cli import main
 from reducible.pipelines.plan.plan import print_plan
-from reducible.pipelines.predict import print_prediction
+from reducible.pipelines.predict import Asked, print_prediction
 from reducible.pipelines.recipe.load import load_recipe
 from reducible.pipelines.recipe.recipe import Recipe
 from reducible.pipelines.sweep.cells import SweepTasks, after_the_cells, sweep_tasks
@@ -174,13 +174,13 @@ def test_predict_asks_which_family_is_meant(tmp_path: Path) -> None:
         write_manifest(folder, described, identity=folder.name, label=f"fit {name}", attempt="a", started=0.0)
     root = str(tmp_path)
     with pytest.raises(UserError, match="several: has a law for each of its families; add --family gru, lstm"):
-        print_prediction("several", "1e12", None, False, root)
+        print_prediction(Asked("several", root), "1e12")
     with pytest.raises(UserError, match="--family rnn: several has no such family; it has gru, lstm"):
-        print_prediction("several", "1e12", None, False, root, family="rnn")
+        print_prediction(Asked("several", root, "rnn"), "1e12")
     with pytest.raises(UserError, match="it is not a sweep of several families"):
-        print_prediction("alone", "1e12", None, False, root, family="lstm")
+        print_prediction(Asked("alone", root, "lstm"), "1e12")
     with pytest.raises(UserError, match=r"several-lstm.*is not a fit.json"):
-        print_prediction("several", "1e12", None, False, root, family="lstm")
+        print_prediction(Asked("several", root, "lstm"), "1e12")
 
 
 def test_a_guess_of_the_lengths_refuses_no_cell(tmp_path: Path) -> None:

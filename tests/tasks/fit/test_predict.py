@@ -2,6 +2,7 @@
 
 import json
 import math
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -18,7 +19,7 @@ from reducible.tasks.fit.fit import fit_runs
 from reducible.tasks.fit.fit_summary import prediction_text, summary
 from reducible.tasks.fit.laws.chinchilla import CHINCHILLA
 from reducible.tasks.fit.plans import read_plans
-from reducible.tasks.fit.predict import predict, predict_model
+from reducible.tasks.fit.predict import gain, model_within, predict, predict_model
 from reducible.tasks.fit.result import Fit
 
 LAW = np.array([[E, A, B, ALPHA, BETA]])
@@ -174,6 +175,56 @@ def test_a_model_off_the_line_of_the_runs_is_refused_and_one_on_it_has_no_penalt
 def test_a_model_has_positive_sizes(fit: Fit, N: float, D: float) -> None:
     with pytest.raises(UserError, match="must be a positive number"):
         predict_model(fit, N, D)
+
+
+def test_the_gain_of_a_known_law_is_its_closed_form(fit: Fit) -> None:
+    """On 6ND the reducible loss of the best models falls as C^-gamma, gamma = alpha beta / (alpha + beta)."""
+    assert fit.law is not None
+    found = gain(fit, 10)
+    e, a, b, alpha, beta = fit.law.theta
+    gamma = alpha * beta / (alpha + beta)
+    assert found.share.value == pytest.approx(1 - 10**-gamma, rel=1e-6)
+    assert found.before.compute.value == fit.largest_compute and found.after.ratio == pytest.approx(10)
+    assert found.difference.value == pytest.approx(found.before.loss.value - found.after.loss.value)
+    assert found.difference.low < found.difference.value < found.difference.high
+    truth = 1 - 10 ** -(ALPHA * BETA / (ALPHA + BETA))
+    assert found.share.low < truth < found.share.high
+    assert gain(fit, 10, 1e19).before.compute.value == 1e19
+    for factor in (1.0, 0.5, math.nan):
+        with pytest.raises(UserError, match="the factor must be a number above 1"):
+            gain(fit, factor)
+
+
+@pytest.mark.parametrize("cost", [Cost(6, 0, 0.5, 0), Cost(6, 4000, 0.5, 0), Cost(5.8, -900, 1 / 3, 0)])
+def test_a_budget_and_one_of_N_and_D_give_the_other(fit: Fit, cost: Cost) -> None:
+    there = replace(fit, cost=cost)
+    for N, D in ((1e7, 3e9), (7e9, 2e12)):
+        compute = float(cost.per_unit(N) * D)
+        assert model_within(there, compute, N=N) == pytest.approx((N, D))
+        assert model_within(there, compute, D=D) == pytest.approx((N, D))
+    with pytest.raises(UserError, match="no model can be trained on D = 1e\\+30 with 1000 FLOPs"):
+        model_within(there, 1e3, D=1e30)
+
+
+def test_the_command_answers_what_more_compute_gains_and_a_model_within_a_budget(fit: Fit, tmp_path: Path) -> None:
+    fit.save(tmp_path / "fit.json")
+
+    def told(*arguments: str) -> str:
+        result = CliRunner().invoke(main, ["predict", str(tmp_path), *arguments])
+        assert result.exit_code == 0, result.output
+        return result.output
+
+    found = gain(fit, 10)
+    assert f"gain      {found.difference} nats, " in told("--gain", "10")
+    assert json.loads(told("--gain", "10", "--json")) == json.loads(json.dumps(found.to_dict()))
+    assert "compute   1e+19 -> 1e+20 FLOPs, 10 times" in told("--gain", "10", "--compute", "1e19")
+    N, D = model_within(fit, 1e22, N=7e9)
+    assert f"loss      {predict_model(fit, N, D).loss}" in told("--N", "7e9", "--compute", "1e22")
+    for arguments in (["--gain", "10", "--loss", "2"], ["--held", "--compute", "1e9"]):
+        result = CliRunner().invoke(main, ["predict", str(tmp_path), *arguments])
+        assert result.exit_code == 2 and "give one of --compute FLOPS" in result.output
+    result = CliRunner().invoke(main, ["predict", str(tmp_path), "--N", "1", "--D", "1", "--compute", "1"])
+    assert result.exit_code == 2 and "--N and --D belong together" in result.output
 
 
 def test_plans_are_read_as_any_table(tmp_path: Path) -> None:

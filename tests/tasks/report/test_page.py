@@ -99,7 +99,7 @@ def test_every_image_is_a_png_that_decodes_with_a_description(report: Report, pa
 def test_anchors_of_the_navigation_exist(page: Page) -> None:
     ids = {attributes["id"] for _, attributes in page.tags if "id" in attributes}
     targets = {(a["href"] or "")[1:] for a in page.all("a") if (a["href"] or "").startswith("#")}
-    assert len(targets) == 8 and targets <= ids
+    assert len(targets) == 9 and targets <= ids
 
 
 def test_numbers_on_the_page_are_those_of_the_fit(page: Page) -> None:
