@@ -66,6 +66,16 @@ class Source:
         """Its name in a sweep of several."""
         return self.name.rpartition("/")[2] if "/" in self.name else ""
 
+    @property
+    def embeddings(self) -> bool:
+        """Whether its N counts them."""
+        return self.fit.counts == "parameters"
+
+    def size_of(self, model: Model) -> float:
+        """N of a model as the law counts it."""
+        cost = model.cost
+        return float(cost.parameters if self.embeddings else cost.parameters_without_embeddings)
+
 
 @dataclass(frozen=True)
 class Recommended:
@@ -152,10 +162,18 @@ def recommendation(chosen: Recommended) -> str:
         f"{recipe.data.unit}s, batch {cell.batch:,}; {chosen.rate}",
         f"  predicted loss {expected.loss}",
     ]
-    if recipe.compute.price is not None:
-        price = price_of(chosen.source.fit, recipe.compute.price)
-        lines += [f"  {line}" for line in price.text(Estimate(cell.flops)).splitlines()] if price else []
+    lines += [f"  {line}" for line in _cost(chosen.source.fit, recipe.compute.price, cell.flops)]
     return "\n".join([*lines, *(f"  note: {text}" for text in expected.warnings)])
+
+
+def _cost(fit: Fit, price: float | None, flops: float) -> list[str]:
+    if price is None:
+        return []
+    try:
+        found = price_of(fit, price)
+    except UserError:  # no reason not to train
+        return ["cost unknown: the sweep's runs did not measure the speed of a device"]
+    return found.text(Estimate(flops)).splitlines() if found else []
 
 
 def recommended(sweep: str, flops: float, family: str | None, overrides: Sequence[str], store: Store) -> Recommended:
@@ -175,22 +193,40 @@ def recommended(sweep: str, flops: float, family: str | None, overrides: Sequenc
             "run the sweep again"
         )
     lengths = recipe.data.lengths(store, dataset, family_of(recipe).reads)
-    base = model_of(recipe, recipe.data.facts(store), lengths)
-    model = _rung(base, best.N.value, source.fit.counts == "parameters")
-    tokens = round(flops / model.cost.training_flops_per_unit)
-    size = model.cost.parameters if source.fit.counts == "parameters" else model.cost.parameters_without_embeddings
-    recipe, rate = _with_rate(source, float(size), float(tokens))
-    units = batch_units(recipe, model, tokens, _batch(recipe, flops, tokens))
-    cell = CellPlan(model, int(model.config.width), tokens, units, recipe.train.seed, float(flops), source.family)
-    if tokens < units:
-        raise UserError(f"--flops {flops:g}: is less than one step of {cell.label} ({tokens} of {units} target units)")
+    model = _rung(model_of(recipe, recipe.data.facts(store), lengths), best.N.value, source.embeddings)
+    recipe, cell, rate = _cell(source, model, flops)
     name = f"{source.name.replace('/', '-')}-{typed(flops)}"
     # It is a run like any other, with a model to evaluate and to sample from, and a member of the new law's view.
-    tags = {"pipeline": name, "sweep": name, "family": source.family or base.family.name}
+    tags = {"pipeline": name, "sweep": name, "family": source.family or model.family.name}
     train = replace(cell_task(recipe, cell, dataset, tags), label=f"train {name}")
-    run = after_training(name, model, dataset, train, evaluation_of(recipe, base.family))
-    stood = _inputs(source, name)
-    held = Task(
+    run = after_training(name, model, dataset, train, evaluation_of(recipe, model.family))
+    held, fit = _prediction_task(source, name, train), _fit_task(source, name, cell, train)
+    earlier = {
+        key: finished("prediction", identity)
+        for key, identity in source.report["inputs"].items()
+        if key.startswith("prediction-")
+    }
+    predictions = {**earlier, f"prediction-{len(earlier):04d}": held}
+    report = report_task(source.recipe, {"": fit}, dataset, store, title=name, confirmations=predictions)
+    expected = predict_model(source.fit, source.size_of(model), float(cell.tokens))
+    return Recommended(name, source, best, expected, cell, rate, run, held, fit, report)
+
+
+def _cell(source: Source, model: Model, flops: float) -> tuple[Recipe, CellPlan, str]:
+    """The recipe with the run's learning rate, its cell, and where the rate comes from."""
+    tokens = round(flops / model.cost.training_flops_per_unit)
+    recipe, rate = _with_rate(source, source.size_of(model), float(tokens))
+    units = batch_units(recipe, model, tokens, _batch(recipe, flops, tokens))
+    width = int(model.config.width)
+    cell = CellPlan(model, width, tokens, units, recipe.train.seed, float(flops), source.family)
+    if tokens < units:
+        raise UserError(f"--flops {flops:g}: is less than one step of {cell.label} ({tokens} of {units} target units)")
+    return recipe, cell, rate
+
+
+def _prediction_task(source: Source, name: str, train: Task) -> Task:
+    """What the law said, by the fit as it stands, beside what came."""
+    return Task(
         name="prediction",
         version=confirmation.VERSION,
         run="reducible.tasks.fit.confirmation:run",
@@ -199,28 +235,27 @@ def recommended(sweep: str, flops: float, family: str | None, overrides: Sequenc
         label=f"prediction {name}",
         tags={"pipeline": name, "sweep": name},
     )
+
+
+def _fit_task(source: Source, name: str, cell: CellPlan, train: Task) -> Task:
+    """The law's own cells and the run. The trainings behind the law become members of the new law's view too."""
     key = f"confirming-{len(source.spec.cells):04d}"
-    own = {f"search-{key}": train.inputs["search"]} if "search" in train.inputs else {}
-    entry = Cell(input=key, label=name, budget=float(flops), seed=recipe.train.seed, search=next(iter(own), None))
-    cells = (*source.spec.cells, entry)
-    fit = Task(
+    search = {f"search-{key}": train.inputs["search"]} if "search" in train.inputs else {}
+    entry = Cell(input=key, label=name, budget=cell.budget, seed=cell.seed, search=next(iter(search), None))
+    labels = {one.input: one.label for one in source.spec.cells}
+    before = {
+        one: finished("search" if one.startswith("search-") else "train", made, labels.get(one, ""), {"sweep": name})
+        for one, made in source.made["inputs"].items()
+    }
+    return Task(
         name="fit",
         version=fit_spec.VERSION,
         run="reducible.tasks.fit.fit_task:run",
-        spec=source.spec.model_copy(update={"name": name, "cells": cells}),
-        inputs={**stood, key: train, **own},
+        spec=source.spec.model_copy(update={"name": name, "cells": (*source.spec.cells, entry)}),
+        inputs={**before, key: train, **search},
         label=f"fit {name}",
         tags={"sweep": name},
     )
-    earlier = {
-        key: finished("prediction", identity)
-        for key, identity in source.report["inputs"].items()
-        if key.startswith("prediction-")
-    }
-    confirmations = {**earlier, f"prediction-{len(earlier):04d}": held}
-    report = report_task(source.recipe, {"": fit}, dataset, store, title=name, confirmations=confirmations)
-    expected = predict_model(source.fit, float(size), float(tokens))
-    return Recommended(name, source, best, expected, cell, rate, run, held, fit, report)
 
 
 def _source(sweep: str, family: str | None, overrides: Sequence[str], store: Store) -> Source:
@@ -305,14 +340,3 @@ def _with_rate(source: Source, N: float, D: float) -> tuple[Recipe, str]:
         "sweep": recipe.sweep.model_copy(update={"learning_rate": "rule"}),
     }
     return recipe.model_copy(update=changed), f"learning rate {best} by the law of the sweep's searches"
-
-
-def _inputs(source: Source, name: str) -> dict[str, Task]:
-    """The trainings behind the law, as members of the new law's view too."""
-    labels = {cell.input: cell.label for cell in source.spec.cells}
-    return {
-        key: finished(
-            "search" if key.startswith("search-") else "train", identity, labels.get(key, ""), {"sweep": name}
-        )
-        for key, identity in source.made["inputs"].items()
-    }

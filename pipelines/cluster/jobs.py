@@ -80,8 +80,10 @@ def _understood(words: list[str], commands: Mapping[str, click.Command]) -> tupl
     if not words or words[0] not in able:
         raise UserError(f"submit {shlex.join(words[:1])}: cannot run as a job; these can: {', '.join(able)}")
     context = commands[words[0]].make_context(words[0], words[1:])
-    recipe = context.params.get("recipe")
-    if recipe is not None and (recipe.is_file() or not recipe.is_absolute()):
+    recipe, law = context.params.get("recipe"), context.params.get("from_law")
+    if law is not None:  # what stands where a recipe would is a setting
+        name = law
+    elif recipe is not None and (recipe.is_file() or not recipe.is_absolute()):
         name = load_recipe(recipe, context.params["overrides"]).name
     else:
         name = next((word for word in words[1:] if not word.startswith("-")), "")

@@ -24,6 +24,7 @@ from reducible.tasks.known_entropy import agreement, known_loss
 from reducible.tasks.report import report_spec
 from reducible.tasks.report.report_spec import FamiliesReportSpec, ReportSpec
 from reducible.tasks.workflow.outcome import Outcome
+from reducible.tasks.words import typed
 from reducible.tasks.workflow.store import Store
 from reducible.tasks.workflow.task import Task
 
@@ -202,8 +203,14 @@ def _say(recipe: Recipe, root: str, fits: Mapping[str, Task], report: Task, data
         click.echo(f"\nthe loss is {known_loss(known, recipe.data.unit)}")
         for name, fit in found.items():
             click.echo(f"truth{', ' if name else ''}{name}: {agreement(known, fit)}")
+    first = next(iter(found.values()))
+    train = ""
+    if first.law is not None and first.health.splits:
+        flops = typed(10 * first.largest_compute)
+        train = f"  train    reducible run --from-law {shlex.quote(law)}{which} --flops {flops}{at}\n"
     click.echo(
         f"\n  report   {store.artifact('report', report.identity) / 'report.html'}\n"
         f"  predict  reducible predict {shlex.quote(law)}{which} --compute 1e15{at}\n"
+        f"{train}"
         f"  browse   reducible ui{at}"
     )

@@ -42,7 +42,7 @@ def run(context: Context) -> None:
     record.describe(
         "sweep", f"sweep {spec.title}", parameters, {**context.tags, "identified": str(fit.health.identified).lower()}
     )
-    # Of several runs that the law's predecessors predicted, the last one: the newest prediction.
+    # A chain of laws has predicted a run each; a table of sweeps shows the newest.
     last = {f"final/{key}": value for found in confirmed[-1:] for key, value in confirmation_metrics(found).items()}
     record.row(0, metrics_of(fit) | last)
     record.note(note(fit, spec, confirmed))

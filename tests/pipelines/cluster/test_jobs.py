@@ -153,6 +153,8 @@ def test_a_job_is_named_after_its_recipe_and_given_the_root_of_this_environment(
     words = ["run", "my-notes.yaml"]
     assert jobs._understood(words, main.commands) == (Path(ROOT), "my-notes")
     assert words == ["run", "my-notes.yaml", "--root", ROOT]
+    law = ["run", "--from-law", "demo", "--flops", "1e12", "compute.workers=2"]
+    assert jobs._understood(law, main.commands) == (Path(ROOT), "demo")
     assert re.fullmatch(r"run-my-notes-\d{8}-\d{6}-[0-9a-f]{4}", jobs._readable("run", "My Notes"))
 
 
