@@ -216,7 +216,7 @@ def _cell(source: Source, model: Model, flops: float) -> tuple[Recipe, CellPlan,
     """The recipe with the run's learning rate, its cell, and where the rate comes from."""
     tokens = round(flops / model.cost.training_flops_per_unit)
     recipe, rate = _with_rate(source, source.size_of(model), float(tokens))
-    units = batch_units(recipe, model, tokens, _batch(recipe, flops, tokens))
+    units = batch_units(recipe, model, tokens, _batch(source, recipe, flops, source.size_of(model), tokens))
     width = int(model.config.width)
     cell = CellPlan(model, width, tokens, units, recipe.train.seed, float(flops), source.family)
     if tokens < units:
@@ -304,20 +304,26 @@ def _rung(base: Model, parameters: float, embeddings: bool) -> Model:
     return scaled(base, config.width)
 
 
-def _batch(recipe: Recipe, flops: float, tokens: int) -> int | None:
-    """The sweep's batch at this budget: on the line through `sweep.batches`, as a power of two of sequences.
+def _batch(source: Source, recipe: Recipe, flops: float, N: float, tokens: int) -> int | None:
+    """The batch of the run, in whole sequences: by the law of the sweep's searches, or on the line through its batches.
 
     None: that of train.batch, or its default.
     """
     sweep = recipe.sweep
+    if source.rates is not None and source.rates.batch_law is not None:
+        return _sequences(recipe, source.rates.batch_law.at(N, float(tokens)).value)
     if sweep is None or not sweep.batches:
         return None
     if len(set(sweep.batches)) == 1:
         return sweep.batches[0]
     amounts, asked = (sweep.budgets, flops) if sweep.budgets else (sweep.tokens, tokens)
     line = np.polyfit(np.log(np.array(amounts, dtype=float)), np.log(np.array(sweep.batches, dtype=float)), 1)
-    sequences = math.exp(float(np.polyval(line, math.log(asked)))) / recipe.data.sequence
-    return int(recipe.data.sequence * 2 ** max(0, round(math.log2(sequences))))
+    return _sequences(recipe, math.exp(float(np.polyval(line, math.log(asked)))))
+
+
+def _sequences(recipe: Recipe, batch: float) -> int:
+    """The nearest power of two of sequences."""
+    return int(recipe.data.sequence * 2 ** max(0, round(math.log2(batch / recipe.data.sequence))))
 
 
 def _with_rate(source: Source, N: float, D: float) -> tuple[Recipe, str]:

@@ -103,8 +103,12 @@ def print_held(asked: Asked) -> None:
     store = Store(asked.root)
     name = fit_of(store, asked.sweep, asked.family)
     find(store, "fit", name)  # there is such a law
-    made = [manifest for manifest in store.manifests("prediction") if manifest["spec"]["law"] == name]
-    found = [Confirmation.load(store.artifact("prediction", one["identity"]) / FILE) for one in reversed(made)]
+    newest: dict[str, str] = {}  # of each run; a law that was fitted again has predicted it again
+    for manifest in store.manifests("prediction"):
+        if manifest["spec"]["law"] == name:
+            newest.setdefault(manifest["spec"]["name"], manifest["identity"])
+    made = reversed(newest.values())
+    found = [Confirmation.load(store.artifact("prediction", identity) / FILE) for identity in made]
     if asked.as_json:
         click.echo(json.dumps([one.to_dict() for one in found], indent=1))
     elif found:

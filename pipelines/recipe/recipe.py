@@ -64,6 +64,9 @@ class Search(Section):
     low: Annotated[Number, Field(gt=0)] = 1e-3
     high: Annotated[Number, Field(gt=0)] = 1e-1
     share: Annotated[Number, Field(gt=0, le=1)] = 0.2
+    batches: tuple[Annotated[Number, Field(gt=0)], ...] = Field(
+        default=(), description="factors of the cell's batch that are tried too; the cell keeps its own"
+    )
 
     @model_validator(mode="after")
     def _ordered(self) -> "Search":

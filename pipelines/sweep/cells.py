@@ -134,25 +134,26 @@ def cell_task(recipe: Recipe, plan: CellPlan, dataset: Task, tags: Mapping[str, 
 
 
 def _search(recipe: Recipe, plan: CellPlan, search: SearchSection, dataset: Task, tags: Mapping[str, str]) -> Task:
-    short = train_spec(
-        recipe,
-        plan.model,
-        tokens=max(plan.batch, round(search.share * plan.tokens)),
-        batch=plan.batch,
-        seed=plan.seed,
-        searched=True,
-    )
+    tokens = max(plan.batch, round(search.share * plan.tokens))
+
+    def short(batch: int) -> TrainSpec:
+        return train_spec(recipe, plan.model, tokens=tokens, batch=batch, seed=plan.seed, searched=True)
+
+    sequence = recipe.data.sequence
+    sizes = {max(1, round(factor * plan.batch / sequence)) * sequence for factor in search.batches} - {plan.batch}
+    own, others = short(plan.batch), tuple(short(size) for size in sorted(sizes) if size <= tokens)
+    trainings = (own, *others)
     return Task(
         name="search",
         version=SEARCH_VERSION,
         run="reducible.tasks.train.learning_rate_search:run",
-        spec=SearchSpec(train=short, samples=search.samples, low=search.low, high=search.high),
+        spec=SearchSpec(train=own, samples=search.samples, low=search.low, high=search.high, batches=others),
         inputs={"data": dataset},
         label=f"search {plan.label}",
         # It only waits for its trials, which hold the cores. Its memory limits how many wait at once.
         resources=Resources(cpus=0, memory=LAUNCHER_BYTES),
-        execution=execution_of(recipe, short),
-        weight=search.samples * training_flops(short, plan.model.cost),
+        execution=execution_of(recipe, own),
+        weight=search.samples * sum(training_flops(one, plan.model.cost) for one in trainings),
         retries=recipe.compute.retries,
         tags=tags,
     )

@@ -1,4 +1,7 @@
-"""A small search for the learning rate inside one cell: Ray Tune trains the first part of the cell at several rates."""
+"""A small search for the learning rate inside one cell: Ray Tune trains the first part of the cell at several rates.
+
+It may try other batches too, each at all rates. The cell keeps its own; the others say what the best one would be.
+"""
 
 import json
 import math
@@ -21,6 +24,8 @@ class SearchSpec(Frozen):
     samples: int
     low: float
     high: float
+    batches: tuple[TrainSpec, ...] = ()
+    """The same short training at other batches."""
 
     @property
     def rates(self) -> list[float]:
@@ -38,36 +43,42 @@ def run(context: Context) -> None:
     spec: SearchSpec = context.spec
     execution: Execution = context.execution
     job = {
-        "train": spec.train.model_dump_json(),
+        "trains": [train.model_dump_json() for train in (spec.train, *spec.batches)],
         "execution": execution.model_copy(update={"workers": 1, "checkpoint_every": None}).model_dump_json(),
         "data": str(context.inputs["data"]),
         "work": str(context.work),
     }
-    todo = [rate for rate in spec.rates if not _trial(context.work, rate).is_file()]
+    trials = [(which, rate) for which in range(1 + len(spec.batches)) for rate in spec.rates]
+    todo = [trial for trial in trials if not _trial(context.work, *trial).is_file()]
     if todo:
         tuner = tune.Tuner(
             tune.with_resources(_train_trial, {"CPU": execution.cpus_per_worker, "GPU": execution.gpus_per_worker}),
             # The job travels in the config: Tune keeps one function of a name for all searches that run at once.
-            param_space={"learning_rate": tune.grid_search(todo), "job": job},
+            param_space={"trial": tune.grid_search(todo), "job": job},
             run_config=tune.RunConfig(name=context.attempt, storage_path=str(context.work / "tune"), verbose=0),
         )
         for result in tuner.fit():
             if result.error is not None:
                 raise UserError(f"a trial of {context.label} failed: {str(result.error).strip().splitlines()[-1]}")
-    losses = {rate: json.loads(_trial(context.work, rate).read_text())["validation_loss"] for rate in spec.rates}
-    finite = {rate: loss for rate, loss in losses.items() if loss is not None and math.isfinite(loss)}
+    own, *others = (_losses(context.work, which, spec.rates) for which in range(1 + len(spec.batches)))
+    finite = {rate: loss for rate, loss in own.items() if loss is not None and math.isfinite(loss)}
     if not finite:
         raise UserError(
             f"sweep.learning_rate: all rates from {spec.low:g} to {spec.high:g} diverged in {context.label}; lower both"
         )
     best = min(finite, key=lambda rate: finite[rate])
     edge = best in (spec.rates[0], spec.rates[-1])
-    (context.staging / "result.json").write_text(
-        json.dumps(
-            {"learning_rate": best, "at_edge": edge, "trials": [[rate, losses[rate]] for rate in spec.rates]}, indent=1
-        )
-    )
-    _record(context, best, edge, losses)
+    batches = [
+        [train.batch, [[rate, loss] for rate, loss in losses.items()]]
+        for train, losses in zip(spec.batches, others, strict=True)
+    ]
+    found = {"learning_rate": best, "at_edge": edge, "trials": [[rate, own[rate]] for rate in spec.rates]}
+    (context.staging / "result.json").write_text(json.dumps({**found, "batches": batches}, indent=1))
+    _record(context, best, edge, own, dict(zip((train.batch for train in spec.batches), others, strict=True)))
+
+
+def _losses(work: Path, which: int, rates: list[float]) -> dict[float, float | None]:
+    return {rate: json.loads(_trial(work, which, rate).read_text())["validation_loss"] for rate in rates}
 
 
 def _train_trial(config: dict[str, Any]) -> None:
@@ -75,10 +86,10 @@ def _train_trial(config: dict[str, Any]) -> None:
 
     from reducible.tasks.train.loop import train
 
-    rate, job = config["learning_rate"], config["job"]
-    path = _trial(Path(job["work"]), rate)
+    (which, rate), job = config["trial"], config["job"]
+    path = _trial(Path(job["work"]), which, rate)
     result = train(
-        TrainSpec.model_validate_json(job["train"]),
+        TrainSpec.model_validate_json(job["trains"][which]),
         Execution.model_validate_json(job["execution"]),
         data=Path(job["data"]),
         start=None,
@@ -93,11 +104,18 @@ def _train_trial(config: dict[str, Any]) -> None:
     tune.report({"loss": loss if loss is not None else float("inf")})
 
 
-def _trial(work: Path, rate: float) -> Path:
-    return work / "trials" / f"{rate:.4g}" / "trial.json"
+def _trial(work: Path, which: int, rate: float) -> Path:
+    """which: 0 is the cell's own batch."""
+    return work / "trials" / (f"{rate:.4g}" if which == 0 else f"{which}-{rate:.4g}") / "trial.json"
 
 
-def _record(context: Context, best: float, edge: bool, losses: dict[float, float | None]) -> None:
+def _record(
+    context: Context,
+    best: float,
+    edge: bool,
+    losses: dict[float, float | None],
+    others: dict[int, dict[float, float | None]],
+) -> None:
     record = Record(context.staging / "record", context.attempt)
     record.describe("search", context.label, {"spec": context.spec.model_dump(mode="json"), "best": best}, context.tags)
     lines = [
@@ -105,6 +123,9 @@ def _record(context: Context, best: float, edge: bool, losses: dict[float, float
         for rate, loss in losses.items()
     ]
     note = "| learning rate | validation loss | |\n|---:|---:|---|\n" + "\n".join(lines)
+    for batch, tried in others.items():
+        finite = [loss for loss in tried.values() if loss is not None]
+        note += f"\n\nAt a batch of {batch:,} the lowest is {min(finite):.4f}." if finite else ""
     if edge:
         note += "\n\n**The best rate is at the edge of the search: widen sweep.learning_rate.low or .high.**"
     record.note(note)

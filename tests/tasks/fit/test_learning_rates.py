@@ -28,15 +28,15 @@ def found(best: float, N: float = 5e3, D: float = 1e6, label: str = "a cell") ->
 
 
 def test_the_best_between_two_rates_is_the_parabola_s() -> None:
-    one = found(0.0123)
-    assert one.best == pytest.approx(0.0123) and one.rate in RATES and not one.edge
+    one = found(0.0123).rate
+    assert one.between == pytest.approx(0.0123) and one.tried in RATES and not one.edge
     assert one.step == pytest.approx(math.log(100) / 8)
 
 
 def test_a_diverged_neighbour_leaves_the_best_of_the_grid() -> None:
     trials = result(0.0123)
     trials["trials"][RATES.index(trials["learning_rate"]) + 1][1] = None
-    assert search_of("a", 5e3, 1e6, 512, trials).best == pytest.approx(trials["learning_rate"])
+    assert search_of("a", 5e3, 1e6, 512, trials).rate.between == pytest.approx(trials["learning_rate"])
 
 
 def test_a_best_at_the_edge_is_said_with_what_to_widen() -> None:
@@ -98,6 +98,40 @@ def test_along_one_line_there_is_one_power() -> None:
     law = learning_rates([found(truth(N, D), N, D) for N, D in cells]).law
     assert law is not None and law.variables == ("N",)
     assert law.exponents["N"].value == pytest.approx(-0.36)
+
+
+def batched(N: float, D: float, best: float, factors: tuple[float, ...] = (0.25, 0.5, 2, 4)) -> Search:
+    """A search that also tries other batches: at each, the best rate goes with its root, and the loss is a parabola."""
+
+    def trials(batch: float) -> list[list[float]]:
+        rate = truth(N, D) * math.sqrt(batch / 512)
+        above = 0.02 * math.log(batch / best) ** 2
+        return [[one, 3 + above + 0.1 * math.log(one / rate) ** 2] for one in RATES]
+
+    others = [[round(512 * factor), trials(512 * factor)] for factor in factors]
+    return search_of("a cell", N, D, 512, {"learning_rate": 0.01, "trials": trials(512), "batches": others})
+
+
+def best_batch(N: float, D: float) -> float:
+    return 512 * (D / 1e6) ** 0.3
+
+
+def test_batches_that_were_tried_have_a_law_of_their_own() -> None:
+    rates = learning_rates([batched(N, D, best_batch(N, D)) for N, D in CELLS])
+    assert rates.batch_law is not None and rates.law is not None
+    assert rates.batch_law.exponents["D"].value == pytest.approx(0.3, abs=1e-3)
+    assert rates.batch_law.exponents["N"].value == pytest.approx(0, abs=1e-3)
+    assert rates.batch_law.at(1e5, 4e6).value == pytest.approx(best_batch(1e5, 4e6), rel=1e-2)
+    assert rates.batch_sentence.startswith("best batch ~ N^")
+
+
+def test_a_best_batch_at_the_edge_is_said_and_without_others_there_is_no_law() -> None:
+    rates = learning_rates([batched(N, D, 1e5) for N, D in CELLS])
+    assert "the best batch is the largest that was tried in 12 searches of 12" in rates.edge_sentence
+    assert "sweep.learning_rate.batches must go higher" in rates.edge_sentence
+    assert rates.batch_law is None and rates.law is not None
+    alone = learning_rates([found(truth(N, D), N, D) for N, D in CELLS])
+    assert "no law of the best batch: each cell has one batch" in alone.batch_sentence
 
 
 def test_the_file_holds_all_of_it(tmp_path: Path) -> None:
