@@ -16,7 +16,7 @@ from reducible.tasks.mlflow.view import link, member_tag, publish
 from reducible.tasks.workflow.code_version import code_version
 
 _ATTEMPT = "mlflow.reducible.attempt"  # set when all of an artifact was sent; MLflow hides tags with this prefix
-_SPEAKS_FOR_SWEEP = ("fit", "report", "sweep")  # for these kinds only the newest run of a sweep counts
+_SPEAKS_FOR_SWEEP = ("fit", "prediction", "report", "sweep")  # for these kinds only the newest run of a sweep counts
 
 
 class Open:
