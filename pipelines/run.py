@@ -19,7 +19,7 @@ from reducible.pipelines.training import Model, family_of, idle_workers, model_o
 from reducible.tasks.evaluate.evaluate_spec import EvaluateSpec
 from reducible.tasks.known_entropy import known_loss
 from reducible.tasks.train.folders import ADAPTER, MODEL
-from reducible.tasks.workflow.execute import Outcome
+from reducible.tasks.workflow.outcome import Outcome
 from reducible.tasks.workflow.pipeline_summary import SummarySpec
 from reducible.tasks.workflow.store import Store
 from reducible.tasks.workflow.task import Task

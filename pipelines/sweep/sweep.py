@@ -23,8 +23,8 @@ from reducible.tasks.fit.fit_spec import Cell, Excluded, FitOptions, FitSpec
 from reducible.tasks.known_entropy import agreement, known_loss
 from reducible.tasks.report import report_spec
 from reducible.tasks.report.report_spec import FamiliesReportSpec, ReportSpec
-from reducible.tasks.workflow.outcome import Outcome
 from reducible.tasks.words import typed
+from reducible.tasks.workflow.outcome import Outcome
 from reducible.tasks.workflow.store import Store
 from reducible.tasks.workflow.task import Task
 

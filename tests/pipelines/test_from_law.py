@@ -26,7 +26,7 @@ from reducible.tasks.fit.confirmation import FILE, Confirmation
 from reducible.tasks.fit.predict import predict, predict_model
 from reducible.tasks.fit.result import Fit
 from reducible.tasks.report import style
-from reducible.tasks.workflow.execute import Outcome
+from reducible.tasks.workflow.outcome import Outcome
 from reducible.tasks.workflow.record import read_rows
 from reducible.tasks.workflow.store import Store
 from reducible.tasks.workflow.task import Task, description
