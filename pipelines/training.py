@@ -304,7 +304,8 @@ def training_task(
         resources=Resources(
             cpus=compute.cpus_per_worker, gpus=compute.gpus_per_worker, workers=compute.workers, share=share
         ),
-        execution=execution_of(recipe, spec),
+        # What it holds is recorded with it: a price of compute counts the devices.
+        execution=execution_of(recipe, spec).model_copy(update={"gpus_per_worker": compute.gpus_per_worker * share}),
         weight=training_flops(spec, model.cost),
         retries=compute.retries,
         tags={"family": model.family.name, **tags},
