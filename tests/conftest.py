@@ -5,6 +5,7 @@ What a user has there (a token, a configuration, a cache) must not decide whethe
 all three; each worker of pytest-xdist has its own, so that what is left behind is its own test's.
 """
 
+import gc
 import getpass
 import os
 import shutil
@@ -13,6 +14,8 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+
+gc.disable()  # until all is imported: a million objects that stay, which collections would look through again and again
 
 OF_THE_USER = ("RAY_", "MLFLOW_", "HF_", "XDG_", "REDUCIBLE_", "MPL", "TORCH")
 KEPT = ("REDUCIBLE_DATASETS", "RAY_USAGE_STATS_ENABLED", "MLFLOW_DISABLE_TELEMETRY")
@@ -157,6 +160,12 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     root = Path(__file__).parent
     places = {root / name: place for place, name in enumerate(LONGEST)}
     items.sort(key=lambda item: places.get(item.path, len(places)))
+
+
+def pytest_collection_finish() -> None:
+    """From here on collections pass over what was imported."""
+    gc.freeze()
+    gc.enable()
 
 
 def pytest_runtest_setup(item: pytest.Item) -> None:

@@ -333,13 +333,13 @@ def test_plan_of_gpus_that_are_not_there_says_what_would_fit(toy: Path, tmp_path
 
     plain = planned().output
     assert "memory of a training step" in plain and "inference" not in plain
-    found = planned("--gpus", "8", "--gpu", "a10", "--sequence", "64", "--memory", "600kB").output
+    found = planned("--gpus", "8", "--gpu", "a10", "--sequence", "64", "--memory", "300kB").output
     for words in (
         "on each rank",
         "8 x a10",
         "FSDP2",
         "sent a step",
-        "do not fit into 600 kB",
+        "do not fit into 300 kB",
         "key-value cache",
         "h T^2",
     ):

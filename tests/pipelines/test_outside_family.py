@@ -139,10 +139,15 @@ def play(kind: str, recipe: str, names: Iterable[str]) -> None:
 @pytest.mark.parametrize("kind", KINDS)
 def test_every_command_takes_a_family_from_outside(kind: str, here: Path) -> None:
     recipe = written(here, kind, "toy_families")
-    play(kind, recipe, COMMANDS)
+    play(kind, recipe, [name for name in COMMANDS if name != "sweep"])
     assert "done      train" in said("plan", recipe)
     if kind_named(kind).served is not None:
         assert loaded_from_mlflow(here, f"toy-{kind}") == 2
+
+
+@pytest.mark.parametrize("kind", ["series", *(pytest.param(kind, marks=pytest.mark.slow) for kind in KINDS[:-1])])
+def test_a_sweep_takes_a_family_from_outside(kind: str, here: Path) -> None:
+    play(kind, written(here, kind, "toy_families"), ["sweep"])
 
 
 @pytest.mark.slow

@@ -73,7 +73,10 @@ def test_layers_of_an_adapter_are_carried_on_too() -> None:
     assert_alike(Setting("transformer", config, 16, 2, Method("qlora")), 0.03)
 
 
-@pytest.mark.parametrize("target", ["layers.5.*", "layers.?.*", "layers.[0-4].*", "layers.*.qkv"])
+@pytest.mark.parametrize(
+    "target",
+    ["layers.5.*", "layers.[0-4].*", "layers.*.qkv", pytest.param("layers.?.*", marks=pytest.mark.slow)],
+)
 def test_an_adapter_sits_in_the_layers_that_its_targets_name(target: str) -> None:
     config = FAMILIES["transformer"].config(**DEEP["transformer"], depth=MANY_LAYERS + 1)
     assert_alike(Setting("transformer", config, 16, 2, Method("lora", Adapter(targets=(target,)))), 0.03)

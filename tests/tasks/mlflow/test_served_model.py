@@ -98,6 +98,7 @@ def best_outputs(model: Path, texts: list[str]) -> list[list[int]]:
     return written
 
 
+@pytest.mark.slow
 def test_the_best_training_of_a_pipeline_is_loaded_by_name(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     from mlflow import MlflowClient
 

@@ -1,5 +1,6 @@
 """What a rank of DDP holds, against the plan: buckets are the gradients, accumulated or not, from the first step on."""
 
+from itertools import product
 from types import SimpleNamespace
 
 import pytest
@@ -23,10 +24,17 @@ def alone():
     dist.destroy_process_group()
 
 
-@pytest.mark.parametrize("micro_batches", [1, 2])
-@pytest.mark.parametrize("rows", [1, 16])
-@pytest.mark.parametrize("method", [Method(), Method("lora")], ids=lambda method: method.kind)
-def test_a_rank_of_ddp_takes_what_the_plan_says(alone, micro_batches, rows, method) -> None:
+PAIRWISE = {("full", 1, 2), ("full", 16, 1), ("lora", 1, 1), ("lora", 16, 2)}
+"""Any two settings meet among these; that all meet is for the slow tests."""
+SETTINGS = [
+    pytest.param(*case, marks=() if case in PAIRWISE else pytest.mark.slow)
+    for case in product(("full", "lora"), (1, 16), (1, 2))
+]
+
+
+@pytest.mark.parametrize(("kind", "rows", "micro_batches"), SETTINGS)
+def test_a_rank_of_ddp_takes_what_the_plan_says(alone, kind, rows, micro_batches) -> None:
+    method = Method(kind)
     setting = Setting("transformer", SMALL, 64, rows, method, strategy="ddp", world=2, micro_batches=micro_batches)
     batch, plan = BATCHES["text"].full_batch(SMALL, rows, 64), planned(setting)
     with Alive() as alive:

@@ -16,9 +16,10 @@ from resume_cases import assert_identical, deterministic_rows, final_state, newe
 from training_cases import Interrupted, alone, interrupted_at, on_ranks, ragged_examples, small_spec
 
 from reducible.tasks.errors import UserError
-from reducible.tasks.train import checkpoints, guards
+from reducible.tasks.train import checkpoints
 from reducible.tasks.train.checkpoints import Checkpoints
 from reducible.tasks.train.folders import CHECKPOINTS, STATE, checkpoint_name
+from reducible.tasks.train.guards import FEWEST
 from reducible.tasks.train.loop import train
 from reducible.tasks.train.parallel import World
 from reducible.tasks.train.progress import TrainResult
@@ -235,12 +236,11 @@ def test_a_full_disk_costs_a_line_in_the_log_and_no_training(tmp_path: Path, cap
     assert_identical(tmp_path / "full", tmp_path / "straight")
 
 
-def test_the_spike_guard_remembers_across_a_resume(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_spike_guard_remembers_across_a_resume(tmp_path: Path) -> None:
     """A threshold so low that it skips about every third step once it has seen enough of them."""
-    monkeypatch.setattr(guards, "FEWEST", 8)
-    spec = small_spec(stop_step=20, spike_guard=0.1)
+    spec = small_spec(stop_step=FEWEST + 12, spike_guard=0.1)
     with pytest.raises(Interrupted):
-        run(spec, tmp_path, stop=14)
+        run(spec, tmp_path, stop=FEWEST + 6)
     run(spec, tmp_path, "b")
     run(spec, tmp_path / "straight")
     assert deterministic_rows(tmp_path)[-1]["train/skipped_steps"] > 1
