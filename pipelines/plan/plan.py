@@ -11,6 +11,7 @@ from pydantic import BaseModel
 
 from reducible.pipelines.engine import to_make_again
 from reducible.pipelines.recipe.recipe import Recipe
+from reducible.pipelines.repeated_data import warning_of_repeats
 from reducible.pipelines.run import run_tasks
 from reducible.pipelines.sweep.cells import after_the_cells, sweep_tasks
 from reducible.pipelines.training import SHARE_OF_PEAK, cost_at
@@ -55,6 +56,7 @@ def print_targets(
 ) -> None:
     """What would run to make the targets and why, what it costs, the memory it takes."""
     again = to_make_again(fresh, targets)
+    training = [task for task in in_order(targets) if task.name == "train" and task.run]
     waiting = {task.identity for task in pending(store, targets)} | again.keys()
     lines = [
         (task, *state_of(store, task, task.identity in waiting, again.get(task.identity, "")))
@@ -66,12 +68,13 @@ def print_targets(
         click.echo(f"  {state:9} {title}  {click.style(why, dim=True)}")
     if known := recipe.data.known_entropy(None):
         click.echo(f"  the loss is {known_loss(known, recipe.data.unit)}")
+    if warning := warning_of_repeats(training, store):
+        click.echo(f"  {warning}")
     if recipe.sweep is not None:
         several = "a fit for each family, what overtakes what" if recipe.sweep.families else "fit"
         click.echo(f"  then      {several} and report, over the cells that finish")
     if provisional:
         click.echo("  the cells are a guess: the cost of a unit is known once the dataset is made")
-    training = [task for task in in_order(targets) if task.name == "train" and task.run]
     _print_cost(recipe, training, waiting, here=asked is None or asked.device is None)
     if training:
         from reducible.pipelines.plan.memory import Asked, print_memory

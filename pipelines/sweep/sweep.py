@@ -15,6 +15,7 @@ from reducible.models.families.registry import DEFAULT
 from reducible.pipelines.engine import engine, failures, make_again
 from reducible.pipelines.find import name_of
 from reducible.pipelines.recipe.recipe import Recipe
+from reducible.pipelines.repeated_data import repeated_units, warning_of_repeats
 from reducible.pipelines.run import say_failures
 from reducible.pipelines.sweep.cells import FamilyCells, SweepTasks, after_the_cells, fit_name, sweep_tasks
 from reducible.tasks.errors import UserError
@@ -29,7 +30,9 @@ from reducible.tasks.workflow.store import Store
 from reducible.tasks.workflow.task import Task
 
 
-def fit_task(recipe: Recipe, family: FamilyCells, outcomes: Mapping[str, Outcome]) -> Task:
+def fit_task(
+    recipe: Recipe, family: FamilyCells, outcomes: Mapping[str, Outcome], unique_tokens: int | None = None
+) -> Task:
     """The fit of the cells that succeeded. The others are excluded by name, each with its reason."""
     inputs: dict[str, Task] = {}
     listed, excluded = [], []
@@ -51,7 +54,13 @@ def fit_task(recipe: Recipe, family: FamilyCells, outcomes: Mapping[str, Outcome
         name="fit",
         version=fit_spec.VERSION,
         run="reducible.tasks.fit.fit_task:run",
-        spec=FitSpec(name=name, options=FitOptions(), cells=tuple(listed), excluded=tuple(excluded)),
+        spec=FitSpec(
+            name=name,
+            options=FitOptions(),
+            cells=tuple(listed),
+            excluded=tuple(excluded),
+            unique_tokens=unique_tokens,
+        ),
         inputs=inputs,
         label=f"fit {name}",
         tags={"sweep": recipe.name} | {key: tag for key, tag in family.tags.items() if family.name},
@@ -143,9 +152,12 @@ def sweep_recipe(recipe: Recipe, root: str, fresh: Sequence[str] = ()) -> int:
             tasks = sweep_tasks(recipe, store)  # how long its examples are is known only now
         planned = sum(cell.plan.flops for cell in tasks.cells)
         click.echo(f"{recipe.name}: {len(tasks.cells)} cells, {planned:.3g} FLOPs")
+        if warning := warning_of_repeats([cell.train for cell in tasks.cells], store):
+            click.secho(warning, fg="yellow")
         outcomes = made.make([cell.train for cell in tasks.cells])
         failed = failures(outcomes)
-        fits = _fits(recipe, tasks, outcomes, failed)
+        unique = repeated_units([cell.train for cell in tasks.cells], store)
+        fits = _fits(recipe, tasks, outcomes, failed, unique)
         report = report_task(recipe, fits, tasks.dataset, store)
         make_again([name for name in fresh if name in later], [report], store, made=again)
         if recipe.sweep.families:  # one that cannot be fitted does not keep the others from their report
@@ -165,13 +177,17 @@ def sweep_recipe(recipe: Recipe, root: str, fresh: Sequence[str] = ()) -> int:
 
 
 def _fits(
-    recipe: Recipe, tasks: SweepTasks, outcomes: Mapping[str, Outcome], failed: Sequence[Outcome]
+    recipe: Recipe,
+    tasks: SweepTasks,
+    outcomes: Mapping[str, Outcome],
+    failed: Sequence[Outcome],
+    unique_tokens: int | None,
 ) -> dict[str, Task]:
     """A fit for each family with at least one trained cell."""
     trained = [family for family in tasks.families if any(outcomes[cell.train.identity].ok for cell in family.cells)]
     if not trained:
         raise UserError(f"{recipe.name}: no cell was trained; {failed[0].task.title}: {failed[0].error}")
-    return {family.name: fit_task(recipe, family, outcomes) for family in trained}
+    return {family.name: fit_task(recipe, family, outcomes, unique_tokens) for family in trained}
 
 
 def _data_content(store: Store, dataset: Task) -> dict[str, Any]:

@@ -15,9 +15,9 @@ from reducible.tasks.fit.fit_spec import FitOptions
 from reducible.tasks.fit.fit_summary import families_summary, summary
 from reducible.tasks.fit.laws.registry import form_named
 from reducible.tasks.fit.overtaking import Comparison, compare
+from reducible.tasks.fit.repeats import UNIQUE, repeated
 from reducible.tasks.fit.result import Fit
 from reducible.tasks.fit.run_table import RunTable
-from reducible.tasks.fit.units import repeats
 from reducible.tasks.words import plural
 
 BESIDE = ("comparison.json", "summary.txt", "report.html", "figures")
@@ -84,10 +84,10 @@ def write_fit(fit: Fit, folder: Path) -> None:
 
 def _fit(runs: RunTable, table: pandas.DataFrame, options: FitOptions) -> Fit:
     form = form_named(options.form)
-    if "unique_tokens" in table and "unique_tokens" not in form.columns and (many := repeats(table)):
+    if UNIQUE in table and UNIQUE not in form.columns and (many := int(repeated(table["D"], table[UNIQUE]).sum())):
         raise UserError(
             f"{plural(many, 'run')} of {len(table)} repeat their data (D is above unique_tokens), which the form "
-            f"{form.name} does not know; choose a --form that does, or --ignore the column to fit them alike"
+            f"{form.name} does not know; --form data-constrained does, and --ignore {UNIQUE} fits them alike"
         )
     return fit_runs(table, options.model_copy(update={"counts": runs.counts}), runs.notes)
 

@@ -21,6 +21,7 @@ from reducible.tasks.fit.laws.form import Form
 from reducible.tasks.fit.laws.registry import form_named
 from reducible.tasks.fit.objective import Floats, Problem
 from reducible.tasks.fit.profile import deviation, profile_of_E
+from reducible.tasks.fit.repeats import UNIQUE, repeats_note
 from reducible.tasks.fit.result import Allocation, BackTest, Estimate, Fit, Health, Law, ProfileOfE, Run, estimate
 from reducible.tasks.fit.search import Optimum, search, solve_subsets
 from reducible.tasks.words import listed, spelled
@@ -78,6 +79,9 @@ def fit_runs(table: pandas.DataFrame, options: FitOptions | None = None, notes: 
         fallback=health.residual_deviation,
         curve=options.isoflop,
     )
+    if UNIQUE not in form.columns:
+        unique = [math.nan if run.unique_tokens is None else run.unique_tokens for run in used]
+        notes += tuple(filter(None, [repeats_note(D, unique)]))
     if cost.worst > 0.05:
         notes += (f"FLOPs per unit are a function of N only to {100 * cost.worst:.0f} %: N* and D* share that error",)
     return Fit(

@@ -78,3 +78,6 @@ class FitSpec(Frozen):
     options: FitOptions = FitOptions()
     cells: tuple[Cell, ...]
     excluded: tuple[Excluded, ...] = ()
+    unique_tokens: int | None = Field(
+        default=None, description="target units of the training data, if some cell reads more than these"
+    )

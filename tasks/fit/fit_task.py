@@ -48,7 +48,8 @@ def table_of(spec: FitSpec, inputs: Any) -> pandas.DataFrame:
     rows = [_row(cell.label, cell.budget, cell.seed, Path(inputs[cell.input])) for cell in spec.cells]
     rows += [{"name": gone.label, "status": "unfinished", "reason": gone.reason} for gone in spec.excluded]
     columns = ["name", "N", "N_without_embeddings", "D", "C", "loss", "budget", "seed", "status", "reason"]
-    return pandas.DataFrame(rows, columns=[*columns, "learning_rate", "device_flops"])
+    table = pandas.DataFrame(rows, columns=[*columns, "learning_rate", "device_flops"])
+    return table if spec.unique_tokens is None else table.assign(unique_tokens=spec.unique_tokens)
 
 
 def rates_of(spec: FitSpec, inputs: Mapping[str, Path]) -> LearningRates | None:

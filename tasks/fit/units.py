@@ -135,8 +135,3 @@ def _said(name: str, scale: float) -> str:
     return f"{name} is probably {words.replace('e+', 'e')} (--scale {name}={scale:.0e})".replace("e+0", "e").replace(
         "e+", "e"
     )
-
-
-def repeats(table: pandas.DataFrame) -> int:
-    """Number of runs that read more units than there are unique ones."""
-    return int((table["D"] > 1.001 * table["unique_tokens"]).sum())

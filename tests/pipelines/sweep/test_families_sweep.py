@@ -1,5 +1,6 @@
 """A sweep of several families: the same data, budgets and ledger for all, and each family's own model and ladder."""
 
+import json
 from pathlib import Path
 from typing import Any
 
@@ -12,9 +13,11 @@ from reducible.pipelines.plan.plan import print_plan
 from reducible.pipelines.predict import Asked, print_prediction
 from reducible.pipelines.recipe.load import load_recipe
 from reducible.pipelines.recipe.recipe import Recipe
+from reducible.pipelines.repeated_data import repeated_units, warning_of_repeats
 from reducible.pipelines.sweep.cells import SweepTasks, after_the_cells, sweep_tasks
 from reducible.pipelines.sweep.sweep import compare_task, fit_task
 from reducible.tasks.errors import UserError
+from reducible.tasks.fit.fit_task import table_of
 from reducible.tasks.workflow.outcome import Outcome
 from reducible.tasks.workflow.store import Store, write_manifest
 from reducible.tasks.workflow.task import Task, in_order
@@ -217,3 +220,32 @@ def test_a_sweep_of_families_on_pairs_from_data_to_report(tmp_path: Path) -> Non
     assert "What overtakes what" in page and page.count("All runs") == 2
     again = CliRunner().invoke(main, ["sweep", str(path), *root])
     assert again.exit_code == 0 and "Starting Ray" not in again.output
+
+
+def test_data_that_are_read_again_are_said_and_reach_the_fit(tmp_path: Path) -> None:
+    """A dataset whose units lie between what the shortest and the longest cell read, and one that is larger."""
+    wanted = recipe(TRANSFORMER)
+    store = Store(tmp_path)
+    made = sweep_tasks(wanted, store)
+    training = [cell.train for cell in made.cells]
+    read = sorted(spec_of(cell.train).stop_step * spec_of(cell.train).batch for cell in made.cells)
+    assert warning_of_repeats(training, store) is None  # it is not made yet
+    folder = store.artifact("dataset", made.dataset.identity)
+    folder.mkdir(parents=True)
+    described = {"task": "dataset", "version": 1, "spec": {}, "inputs": {}}
+    for units, again in ((read[-1], 0), (read[-1] // 4, sum(4 * own > 1.001 * read[-1] for own in read))):
+        content = {"kind": "text", "splits": {"train": {"tokens": units}}}
+        (folder / "dataset.json").write_text(json.dumps(content))
+        write_manifest(folder, described, identity=folder.name, label="dataset", attempt="a", started=0.0)
+        said = warning_of_repeats(training, store)
+        assert (said is not None) == (again > 0)
+        assert repeated_units(training, store) == (units if again else None)
+    assert said is not None and said.startswith(f"{again} of {len(read)} trainings read their data up to 4 times")
+    fit = fit_task(wanted, made.families[0], {task.identity: Outcome(task, "made") for task in training}, read[0])
+    assert spec_of(fit).unique_tokens == read[0]
+    inputs = {name: tmp_path / name for name in fit.inputs}
+    for path in inputs.values():
+        path.mkdir()
+        result = {"parameters": 1, "parameters_without_embeddings": 1, "units": 1, "flops": 1, "validation_loss": 1}
+        (path / "result.json").write_text(json.dumps({**result, "status": "finished"}))
+    assert set(table_of(spec_of(fit), inputs)["unique_tokens"]) == {read[0]}

@@ -208,3 +208,12 @@ def test_gadre_s_coefficients_by_the_form(datasets: Path) -> None:
     fit = fit_runs(table, options)
     assert fit.law is not None and fit.form is form
     np.testing.assert_allclose(fit.law.theta, [1.83665, 212.24, 366.69, 0.1364], rtol=5e-4)
+
+
+def test_a_form_that_takes_repeated_units_for_new_ones_says_so() -> None:
+    table = repeated()
+    fit = fit_runs(table, FitOptions(bootstrap=100))
+    again = int((EPOCHS > 1).sum())
+    assert any(f"{again} of 49 trainings read their data up to 100 times" in text for text in fit.notes)
+    once = fit_runs(table.assign(unique_tokens=table.D), FitOptions(bootstrap=100))
+    assert not any("times" in text for text in once.notes)
