@@ -80,7 +80,14 @@ def _from_law(fit: Fit) -> BestLoss | None:
         return None
     E = laws[:, 0]
 
+    known: dict[bytes, Floats] = {}  # the pictures of one page ask for the same points again and again
+
     def reducible(C: Floats) -> Floats:
+        if C.tobytes() not in known:
+            known[C.tobytes()] = searched(C)
+        return known[C.tobytes()]
+
+    def searched(C: Floats) -> Floats:
         # All points and draws share one bisection: one alone is less work than calling NumPy.
         losses = law.form.optimal(np.tile(laws, (len(C), 1)), fit.cost, np.repeat(C, len(laws)))[2]
         return losses.reshape(len(C), len(laws)) - E

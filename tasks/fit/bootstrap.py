@@ -102,7 +102,8 @@ def _resampled(rng: np.random.Generator, problem: Problem, cell: NDArray[np.intp
     first = np.unique(cell, return_index=True)[1]
     enough = (counts > 0).sum(axis=1) >= min(problem.size + 1, cells)
     for x in problem.x:
-        level = np.unique(x[first], return_inverse=True)[1]
-        present = (counts @ np.eye(level.max() + 1)[level]) > 0
-        enough &= present.sum(axis=1) >= min(3, level.max() + 1)
+        order = np.argsort(x[first], kind="stable")
+        starts = np.flatnonzero(np.r_[True, np.diff(x[first][order]) > 0])  # of each value's cells
+        present = np.add.reduceat(counts[:, order], starts, axis=1) > 0
+        enough &= present.sum(axis=1) >= min(3, len(starts))
     return counts[enough][:, cell].astype(float)

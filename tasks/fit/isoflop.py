@@ -15,7 +15,6 @@ from typing import Literal
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy.interpolate import Akima1DInterpolator
 
 from reducible.tasks.fit.objective import Floats
 from reducible.tasks.fit.result import Allocation, Frontier, IsoFlop, Run, estimate
@@ -240,6 +239,8 @@ def _vertices(x: Floats, loss: Floats, shape: _Shape) -> tuple[Floats, Floats]:
 
 def _akima(x: Floats, loss: Floats, shape: _Shape) -> tuple[Floats, Floats]:
     """The minimum of Akima's interpolation in log-log over the whole budget (Porian et al. 2024), for comparison."""
+    from scipy.interpolate import Akima1DInterpolator  # a second of imports that parabolas do without
+
     sizes, at = np.unique(x, return_inverse=True)  # seeds of one size are one point of the curve
     seeds = np.eye(len(sizes))[at]
     curve = Akima1DInterpolator(sizes, (np.log(loss) @ seeds / seeds.sum(axis=0)).T)

@@ -16,7 +16,7 @@ are then of order one and the Jacobian's condition number is about 1e2 where the
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from itertools import combinations
 
@@ -24,6 +24,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 Floats = NDArray[np.float64]
+Parts = tuple[Floats, Floats]
+LAP = 8  # steps after which a start that is behind is given up
+CACHED = 50_000  # runs times starts that are brought to rest together; their arrays stay in a processor's cache
 
 
 @dataclass(frozen=True)
@@ -97,6 +100,11 @@ class Problem:
             raw[..., 1 + j] *= self.centre[j] ** raw[..., 1 + self.terms + t] * self.unit
         return raw
 
+    def of_runs(self, rows: NDArray[np.intp]) -> Problem:
+        """The same with these runs alone. Its scale is its own: `raw` and `scaled` lead from one to the other."""
+        weight = None if self.weight is None else self.weight[rows]
+        return replace(self, x=self.x[:, rows], loss=self.loss[rows], weight=weight)
+
     @property
     def bounds(self) -> tuple[Floats, Floats]:
         linear = 1 + self.terms
@@ -110,12 +118,19 @@ class Problem:
 
     def residuals(self, theta: Floats, targets: Floats | None = None) -> Floats:
         """(P, size) -> (P, n): log model - log loss (or model - loss). targets: (P, n) losses in place of the runs'."""
-        model, y = self._parts(theta)[0], self.y if targets is None else targets
+        return self._residuals(self.parts(theta)[0], targets)
+
+    def _residuals(self, model: Floats, targets: Floats | None) -> Floats:
+        y = self.y if targets is None else targets
         return np.log(model / y) if self.logarithmic else model - y
 
     def objective(self, theta: Floats, weights: Floats, targets: Floats | None = None) -> Floats:
         """(P, size), (P, n) -> (P,): the sum of weighted Huber terms."""
-        r = self.residuals(theta, targets)
+        return self.objective_of(self.parts(theta)[0], weights, targets)
+
+    def objective_of(self, model: Floats, weights: Floats, targets: Floats | None = None) -> Floats:
+        """The same of a model (P, n) that is known."""
+        r = self._residuals(model, targets)
         return np.einsum("pn,pn->p", self.weighed(weights, r), huber(r, self.delta))
 
     def weighed(self, weights: Floats, r: Floats) -> Floats:
@@ -126,7 +141,7 @@ class Problem:
 
     def jacobian(self, theta: Floats) -> Floats:
         """(P, size) -> (P, n, size): derivatives of the residuals."""
-        model, powers = self._parts(theta)
+        model, powers = self.parts(theta)
         J = self.slopes(theta, powers)
         return J / model[:, :, None] if self.logarithmic else J
 
@@ -134,7 +149,7 @@ class Problem:
         """(P, exponents) -> what each coefficient multiplies, exp(-e z): (P, terms, n)."""
         return np.exp(-exponents[:, list(self.exponent_of)][:, :, None] * self.z)
 
-    def _parts(self, theta: Floats) -> tuple[Floats, Floats]:
+    def parts(self, theta: Floats) -> Parts:
         """The model (P, n) and the powers (P, terms, n)."""
         powers = self.powers(theta[:, 1 + self.terms :])
         model = theta[:, :1] + np.einsum("pj,pjn->pn", theta[:, 1 : 1 + self.terms], powers)
@@ -150,17 +165,15 @@ class Problem:
         return J
 
     def expansion(
-        self, theta: Floats, weights: Floats, targets: Floats | None = None
+        self, theta: Floats, weights: Floats, targets: Floats | None = None, parts: Parts | None = None
     ) -> tuple[Floats, Floats, Floats, Floats, Floats]:
         """Objective (P,), gradient (P, q), what the gradient would be if nothing cancelled (P,), the exact
         Hessian (P, q, q), and the Hessian of the quadratic that lies above the objective (P, q, q)."""
-        model, powers = self._parts(theta)
-        slopes = self.slopes(theta, powers)
-        y = self.y if targets is None else targets
+        model, powers = self.parts(theta) if parts is None else parts
+        J, r = self.slopes(theta, powers), self._residuals(model, targets)
+        bend = 1 / model if self.logarithmic else np.ones_like(model)
         if self.logarithmic:
-            r, J, bend = np.log(model / y), slopes / model[:, :, None], 1 / model
-        else:
-            r, J, bend = model - y, slopes, np.ones_like(model)
+            J = J * bend[:, :, None]
         weights = self.weighed(weights, r)
         pull = weights * np.clip(r, -self.delta, self.delta)  # Huber's derivative
         inside = np.abs(r) <= self.delta
@@ -220,6 +233,71 @@ def minimise(
     parameter at its bound stays there while the gradient pushes outward. `fixed` parameters never move (profiles).
     `targets` (P, n): losses of each start's own, on the solver's scale.
     """
+    rests = [
+        _minimise(
+            problem,
+            starts[rows],
+            weights[rows],
+            targets if targets is None else targets[rows],
+            fixed,
+            iterations,
+            tolerance,
+        )
+        for rows in _blocks(len(starts), problem.loss.size)
+    ]
+    return Rest(*(np.concatenate([getattr(rest, of) for rest in rests]) for of in ("theta", "objective", "gradient")))
+
+
+def race(
+    problem: Problem,
+    starts: Floats,
+    weights: Floats,
+    *,
+    fixed: tuple[int, ...] = (),
+    iterations: int = 300,
+    tolerance: float = 1e-9,
+) -> Rest:
+    """The lowest minimum that each of R rows of starts (R, K, q), with its run weights (R, n), leads to: (R, q), (R,).
+
+    All starts take the first steps, and the two that are ahead then go to the end: which of them wins is seen early.
+    """
+    rows, many, size = starts.shape
+    lap = minimise(
+        problem,
+        starts.reshape(-1, size),
+        np.repeat(weights, many, axis=0),
+        fixed=fixed,
+        iterations=LAP,
+        tolerance=tolerance,
+    )
+    ahead = np.argsort(lap.objective.reshape(rows, many), axis=1)[:, :2]
+    left = np.take_along_axis(lap.theta.reshape(starts.shape), ahead[:, :, None], axis=1)
+    rest = minimise(
+        problem,
+        left.reshape(-1, size),
+        np.repeat(weights, left.shape[1], axis=0),
+        fixed=fixed,
+        iterations=iterations,
+        tolerance=tolerance,
+    )
+    best = np.arange(rows) * left.shape[1] + rest.objective.reshape(rows, -1).argmin(axis=1)
+    return Rest(rest.theta[best], rest.objective[best], rest.gradient[best])
+
+
+def _blocks(starts: int, runs: int) -> list[NDArray[np.intp]]:
+    """The numbers of the starts in pieces of about CACHED starts times runs."""
+    return np.array_split(np.arange(starts), max(1, min(starts, -(-starts * runs // CACHED))))
+
+
+def _minimise(
+    problem: Problem,
+    starts: Floats,
+    weights: Floats,
+    targets: Floats | None,
+    fixed: tuple[int, ...],
+    iterations: int,
+    tolerance: float,
+) -> Rest:
     low, high = problem.bounds
     movable = np.ones(problem.size, dtype=bool)
     movable[list(fixed)] = False
@@ -229,10 +307,11 @@ def minimise(
     damping = np.full(len(theta), 1.0)
     stalled = np.zeros(len(theta), dtype=int)
     active = np.arange(len(theta))
+    model, powers = problem.parts(theta)
     identity = np.eye(problem.size)
     for _ in range(iterations):
         here, w, y = theta[active], weights[active], None if targets is None else targets[active]
-        value, g, uncancelled, hessian, above = problem.expansion(here, w, y)
+        value, g, uncancelled, hessian, above = problem.expansion(here, w, y, (model, powers))
         at_low, at_high = (here <= low) & (g > 0), (here >= high) & (g < 0)
         free = movable & ~at_low & ~at_high
         g = np.where(free, g, 0)
@@ -241,6 +320,8 @@ def minimise(
         going = (relative > tolerance) & (stalled[active] < 12)
         if not going.any():
             break
+        if not going.all():
+            model, powers = model[going], powers[going]
         active, here, w, value = active[going], here[going], w[going], value[going]
         y = None if y is None else y[going]
         g, hessian, above, free = g[going], hessian[going], above[going], free[going]
@@ -258,8 +339,10 @@ def minimise(
         linear = slice(0, 1 + problem.terms)
         there[:, linear] = np.maximum(there[:, linear], 0.1 * here[:, linear])
         there[:, linear][there[:, linear] < 1e-12] = 0
-        better = (problem.objective(there, w, y) < value) & (np.einsum("pq,pq->p", step, g) < 0)
+        new_model, new_powers = problem.parts(there)
+        better = (problem.objective_of(new_model, w, y) < value) & (np.einsum("pq,pq->p", step, g) < 0)
         theta[active[better]] = there[better]
+        model[better], powers[better] = new_model[better], new_powers[better]
         damping[active] = np.clip(damping[active] * np.where(better, 0.2, 6.0), 1e-9, 1e9)
         stalled[active] = np.where(better, 0, stalled[active] + 1)
     return Rest(theta, problem.objective(theta, weights, targets), gradient)
@@ -298,7 +381,9 @@ def solve_linear(problem: Problem, exponents: Floats, weights: Floats, rounds: i
             sided = np.where(r < 0, problem.above, 1.0)
             robust = weights[:, None, :] * sided * np.minimum(1, problem.delta / np.maximum(np.abs(r), 1e-9))
     flat = theta.reshape(P * G, problem.size)
-    return theta, problem.objective(flat, np.repeat(given, G, axis=0)).reshape(P, G)
+    blocks = _blocks(P * G, problem.loss.size)
+    objective = np.concatenate([problem.objective(flat[rows], given[rows // G]) for rows in blocks])
+    return theta, objective.reshape(P, G)
 
 
 def nonnegative(normal: Floats, side: Floats) -> Floats:

@@ -5,11 +5,9 @@ from __future__ import annotations
 import math
 
 import numpy as np
-from scipy.special import erf
-from scipy.stats import f as f_distribution
-from scipy.stats import norm
+from scipy.special import erf, fdtri, ndtri
 
-from reducible.tasks.fit.objective import Floats, Problem, minimise, nonnegative
+from reducible.tasks.fit.objective import Floats, Problem, nonnegative, race
 from reducible.tasks.fit.search import Optimum
 
 
@@ -20,7 +18,7 @@ def deviation(residuals: Floats, parameters: int) -> float:
     zeros say nothing about the noise and are left out (Street, Carroll and Ruppert 1988).
     """
     size = np.sort(np.abs(residuals))[min(parameters, len(residuals) - 1) :]
-    return float(np.median(size) / norm.ppf(0.75))
+    return float(np.median(size) / ndtri(0.75))
 
 
 def profile_of_E(
@@ -34,10 +32,11 @@ def profile_of_E(
     """
     d = min(problem.delta, 1e3 * sigma)  # least squares has no delta
     inside = float(erf(d / (sigma * math.sqrt(2))))
-    moment = sigma**2 * (inside - 2 * d / sigma * float(norm.pdf(d / sigma))) + d * d * (1 - inside)
+    density = math.exp(-0.5 * (d / sigma) ** 2) / math.sqrt(2 * math.pi)
+    moment = sigma**2 * (inside - 2 * d / sigma * density) + d * d * (1 - inside)
     # Where runs above the law weigh less, so do their squares; at 1 both sides are alike.
     moment *= (1 + problem.above**2) / (1 + problem.above)
-    quantile = float(f_distribution.ppf(0.95, 1, max(1, cells - problem.size)))
+    quantile = float(fdtri(1, max(1, cells - problem.size), 0.95))
     threshold = optimum.objective + 0.5 * quantile * moment / inside
 
     best = float(optimum.raw[0])
@@ -76,10 +75,9 @@ def _profile(problem: Problem, optimum: Optimum, E: Floats) -> Floats:
     for value in E / problem.unit:
         theta = solve_linear_given_E(problem, nodes, float(value))
         objective = problem.objective(theta, np.repeat(w, len(theta), axis=0))
-        starts.append(theta[np.argsort(objective)[:4]])
-    batch = np.concatenate(starts)
-    rest = minimise(problem, batch, np.repeat(w, len(batch), axis=0), fixed=(0,), tolerance=1e-7)
-    return rest.objective.reshape(len(E), -1).min(axis=1)
+        starts.append(theta[np.argsort(objective)[:3]])
+    weights = np.broadcast_to(w, (len(E), w.shape[1]))
+    return race(problem, np.stack(starts), weights, fixed=(0,), tolerance=1e-7).objective
 
 
 def solve_linear_given_E(problem: Problem, exponents: Floats, E: float) -> Floats:

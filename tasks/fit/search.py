@@ -7,9 +7,11 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from reducible.tasks.fit.objective import Floats, Problem, minimise, solve_linear
+from reducible.tasks.fit.objective import Floats, Problem, Rest, minimise, race, solve_linear
 
 GRID = 12  # starts per exponent: 144 for two exponents
+ENOUGH = 2000  # runs by which all starts are judged
+AHEAD = 3  # of these that go on with all runs
 CLOSE = 1e-4  # a start this close to the best objective, relative, has found it
 
 
@@ -31,15 +33,23 @@ class Optimum:
 def search(problem: Problem, weights: Floats | None = None, grid: int = GRID) -> Optimum:
     """Variable projection from every node of the grid of exponents, each polished jointly to its own minimum."""
     w = np.ones((1, problem.loss.size)) if weights is None else weights[None, :]
-    nodes = problem.grid(grid)
-    starts = solve_linear(problem, nodes, w, rounds=5)[0][0]
-    rest = minimise(problem, starts, np.repeat(w, len(starts), axis=0))
-    best = int(np.argmin(rest.objective))
+    fewer, some = problem, np.arange(problem.loss.size)
+    if len(some) > ENOUGH:  # where the starts lead is seen by a part of the runs; the end is with all of them
+        some = np.sort(np.random.default_rng(0).choice(some, ENOUGH, replace=False))
+        fewer = problem.of_runs(some)
+    starts = solve_linear(fewer, problem.grid(grid), w[:, some], rounds=5)[0][0]
+    rest = minimise(fewer, starts, np.repeat(w[:, some], len(starts), axis=0))
+    ahead = rest.theta[np.argsort(rest.objective)[: 1 if fewer is problem else AHEAD]]
+    if fewer is not problem:
+        ahead = problem.scaled(fewer.raw(ahead))
     # One more time with the tightest tolerance: the rest may have stopped a hair earlier.
-    last = minimise(problem, rest.theta[best : best + 1], w, iterations=500, tolerance=1e-12)
+    lasts = minimise(problem, ahead, np.repeat(w, len(ahead), axis=0), iterations=500, tolerance=1e-12)
+    best = int(np.argmin(lasts.objective))
+    last = Rest(lasts.theta[[best]], lasts.objective[[best]], lasts.gradient[[best]])
     theta, objective = last.theta[0], float(last.objective[0])
     # Without noise the best objective is about 1e-25 and nothing is within 1e-4 of it, hence the second term.
-    at_best = rest.objective <= objective * (1 + CLOSE) + 1e-16 * w.sum()
+    lowest = objective if fewer is problem else float(rest.objective.min())
+    at_best = rest.objective <= lowest * (1 + CLOSE) + 1e-16 * w.sum()
     settled = rest.gradient < 1e-6
     J = problem.jacobian(last.theta)[0] * np.sqrt(w[0])[:, None]
     singular = np.linalg.svd(J, compute_uv=False)
@@ -81,7 +91,4 @@ def solve_subsets(problem: Problem, weights: Floats) -> Floats:
     """(subsets, n) weights -> (subsets, size) raw parameters, each from the five best nodes of its own grid."""
     theta, objective = solve_linear(problem, problem.grid(8), weights, rounds=3)
     best = np.argsort(objective, axis=1)[:, :5]
-    starts = np.take_along_axis(theta, best[:, :, None], axis=1).reshape(-1, problem.size)
-    rest = minimise(problem, starts, np.repeat(weights, 5, axis=0))
-    lowest = rest.objective.reshape(-1, 5).argmin(axis=1)
-    return problem.raw(rest.theta.reshape(-1, 5, problem.size)[np.arange(len(weights)), lowest])
+    return problem.raw(race(problem, np.take_along_axis(theta, best[:, :, None], axis=1), weights).theta)

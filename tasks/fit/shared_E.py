@@ -13,7 +13,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 import numpy as np
-from scipy.stats import chi2
+from scipy.special import chdtrc, chdtri
 
 from reducible.tasks.fit.result import Estimate, Fit, Floats, ProfileOfE
 
@@ -46,8 +46,8 @@ def shared_E(fits: Mapping[str, Fit]) -> SharedE:
     E = np.unique(np.r_[E, [profile.interval.value for profile in profiles.values() if profile.interval.value <= top]])
     ratio = np.sum([_likelihood_ratio(profile, E) for profile in profiles.values()], axis=0)
     best = int(ratio.argmin())
-    probability = float(chi2.sf(ratio[best], len(profiles) - 1))
-    inside = E[ratio <= ratio[best] + chi2.ppf(1 - LEVEL, 1)]
+    probability = float(chdtrc(len(profiles) - 1, ratio[best]))
+    inside = E[ratio <= ratio[best] + chdtri(1, LEVEL)]
     high = math.inf if inside[-1] >= 0.999 * top else float(inside[-1])
     shared = Estimate(float(E[best]), float(inside[0]), high)
     known = shared.low > 0 and math.isfinite(high)
@@ -62,7 +62,7 @@ def _likelihood_ratio(profile: ProfileOfE, E: Floats) -> Floats:
     tried = np.array(profile.E)
     above = np.maximum(np.array(profile.objective) - profile.minimum, 0.0) / (profile.threshold - profile.minimum)
     # The signed root of a ratio is nearly straight between the E that were tried; the ratio itself bends.
-    root = np.sign(tried - profile.interval.value) * np.sqrt(float(chi2.ppf(1 - LEVEL, 1)) * above)
+    root = np.sign(tried - profile.interval.value) * np.sqrt(float(chdtri(1, LEVEL)) * above)
     return np.interp(E, tried, root) ** 2
 
 

@@ -10,6 +10,7 @@ from typing import Any, TypeVar
 import matplotlib
 import numpy as np
 from matplotlib.figure import Figure as Canvas
+from matplotlib.markers import TICKDOWN, TICKLEFT
 from matplotlib.ticker import FixedLocator, FuncFormatter, LogLocator, MaxNLocator, NullFormatter, NullLocator
 
 from reducible.tasks.fit.result import Fit, Run
@@ -20,7 +21,7 @@ T = TypeVar("T")
 # at 5.2 inches, 10.5 points are about 10 pixels on a screen 360 pixels wide.
 WIDTH, HEIGHT, DPI = 5.2, 4.0, 190
 BOTTOM, ROW = 0.135, 0.055  # of the height: room for axis labels, and for each row of a legend
-INK, FAINT, LAW = "#1f2328", "#8a9099", "#b3123f"
+INK, FAINT, LAW, AXES = "#1f2328", "#8a9099", "#b3123f", "#5b626b"
 MARKERS = "osD^vPXp*h"
 STYLE = {
     "font.family": ["DejaVu Sans"],
@@ -143,10 +144,26 @@ def log_axis(axis: Any, kind: str = "power") -> None:
     else:
         digits = (1.0,) if decades > 3 else (1.0, 3.0) if decades > 1.6 else (1.0, 2.0, 5.0)
         axis.set_major_locator(LogLocator(subs=digits, numticks=12))
+        axis.set_minor_locator(NullLocator())
+        if decades < 7:
+            _minor_marks(axis, low, high)
     axis.axes.set_xlim(low, high) if axis.axis_name == "x" else axis.axes.set_ylim(low, high)
     axis.set_minor_formatter(NullFormatter())
     write = {"power": lambda value: power_of_ten(value, 2), "count": count, "plain": lambda value: f"{value:g}"}[kind]
     axis.set_major_formatter(FuncFormatter(lambda value, _: write(value)))
+
+
+def _minor_marks(axis: Any, low: float, high: float) -> None:
+    """Minor ticks as one artist: each of matplotlib's own is five, which takes a fifth of the time of a page."""
+    powers = 10.0 ** np.arange(np.floor(np.log10(low)), np.ceil(np.log10(high)) + 1)
+    at = [place for place in np.outer(powers, np.arange(2, 10)).ravel() if low <= place <= high]
+    style = {"color": AXES, "linestyle": "none", "markersize": 2, "markeredgewidth": 0.6, "clip_on": False, "zorder": 2}
+    if axis.axis_name == "x":
+        transform = axis.axes.get_xaxis_transform()
+        axis.axes.plot(at, [0] * len(at), marker=TICKDOWN, transform=transform, scalex=False, scaley=False, **style)
+    else:
+        transform = axis.axes.get_yaxis_transform()
+        axis.axes.plot([0] * len(at), at, marker=TICKLEFT, transform=transform, scalex=False, scaley=False, **style)
 
 
 def extrapolation(axes: Any, start: float, end: float) -> None:

@@ -6,7 +6,7 @@ from abc import abstractmethod
 
 import numpy as np
 
-from reducible.tasks.fit.objective import Floats, Problem
+from reducible.tasks.fit.objective import Floats, Parts, Problem
 
 STEP = 1e-6  # of differences; an error of 1e-6 in a curvature slows Newton's steps by nothing
 
@@ -21,12 +21,12 @@ class CurvedProblem(Problem):
     def formula(self, theta: Floats) -> tuple[Floats, Floats]:
         """(P, size) parameters on the solver's scale -> the model (P, n) and its derivatives (P, n, size)."""
 
-    def _parts(self, theta: Floats) -> tuple[Floats, Floats]:
+    def parts(self, theta: Floats) -> Parts:
         model, slopes = self.formula(theta)
         return np.maximum(model, 1e-12), slopes
 
     def slopes(self, theta: Floats, powers: Floats) -> Floats:
-        """The second of `_parts`, which are the slopes here."""
+        """The second of `parts`, which are the slopes here."""
         return powers
 
     def bend(self, theta: Floats, powers: Floats, pull: Floats, hessian: Floats) -> None:

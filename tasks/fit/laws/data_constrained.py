@@ -15,10 +15,10 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import numpy as np
-from numpy.typing import ArrayLike
+from numpy.typing import ArrayLike, NDArray
 
 from reducible.tasks.fit.cost import Cost
 from reducible.tasks.fit.laws.chinchilla import CHINCHILLA
@@ -132,6 +132,9 @@ class RepeatedData(CurvedProblem):
     @property
     def exponents(self) -> int:
         return 4
+
+    def of_runs(self, rows: NDArray[np.intp]) -> Problem:
+        return replace(super().of_runs(rows), unique=self.unique[rows])  # type: ignore[call-arg]
 
     def scaled(self, raw: Floats) -> Floats:
         theta = super().scaled(raw)
