@@ -245,7 +245,7 @@ def plan(
     flag_value="",
     default="chinchilla",
     show_default=True,
-    help="Form of the law. Without a name, lists the known forms.",
+    help="Form of the law; auto: the one that predicts best. Without a name, lists the known forms.",
 )
 @click.option(
     "--objective",

@@ -23,6 +23,7 @@ def list_forms() -> None:
 
     for form in FORMS.values():
         click.echo(f"{form.name:17} {form.formula}   ({form.source[0]})")
+    click.echo(f"{'auto':17} the form that predicts best by back-test")
 
 
 def fit_command(location: str, folder: Path | None, options: TableOptions, asked: FitOptions) -> None:
@@ -30,12 +31,13 @@ def fit_command(location: str, folder: Path | None, options: TableOptions, asked
 
     With families: a folder for each, and one report that compares them.
     """
+    from reducible.tasks.fit.fit_spec import AUTO
     from reducible.tasks.fit.laws.registry import form_named
     from reducible.tasks.fit.run_table import read_runs
 
     if folder is not None and folder.exists() and not folder.is_dir():
         raise UserError(f"--out {folder}: is not a folder")
-    runs = read_runs(location, options, form_named(asked.form).columns)
+    runs = read_runs(location, options, () if asked.form == AUTO else form_named(asked.form).columns)
     for remark in runs.remarks:
         click.echo(remark)
     folder = folder or folder_beside(location, options.experiment)

@@ -11,7 +11,7 @@ import pandas
 
 from reducible.tasks.errors import UserError
 from reducible.tasks.fit.fit import fit_runs
-from reducible.tasks.fit.fit_spec import FitOptions
+from reducible.tasks.fit.fit_spec import AUTO, FitOptions
 from reducible.tasks.fit.fit_summary import families_summary, summary
 from reducible.tasks.fit.laws.registry import form_named
 from reducible.tasks.fit.overtaking import Comparison, compare
@@ -83,11 +83,11 @@ def write_fit(fit: Fit, folder: Path) -> None:
 
 
 def _fit(runs: RunTable, table: pandas.DataFrame, options: FitOptions) -> Fit:
-    form = form_named(options.form)
-    if UNIQUE in table and UNIQUE not in form.columns and (many := int(repeated(table["D"], table[UNIQUE]).sum())):
+    known = options.form == AUTO or UNIQUE in form_named(options.form).columns
+    if UNIQUE in table and not known and (many := int(repeated(table["D"], table[UNIQUE]).sum())):
         raise UserError(
             f"{plural(many, 'run')} of {len(table)} repeat their data (D is above unique_tokens), which the form "
-            f"{form.name} does not know; --form data-constrained does, and --ignore {UNIQUE} fits them alike"
+            f"{options.form} does not know; --form data-constrained does, and --ignore {UNIQUE} fits them alike"
         )
     return fit_runs(table, options.model_copy(update={"counts": runs.counts}), runs.notes)
 

@@ -16,17 +16,31 @@ from reducible.tasks.fit.admission import admit
 from reducible.tasks.fit.allocation import allocation
 from reducible.tasks.fit.bootstrap import cells_of, law_draws
 from reducible.tasks.fit.cost import cost_of
-from reducible.tasks.fit.fit_spec import FitOptions
+from reducible.tasks.fit.fit_spec import AUTO, FitOptions
 from reducible.tasks.fit.laws.form import Form
-from reducible.tasks.fit.laws.registry import form_named
+from reducible.tasks.fit.laws.registry import FORMS, form_named
 from reducible.tasks.fit.objective import Floats, Problem
 from reducible.tasks.fit.profile import deviation, profile_of_E
+from reducible.tasks.fit.ranking import LEVELS, rank
 from reducible.tasks.fit.repeats import UNIQUE, repeats_note
-from reducible.tasks.fit.result import Allocation, BackTest, Estimate, Fit, Health, Law, ProfileOfE, Run, estimate
+from reducible.tasks.fit.result import (
+    Allocation,
+    BackTest,
+    Estimate,
+    Fit,
+    Health,
+    Law,
+    ProfileOfE,
+    Ranking,
+    Run,
+    estimate,
+)
 from reducible.tasks.fit.search import Optimum, search, solve_subsets
 from reducible.tasks.words import listed, spelled
 
 Columns = dict[str, Floats]
+SIZE_COLUMNS = ("N", "N_without_embeddings")
+NOT_IDENTIFIED = "E is not identified by these runs: "
 ONE_LINE = 0.2  # deviation of log D about its regression on log N below which D/N counts as not varied
 OUTLIER = 6.0  # robust deviations at which a run is named
 BACK_TESTS = 8  # at most so many thresholds
@@ -42,6 +56,10 @@ def fit_runs(table: pandas.DataFrame, options: FitOptions | None = None, notes: 
     """
     started = time.perf_counter()
     options = options or FitOptions()
+    ranking = None
+    if options.form == AUTO:
+        ranking = _ranking(table, options)
+        options = options.model_copy(update={"form": ranking.chosen})
     form = form_named(options.form)
     runs = admit(table, options.counts, form.columns)
     used = [run for run in runs if run.used]
@@ -97,8 +115,32 @@ def fit_runs(table: pandas.DataFrame, options: FitOptions | None = None, notes: 
         back_tests=back_tests,
         seconds=time.perf_counter() - started,
         options=options.model_dump(),
+        ranking=ranking,
         notes=notes,
     )
+
+
+def _ranking(table: pandas.DataFrame, options: FitOptions) -> Ranking:
+    """The back-test of every form whose columns the table has, on the runs that all of them can read."""
+    size = "N" if options.counts == "parameters" else "N_without_embeddings"
+    there = {"N" if name == size else name for name in table.columns if name == size or name not in SIZE_COLUMNS}
+    readable = {name: form for name, form in FORMS.items() if set(form.columns) <= there}
+    needed = tuple(dict.fromkeys(column for form in readable.values() for column in form.columns))
+    used = [run for run in admit(table, options.counts, needed) if run.used]
+    tests, without = {}, {}
+    for name, form in FORMS.items():
+        if name not in readable:
+            lacking = [column for column in form.columns if column not in there]
+            without[name] = f"the table has no {listed(lacking)}"
+            continue
+        columns = {key: np.array([getattr(run, key) for run in used], dtype=float) for key in form.columns}
+        if not used or (verdict := _no_law(form, columns).verdict):
+            without[name] = verdict.removeprefix(NOT_IDENTIFIED) if used else "no run has all columns"
+            continue
+        loss = np.array([run.loss for run in used])
+        problem = options.posed(form.problem(columns, loss, options.delta), _weights(used))
+        tests[name] = _back_tests(form, columns, problem, used, LEVELS)
+    return rank(tests, without)
 
 
 def _law(
@@ -158,7 +200,7 @@ def _no_law(form: Form, columns: Columns) -> Health:
         r_squared=math.nan,
         identified=False,
         splits=False,
-        verdict=f"E is not identified by these runs: {reason}" if reason else "",
+        verdict=f"{NOT_IDENTIFIED}{reason}" if reason else "",
     )
 
 
@@ -176,7 +218,7 @@ def _health(
     why_not = _why_not_identified(columns, law, profile)
     bound_hits = tuple(f"{law.form.parameters[i]} = {bound:g}" for i, bound in optimum.bound_hits)
     interval = f"[{law.E.low:.4g}, {law.E.high:.4g}]"
-    verdict = f"E is not identified by these runs: {why_not}" if why_not else f"E lies in {interval}"
+    verdict = f"{NOT_IDENTIFIED}{why_not}" if why_not else f"E lies in {interval}"
     return Health(
         runs=len(used),
         cells=int(cells_of(*columns.values()).max()) + 1,
@@ -264,19 +306,26 @@ def _warnings(
     return tuple(lines)
 
 
-def _back_tests(form: Form, columns: Columns, problem: Problem, used: list[Run]) -> tuple[BackTest, ...]:
-    """Fits the runs up to each level of compute and predicts those above: the error that matters."""
+def _back_tests(
+    form: Form, columns: Columns, problem: Problem, used: list[Run], tried: int | None = None
+) -> tuple[BackTest, ...]:
+    """Fits the runs up to each level of compute and predicts those above: the error that matters.
+
+    tried: only so many levels are tried, evenly spread, which are then the same for every form.
+    """
     # By level, not by C: runs of one budget differ a little in C, and one would predict the other.
     level_of = {run.name: level for level, group in enumerate(isoflop.budgets(used)) for run in group}
     at = np.array([level_of[run.name] for run in used])
     levels = np.unique(at)[:-1]
+    if tried is not None and len(levels) > tried:
+        levels = levels[np.unique(np.linspace(0, len(levels) - 1, tried).astype(int))]
     kept = []
     for level in levels:
         known = {name: values[level >= at] for name, values in columns.items()}
         enough = (level >= at).sum() > form.size + 1 and not _no_law(form, known).verdict
         if enough and not (form.splits and _on_one_line(known)):
             kept.append(level)
-    if len(kept) > BACK_TESTS:
+    if tried is None and len(kept) > BACK_TESTS:
         kept = [kept[i] for i in np.unique(np.linspace(0, len(kept) - 1, BACK_TESTS).astype(int))]
     if not kept:
         return ()

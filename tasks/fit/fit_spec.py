@@ -12,6 +12,8 @@ from reducible.tasks.workflow.frozen import Frozen
 
 VERSION = 3
 """Raised when the same spec and inputs would give another fit."""
+AUTO = "auto"
+"""In place of a form's name: the form that predicts best by back-test."""
 ABSOLUTE = 1e-6
 """Huber's delta that stands for least absolute values: far below the noise of any run, and smooth enough to solve."""
 
@@ -19,7 +21,7 @@ ABSOLUTE = 1e-6
 class FitOptions(Frozen):
     """How to fit a table of runs."""
 
-    form: str = Field(default="chinchilla", description="which law: a name in tasks/fit/laws/registry.py")
+    form: str = Field(default="chinchilla", description="which law: a name in tasks/fit/laws/registry.py, or auto")
     counts: Literal["parameters", "parameters_without_embeddings"] = "parameters"
     bootstrap: int = Field(default=1000, ge=100, description="draws behind every interval")
     seed: int = 0
@@ -43,7 +45,7 @@ class FitOptions(Frozen):
     @field_validator("form")
     @classmethod
     def _known(cls, name: str) -> str:
-        return form_named(name).name
+        return name if name == AUTO else form_named(name).name
 
     def posed(self, problem: Problem, weight: Floats | None = None) -> Problem:
         """The problem of a form with the objective that is asked for, and the runs' weights."""

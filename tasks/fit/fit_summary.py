@@ -18,6 +18,7 @@ MOST_EXCLUSIONS = 12  # that are named line by line
 def summary(fit: Fit) -> str:
     """The law or the verdict, the optimum at ten times the largest run, health, back-test, exclusions."""
     lines = [f"{len(fit.used)} runs, {len(fit.excluded)} excluded; C from {_span(fit)} FLOPs"]
+    lines += _ranking(fit)
     law = fit.law
     if law is not None:
         lines.append(f"{law.form.formula}   (95 % intervals)")
@@ -146,6 +147,26 @@ def models_text(predictions: Sequence[tuple[str, ModelPrediction]], costs: Seque
     lines = ["  ".join(f"{cell:{width}}" for cell, width in zip(row, wide, strict=True)).rstrip() for row in rows]
     notes = dict.fromkeys(text for _, one in predictions for text in one.warnings)
     return "\n".join([*lines, *(f"note: {text}" for text in notes)])
+
+
+def _ranking(fit: Fit) -> list[str]:
+    """The forms by what they predicted, if one was to be chosen."""
+    if fit.ranking is None:
+        return []
+    ranking = fit.ranking
+    lines = [f"{ranking.sentence}."]
+    wide = max(len(row.form) for row in ranking.forms)
+    for row in ranking.forms:
+        if row.reason:
+            lines.append(f"  {row.form:{wide}}  not ranked: {row.reason}")
+        else:
+            lines.append(
+                f"  {row.form:{wide}}  back-test error {100 * row.mean:.2f} % (median {100 * row.median:.2f} %, worst "
+                f"{100 * row.worst:.2f} %){', not told from the best' if row.equal and not ranking.told else ''}"
+            )
+    if any(not row.reason for row in ranking.forms):
+        lines.append(f"  mean of {ranking.levels} levels, on the {ranking.predictions} predictions that all made")
+    return lines
 
 
 def _excluded(fit: Fit, whose: str = "") -> list[str]:

@@ -229,6 +229,30 @@ class BackTest:
 
 
 @dataclass(frozen=True)
+class Ranked:
+    """A form and its absolute relative errors on the back-test's predictions; `reason` says why it has none."""
+
+    form: str
+    median: float = math.nan
+    worst: float = math.nan
+    mean: float = math.nan  # over levels of compute, each by its mean
+    equal: bool = False  # whether these runs cannot tell it from the best
+    reason: str = ""
+
+
+@dataclass(frozen=True)
+class Ranking:
+    """Forms of a law by rolling back-test, best first."""
+
+    forms: tuple[Ranked, ...]
+    chosen: str
+    told: bool  # whether one form is better than all others beyond chance
+    sentence: str
+    levels: int = 0
+    predictions: int = 0  # that all ranked forms made
+
+
+@dataclass(frozen=True)
 class Fit:
     """Everything the fit found."""
 
@@ -244,6 +268,7 @@ class Fit:
     back_tests: tuple[BackTest, ...]
     seconds: float
     options: dict[str, Any]
+    ranking: Ranking | None = None  # of the forms, if the form was to be chosen
     notes: tuple[str, ...] = ()  # sentences for the reader: "C was absent and is taken as 6ND", ...
 
     @property

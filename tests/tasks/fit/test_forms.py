@@ -205,7 +205,7 @@ def test_the_command_takes_a_form_lists_all_and_refuses_others(tmp_path: Path) -
     read = CliRunner().invoke(main, ["predict", str(tmp_path / "runs-fit/fit.json"), "--compute", "1e22"])
     assert read.exit_code == 0 and "N* " in read.output
     listed = CliRunner().invoke(main, ["fit", str(table), "--form"])
-    assert listed.exit_code == 0 and [line.split()[0] for line in listed.output.splitlines()] == list(FORMS)
+    assert listed.exit_code == 0 and [line.split()[0] for line in listed.output.splitlines()] == [*FORMS, "auto"]
     wrong = CliRunner().invoke(main, ["fit", str(table), "--form", "chinchila"])
     line = f"there is no form of a law 'chinchila'; nearest is 'chinchilla', all: {', '.join(FORMS)}"
     assert wrong.exit_code == 2 and line in wrong.output
