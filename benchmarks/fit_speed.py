@@ -1,6 +1,10 @@
 """Time of a whole fit with 1000 bootstrap draws against the usual recipe: 4,500 starts of BFGS on the same objective.
 
     OMP_NUM_THREADS=1 python benchmarks/fit_speed.py [--starts 4500]
+    OMP_NUM_THREADS=1 python benchmarks/fit_speed.py --sizes
+
+With --sizes: a whole fit of 240 runs with 1,000 draws and of 10,000 runs with 100, the command `reducible fit` on the
+240, and other forms on the 240 with 100 draws, each in a process of its own.
 
 Fifty simulated runs (known law, 0.3 % noise, isoFLOP design over four decades). By default every tenth start of the
 usual grid is run and the time is multiplied by ten; --starts 4500 runs them all. Times are seconds of one core.
@@ -8,6 +12,10 @@ usual grid is run and the time is multiplied by ten; --starts 4500 runs them all
 
 import argparse
 import itertools
+import resource
+import subprocess
+import sys
+import tempfile
 import time
 
 import numpy as np
@@ -34,6 +42,41 @@ def runs(budgets: int = 5, sizes: int = 10) -> pandas.DataFrame:
     return table
 
 
+FIT = """
+import resource, sys, time
+import pandas
+from reducible.tasks.fit.fit import fit_runs
+from reducible.tasks.fit.fit_spec import FitOptions
+table, began = pandas.read_csv(sys.argv[1]), time.process_time()
+fit_runs(table, FitOptions(bootstrap=int(sys.argv[2]), form=sys.argv[3]))
+peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1e6
+print(f"{time.process_time() - began:.2f} s, {peak:.2f} GB")
+"""
+
+
+def sizes() -> None:
+    """Processor time of whole fits, of other forms and of the command."""
+    with tempfile.TemporaryDirectory() as folder:
+        tables = {240: (10, 24), 10_000: (40, 250)}
+        for many, (budgets, of_each) in tables.items():
+            runs(budgets, of_each).to_csv(f"{folder}/{many}.csv", index=False)
+        for many, draws, form in ((240, 1000, "chinchilla"), (10_000, 100, "chinchilla")):
+            print(f"{many:,} runs, {draws:,} draws: {_output(FIT, f'{folder}/{many}.csv', str(draws), form)}")
+        for form in ("tied", "overtraining", "compute", "farseer", "auto"):
+            print(f"240 runs, 100 draws, {form}: {_output(FIT, f'{folder}/240.csv', '100', form)}")
+        before = resource.getrusage(resource.RUSAGE_CHILDREN)
+        command = [sys.executable, "-m", "reducible.pipelines.cli", "fit", f"{folder}/240.csv"]
+        subprocess.run(command, check=True, capture_output=True)
+        after = resource.getrusage(resource.RUSAGE_CHILDREN)
+        seconds = after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime
+        print(f"reducible fit of 240 runs, 1,000 draws: {seconds:.2f} s")
+
+
+def _output(code: str, *arguments: str) -> str:
+    made = subprocess.run([sys.executable, "-c", code, *arguments], check=True, capture_output=True, text=True)
+    return made.stdout.strip()
+
+
 def usual_recipe(table: pandas.DataFrame, starts: int) -> tuple[np.ndarray, float]:
     """Hoffmann et al.'s grid of starts, logsumexp, BFGS with the exact gradient: objectives and seconds."""
     log_N, log_D, log_loss = (np.log(table[c].to_numpy()) for c in ("N", "D", "loss"))
@@ -57,7 +100,12 @@ def usual_recipe(table: pandas.DataFrame, starts: int) -> tuple[np.ndarray, floa
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--starts", type=int, default=450)
-    starts = parser.parse_args().starts
+    parser.add_argument("--sizes", action="store_true")
+    asked = parser.parse_args()
+    if asked.sizes:
+        sizes()
+        return
+    starts = asked.starts
     table = runs()
     problem = CHINCHILLA.problem({c: table[c].to_numpy() for c in ("N", "D")}, table["loss"].to_numpy(), 1e-3)
     began = time.process_time()

@@ -21,7 +21,7 @@ from reducible.tasks.fit.result import BackTest, Fit
 AUTO = FitOptions(form="auto", bootstrap=100)
 
 
-def tests_of(*levels: Sequence[float]) -> list[BackTest]:
+def back_test(*levels: Sequence[float]) -> list[BackTest]:
     """A back-test with these errors: one sequence for each level of compute."""
     rows = []
     for level, errors in enumerate(levels, 1):
@@ -30,7 +30,7 @@ def tests_of(*levels: Sequence[float]) -> list[BackTest]:
 
 
 def test_a_form_that_is_better_at_every_level_is_told_from_the_others() -> None:
-    good, bad = tests_of([0.01, -0.01], [0.012], [0.008]), tests_of([0.05, -0.02], [0.03], [0.04])
+    good, bad = back_test([0.01, -0.01], [0.012], [0.008]), back_test([0.05, -0.02], [0.03], [0.04])
     found = rank({"chinchilla": bad, "farseer": good})
     assert found.chosen == "farseer" and found.told and [row.form for row in found.forms] == ["farseer", "chinchilla"]
     assert found.forms[0].mean == pytest.approx(0.01) and found.forms[0].worst == pytest.approx(0.012)
@@ -39,8 +39,8 @@ def test_a_form_that_is_better_at_every_level_is_told_from_the_others() -> None:
 
 
 def test_levels_that_disagree_tell_nothing_and_the_standard_form_is_taken() -> None:
-    one, other = tests_of([0.01], [0.03], [0.02], [0.01]), tests_of([0.03], [0.01], [0.01], [0.02])
-    found = rank({"tied": one, "chinchilla": other, "compute": tests_of([0.5], [0.4], [0.6], [0.5])})
+    one, other = back_test([0.01], [0.03], [0.02], [0.01]), back_test([0.03], [0.01], [0.01], [0.02])
+    found = rank({"tied": one, "chinchilla": other, "compute": back_test([0.5], [0.4], [0.6], [0.5])})
     assert not found.told and found.chosen == "chinchilla"
     assert "cannot tell tied and chinchilla apart" in found.sentence
     assert [row.equal for row in found.forms] == [True, True, False]
@@ -49,15 +49,15 @@ def test_levels_that_disagree_tell_nothing_and_the_standard_form_is_taken() -> N
 
 
 def test_two_levels_are_too_few_to_tell() -> None:
-    found = rank({"chinchilla": tests_of([0.5], [0.5]), "tied": tests_of([0.001], [0.001])})
+    found = rank({"chinchilla": back_test([0.5], [0.5]), "tied": back_test([0.001], [0.001])})
     assert not found.told and found.chosen == "chinchilla" and "(fewer than 3)" in found.sentence
 
 
 def test_forms_are_compared_by_what_all_predict() -> None:
     """One that skips the hard level gains nothing by it, and one that predicts next to nothing is not compared."""
     easy, hard = [0.01, 0.01], [0.2, 0.2]
-    whole = tests_of(easy, easy, easy, hard)
-    found = rank({"chinchilla": whole, "farseer": tests_of(easy, easy, easy), "tied": tests_of(easy)})
+    whole = back_test(easy, easy, easy, hard)
+    found = rank({"chinchilla": whole, "farseer": back_test(easy, easy, easy), "tied": back_test(easy)})
     assert found.predictions == 6 and {row.form for row in found.forms if not row.reason} == {"chinchilla", "farseer"}
     assert found.forms[0].mean == found.forms[1].mean
     assert [row.reason for row in found.forms if row.form == "tied"] == ["2 predictions where others have 8"]
@@ -101,7 +101,7 @@ def test_the_command_ranks_a_table_of_compute_and_loss(tmp_path: Path) -> None:
 
 
 def test_too_few_runs_are_ranked_by_nothing_and_say_so() -> None:
-    fit = fit_runs(table_of(*(axis[:5] for axis in isoflop_design(1, 5))), AUTO)
+    fit = fit_runs(table_of(*(axis[:3] for axis in isoflop_design(1, 5))), AUTO)
     assert fit.ranking is not None and not fit.ranking.told and fit.law is None
     assert "no back-test to rank forms by" in fit.ranking.sentence
     assert all(row.reason and math.isnan(row.mean) for row in fit.ranking.forms)
