@@ -27,7 +27,7 @@ from reducible.tasks.report.report_spec import FamiliesReportSpec, ReportSpec
 from reducible.tasks.words import typed
 from reducible.tasks.workflow.outcome import Outcome
 from reducible.tasks.workflow.store import Store
-from reducible.tasks.workflow.task import Task
+from reducible.tasks.workflow.task import Task, in_order
 
 
 def fit_task(
@@ -150,7 +150,7 @@ def sweep_recipe(recipe: Recipe, root: str, fresh: Sequence[str] = ()) -> int:
             if not outcomes[tasks.dataset.identity].ok:
                 return say_failures(failures(outcomes))
             tasks = sweep_tasks(recipe, store)  # how long its examples are is known only now
-        planned = sum(cell.plan.flops for cell in tasks.cells)
+        planned = sum(task.weight for task in in_order([cell.train for cell in tasks.cells]))  # a trunk counts once
         click.echo(f"{recipe.name}: {len(tasks.cells)} cells, {planned:.3g} FLOPs")
         if warning := warning_of_repeats([cell.train for cell in tasks.cells], store):
             click.secho(warning, fg="yellow")
