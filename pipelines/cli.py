@@ -32,6 +32,12 @@ FROM_LAW = click.option(
     "--from-law", metavar="SWEEP", help="Instead of a recipe: the model that this sweep's law recommends for --flops."
 )
 FLOPS = click.option("--flops", metavar="FLOPS", help="Training budget of --from-law.")
+PRICE = click.option(
+    "--price", type=click.FloatRange(min=0, min_open=True), help="Price of a device-hour. Adds what compute costs."
+)
+DEVICE_FLOPS = click.option(
+    "--device-flops", metavar="FLOPS", help="FLOP/s that a device reaches; default: as in the sweep's runs."
+)
 FAMILY = click.option("--family", help="Family whose law to read, if there are several.")
 
 DISK = (errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOSPC, errno.EDQUOT)  # mistakes of a user, not bugs
@@ -305,6 +311,8 @@ def plan(
 @click.option("--scale", multiple=True, metavar="N=1e6", help="Factor of a column, such as N in millions. Repeatable.")
 @click.option("--decimal", type=click.Choice(["point", "comma"]), help="Decimal mark, if the table does not tell.")
 @click.option("--unchecked", is_flag=True, help="Accept any C/(N D).")
+@PRICE
+@DEVICE_FLOPS
 def fit(
     table: str,
     out: Path | None,
@@ -328,6 +336,8 @@ def fit(
     scale: tuple[str, ...],
     decimal: Any,
     unchecked: bool,
+    price: float | None,
+    device_flops: str | None,
 ) -> None:
     """Fit a scaling law to a table of runs.
 
@@ -373,7 +383,7 @@ def fit(
         decimal=decimal,
         unchecked=unchecked,
     )
-    fit_command(table, out, options, asked)
+    fit_command(table, out, options, asked, price, device_flops)
 
 
 @main.command()
@@ -393,8 +403,8 @@ def fit(
 @click.option("--table", metavar="FILE", help="Table of models with columns N and D: the same for each row.")
 @click.option("--held", is_flag=True, help="Whether the predictions for the runs of `run --from-law` held.")
 @FAMILY
-@click.option("--price", type=click.FloatRange(min=0, min_open=True), help="Price of a device-hour. Adds the cost.")
-@click.option("--device-flops", metavar="FLOPS", help="FLOP/s that a device reaches; default: as in the sweep's runs.")
+@PRICE
+@DEVICE_FLOPS
 @click.option("--json", "as_json", is_flag=True, help="Print JSON.")
 @ROOT
 def predict(

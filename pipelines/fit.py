@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import re
 import shlex
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import click
 
@@ -26,22 +26,34 @@ def list_forms() -> None:
     click.echo(f"{'auto':17} the form that predicts best by back-test")
 
 
-def fit_command(location: str, folder: Path | None, options: TableOptions, asked: FitOptions) -> None:
+def fit_command(
+    location: str,
+    folder: Path | None,
+    options: TableOptions,
+    asked: FitOptions,
+    price: float | None = None,
+    device_flops: str | None = None,
+) -> None:
     """Writes fit.json, runs.csv, report.html and figures into `folder` and prints the law.
 
-    With families: a folder for each, and one report that compares them.
+    With families: a folder for each, and one report that compares them. price: of a device-hour, for the report;
+    device_flops: the FLOP/s that a device reaches.
     """
+    from reducible.pipelines.predict import positive
     from reducible.tasks.fit.fit_spec import AUTO
     from reducible.tasks.fit.laws.registry import form_named
     from reducible.tasks.fit.run_table import read_runs
 
     if folder is not None and folder.exists() and not folder.is_dir():
         raise UserError(f"--out {folder}: is not a folder")
+    money = {"price": price, "device_flops": device_flops and positive("--device-flops", device_flops)}
+    if price is not None and device_flops is None:
+        raise UserError("--price: a table does not say how fast a device is; add --device-flops, such as 4e14")
     runs = read_runs(location, options, () if asked.form == AUTO else form_named(asked.form).columns)
     for remark in runs.remarks:
         click.echo(remark)
     folder = folder or folder_beside(location, options.experiment)
-    page, fit = (_families if runs.families else _one)(runs, location, folder, asked)
+    page, fit = (_families if runs.families else _one)(runs, location, folder, asked, money)
     click.echo(f"\n  report   {page}\n  predict  reducible predict {fit} --compute 1e21")
 
 
@@ -69,7 +81,9 @@ def scales(values: Sequence[str]) -> dict[str, float]:
     return found
 
 
-def _one(runs: RunTable, location: str, folder: Path, options: FitOptions) -> tuple[Path, str]:
+def _one(
+    runs: RunTable, location: str, folder: Path, options: FitOptions, money: Mapping[str, Any]
+) -> tuple[Path, str]:
     from reducible.tasks.fit.files import fit_table
     from reducible.tasks.fit.fit_summary import summary
     from reducible.tasks.report.page import write_report
@@ -77,13 +91,15 @@ def _one(runs: RunTable, location: str, folder: Path, options: FitOptions) -> tu
     from reducible.tasks.report.report_spec import ReportSpec
 
     fit = fit_table(runs, folder, options)
-    spec = ReportSpec(title=_title(location), predict=str(folder / "fit.json"))
+    spec = ReportSpec(title=_title(location), predict=str(folder / "fit.json"), **money)
     page = write_report(fit, spec, folder, provenance=provenance()).path
     click.echo(summary(fit))
     return page, shlex.quote(str(folder / "fit.json"))
 
 
-def _families(runs: RunTable, location: str, folder: Path, options: FitOptions) -> tuple[Path, str]:
+def _families(
+    runs: RunTable, location: str, folder: Path, options: FitOptions, money: Mapping[str, Any]
+) -> tuple[Path, str]:
     from reducible.tasks.fit.files import fit_families
     from reducible.tasks.fit.fit_summary import families_summary
     from reducible.tasks.report.provenance import provenance
@@ -92,7 +108,11 @@ def _families(runs: RunTable, location: str, folder: Path, options: FitOptions) 
 
     fits, comparison, refused = fit_families(runs, folder, options)
     spec = FamiliesReportSpec(
-        title=_title(location), predict=str(folder), families=tuple(fits), declared=tuple(dict.fromkeys(runs.families))
+        title=_title(location),
+        predict=str(folder),
+        families=tuple(fits),
+        declared=tuple(dict.fromkeys(runs.families)),
+        **money,
     )
     page = write_families_report(fits, comparison, spec, folder, provenance=provenance()).path
     click.echo(families_summary(fits, comparison))

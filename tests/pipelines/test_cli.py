@@ -315,14 +315,20 @@ def test_a_run_from_text_to_a_sample(toy: Path, tmp_path: Path) -> None:
 @pytest.mark.slow
 def test_a_sweep_whose_cells_search_their_rates_at_once(toy: Path, tmp_path: Path) -> None:
     toy.write_text(
-        TOY + "sweep: {tokens: [5k, 10k], widths: [8], learning_rate: {samples: 2, low: 1e-3, high: 1e-2}}\n"
+        TOY
+        + "sweep: {tokens: [5k, 10k], widths: [8],\n"
+        + "  learning_rate: {samples: 2, low: 1e-3, high: 1e-2, batches: [0.5]}}\n"
     )
     root = ["--root", tmp_path / "root"]
     first = called(["sweep", toy, *root])
     assert first.exit_code == 0, first.output
     results = list((tmp_path / "root" / "artifacts" / "search").glob("*/result.json"))
     assert len(results) == 2
-    assert {json.loads(path.read_text())["learning_rate"] for path in results} <= {1e-3, 1e-2}
+    found = [json.loads(path.read_text()) for path in results]
+    assert {one["learning_rate"] for one in found} <= {1e-3, 1e-2}
+    assert all(batch == 128 and len(trials) == 2 for one in found for batch, trials in one["batches"])
+    assert all(len(one["batches"]) == 1 for one in found)
+    assert "the best learning rate is the" in first.output and "must be" in first.output
     again = called(["sweep", toy, *root])
     assert again.exit_code == 0 and "Starting Ray" not in again.output
 

@@ -194,6 +194,10 @@ def test_the_law_is_fitted_anew_and_the_sweep_s_stays(tmp_path: Path) -> None:
     assert row["metrics"]["final/predicted_loss"] == expected.value and row["metrics"]["final/prediction_held"] == 1
     (row,) = read_rows(store.artifact("report", chosen.report.identity) / "record")
     assert row["metrics"]["final/predicted_loss_low"] == expected.low and "law/E" in row["metrics"]
+    told = called("predict", "toy", "--held", "--root", tmp_path)
+    assert told.exit_code == 0 and told.output == f"{found.sentence}\n"
+    none = called("predict", "toy-5e10", "--held", "--root", tmp_path)
+    assert "toy-5e10: no run was trained by its law yet; reducible run --from-law toy-5e10 --flops FLOPS" in none.output
     # The new law recommends as the sweep's does, and its page holds both predictions.
     second = recommended("toy-5e10", 2e11, None, (), store)
     assert second.name == "toy-5e10-2e11" and second.source.fit.used == after.used

@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 from in_process import called
 from law_cases import QUICK, isoflop_design, table_of
+from page_cases import Page
 
 from reducible.tasks.errors import UserError
 from reducible.tasks.fit.fit import fit_runs
@@ -62,3 +63,14 @@ def test_the_command_adds_the_cost(timed: Fit, tmp_path: Path) -> None:
     (tmp_path / "plans.csv").write_text("name,N,D\na,1e9,2e10\n")
     table = called("predict", tmp_path, "--table", tmp_path / "plans.csv", "--price", "3600", "--device-flops", "1e15")
     assert table.output.splitlines()[1].split()[-1] == "1.2e+05"  # 6 x 1e9 x 2e10 / 1e15 seconds
+
+
+def test_the_report_of_a_table_has_the_cost_too(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("reducible.tasks.report.page.draw", lambda *_: [])
+    table_of(*isoflop_design(4, 5), noise=0.003, seed=1).to_csv(tmp_path / "runs.csv", index=False)
+    refused = called("fit", tmp_path / "runs.csv", "--price", "2.5")
+    assert refused.exit_code == 2 and "--price: a table does not say how fast a device is" in refused.output
+    told = called("fit", tmp_path / "runs.csv", "--draws", "100", "--price", "2.5", "--device-flops", "4e14")
+    assert told.exit_code == 0, told.output
+    page = Page((tmp_path / "runs-fit" / "report.html").read_text())
+    assert "on devices that reach 4×10¹⁴ FLOP/s (as given), at 2.50 an hour" in page.text
