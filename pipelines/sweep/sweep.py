@@ -114,16 +114,21 @@ def report_task(
     if "" in fits:
         family = recipe.model.get("family", DEFAULT)
         spec = ReportSpec(description=f"The family {family}, trained on {content['source']}.", **shown)
-        inputs = {"fit": fits[""], "data": dataset, **fits[""].inputs, **(confirmations or {})}
+        inputs = {"fit": fits[""], "data": dataset, **_trainings(fits[""]), **(confirmations or {})}
         return Task(run="reducible.tasks.report.report_task:run", spec=spec, inputs=inputs, **common)
     described = f"The families {', '.join(fits)}, trained on {content['source']}."
     inputs = {"comparison": compare_task(recipe, fits), "data": dataset}
     for name, fit in fits.items():
         inputs[f"{name}/fit"] = fit
-        inputs |= {f"{name}/{key}": cell for key, cell in fit.inputs.items()}
+        inputs |= {f"{name}/{key}": cell for key, cell in _trainings(fit).items()}
     names = tuple(entry.title for entry in recipe.sweep.families) if recipe.sweep else ()
     several = FamiliesReportSpec(description=described, families=tuple(fits), declared=names, **shown)
     return Task(run="reducible.tasks.report.several_families:run", spec=several, inputs=inputs, **common)
+
+
+def _trainings(fit: Task) -> dict[str, Task]:
+    """The inputs of a fit whose learning curves a report shows: not the searches, which are in the fit's own files."""
+    return {name: task for name, task in fit.inputs.items() if task.name == "train"}
 
 
 def _recipe_text(recipe: Recipe) -> str:

@@ -77,6 +77,7 @@ def searched(task: Task, N: int, D: float, store: Store) -> None:
     result = {"learning_rate": best, "at_edge": best in (spec.rates[0], spec.rates[-1]), "trials": trials}
     with store.staged("search", task.identity, task.title, description(task)) as (_, folder):
         (folder / "result.json").write_text(json.dumps(result))
+        (folder / "record").mkdir()
 
 
 def swept(wanted: Recipe, store: Store, noise: float = 0.002, lost: Sequence[int] = ()) -> None:
