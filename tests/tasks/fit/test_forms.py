@@ -234,6 +234,8 @@ def test_a_table_of_compute_and_loss_is_enough_for_a_law_of_compute(tmp_path: Pa
     assert read.exit_code == 0 and "N*" not in read.output and "nan" not in read.output
     page = Page((tmp_path / "bare-fit/report.html").read_text())
     assert not re.search(r"\b(nan|inf|None)\b", page.text)
+    assert "Spent as in these runs, ten times the compute removes" in page.text
+    assert "best split" not in page.text and "best size;" not in page.text and "too few parameters" not in page.text
 
 
 def test_seeds_of_one_compute_are_one_cell_where_N_and_D_are_not_known() -> None:

@@ -9,6 +9,7 @@ import pandas
 import pytest
 from click.testing import CliRunner
 from law_cases import isoflop_design, table_of
+from page_cases import Page
 
 from reducible.pipelines.cli import main
 from reducible.tasks.fit.fit import fit_runs
@@ -96,6 +97,9 @@ def test_the_command_ranks_a_table_of_compute_and_loss(tmp_path: Path) -> None:
     assert made.exit_code == 0, made.output
     assert "compute is the only form that these runs can carry and test" in made.output
     assert "chinchilla        not ranked: the table has no N and D" in made.output
+    page = Page((tmp_path / "runs-fit/report.html").read_text())
+    assert "compute is the only form that these runs can carry and test" in page.text
+    assert "the table has no N and D" in page.text and "taken" in page.text
     read = CliRunner().invoke(main, ["predict", str(tmp_path / "runs-fit"), "--compute", "1e23"])
     assert read.exit_code == 0, read.output
 
