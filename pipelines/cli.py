@@ -401,6 +401,7 @@ def fit(
 )
 @click.option("--D", "units", metavar="COUNT", help="Target units that the model is trained on.")
 @click.option("--table", metavar="FILE", help="Table of models with columns N and D: the same for each row.")
+@click.option("--unique-tokens", metavar="COUNT", help="Units of data there are, for a law of repeated data.")
 @click.option("--held", is_flag=True, help="Whether the predictions for the runs of `run --from-law` held.")
 @FAMILY
 @PRICE
@@ -415,6 +416,7 @@ def predict(
     size: str | None,
     units: str | None,
     table: str | None,
+    unique_tokens: str | None,
     held: bool,
     family: str | None,
     price: float | None,
@@ -439,7 +441,7 @@ def predict(
     from reducible.pipelines.predict import Asked, print_gain, print_held, print_model, print_models, print_prediction
     from reducible.tasks.errors import UserError
 
-    asked = Asked(sweep, root, family, as_json, price, device_flops)
+    asked = Asked(sweep, root, family, as_json, price, device_flops, unique_tokens)
     model = size is not None or units is not None
     questions = [loss is not None, gain is not None, model, table is not None, held]
     one = UserError(

@@ -17,6 +17,7 @@ from reducible.tasks.fit.numerals import number
 from reducible.tasks.fit.predict import gain, model_within, predict, predict_model
 from reducible.tasks.fit.price import Price, price_of
 from reducible.tasks.fit.result import Estimate, Fit
+from reducible.tasks.fit.unique_data import with_unique_data
 from reducible.tasks.workflow.store import MANIFEST, Store
 
 
@@ -32,9 +33,13 @@ class Asked:
     price: float | None = None
     """Per device-hour."""
     device_flops: str | None = None
+    unique_tokens: str | None = None
 
     def fit(self) -> Fit:
-        return load_fit(self.sweep, self.root, self.family)
+        fit = load_fit(self.sweep, self.root, self.family)
+        if self.unique_tokens is None:
+            return fit
+        return with_unique_data(fit, positive("--unique-tokens", self.unique_tokens))
 
     def price_of(self, fit: Fit) -> Price | None:
         """None: no price is asked for."""

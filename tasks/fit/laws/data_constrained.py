@@ -23,7 +23,7 @@ from numpy.typing import ArrayLike, NDArray
 from reducible.tasks.fit.cost import Cost
 from reducible.tasks.fit.laws.chinchilla import CHINCHILLA
 from reducible.tasks.fit.laws.curved import CurvedProblem
-from reducible.tasks.fit.laws.form import Form
+from reducible.tasks.fit.laws.form import COMPUTES, Form
 from reducible.tasks.fit.objective import Floats, Problem, Range
 
 RATES = Range(bounds=(1e-3, 10.0), starts=(0.03, 1.0), near=(0.05, 0.5))  # 1/R: from 1000 repetitions to a tenth
@@ -76,7 +76,7 @@ class DataConstrained(Form):
         """Without unique_tokens there are as many of them as anyone wants."""
         if "unique_tokens" not in columns:
             return CHINCHILLA.loss(np.asarray(theta)[..., :5], N=columns["N"], D=columns["D"])
-        N, D, unique = (np.asarray(columns[name], dtype=float) for name in self.columns)
+        N, D, unique = (np.asarray(columns[name], dtype=float) for name in ("N", "D", "unique_tokens"))
         unique = np.minimum(D, unique)
         E, A, B, alpha, beta, R_D, R_N = np.moveaxis(np.asarray(theta, dtype=float), -1, 0)
         with np.errstate(divide="ignore"):  # without a term in N or in D any size is too large, or too small
@@ -121,6 +121,29 @@ class DataConstrained(Form):
                     f"runs, which repeat their data up to {most:.3g} times, hardly say how fast {what} lose their worth"
                 )
         return tuple(lines)
+
+
+class WithUnique(DataConstrained):
+    """The same law at a given number of unique units: of N and D alone, so that it has a frontier of its own."""
+
+    def __init__(self, unique: float) -> None:
+        self.unique = unique
+
+    @property
+    def columns(self) -> tuple[str, ...]:
+        return ("N", "D")
+
+    def loss(self, theta: Floats, **columns: ArrayLike) -> Floats:
+        return super().loss(theta, N=columns["N"], D=columns["D"], unique_tokens=self.unique)
+
+    def optimal(self, theta: Floats, cost: Cost, compute: float | Floats) -> tuple[Floats, Floats, Floats]:
+        return Form.optimal(self, theta, cost, compute)
+
+    def required(self, theta: Floats, cost: Cost, loss: Floats) -> tuple[Floats, Floats, Floats]:
+        """Infinite also where repetition leads to no such loss."""
+        N, D, C = Form.required(self, theta, cost, loss)
+        beyond = 0.5 * math.exp(COMPUTES[1]) < C
+        return tuple(np.where(beyond, np.inf, value) for value in (N, D, C))  # type: ignore[return-value]
 
 
 @dataclass(frozen=True)

@@ -1,5 +1,6 @@
 """Each form against oracles of its own: torch's derivatives, exact recovery, brute force, published coefficients."""
 
+import json
 import math
 from collections.abc import Callable
 from pathlib import Path
@@ -8,12 +9,15 @@ import numpy as np
 import pandas
 import pytest
 import torch
+from click.testing import CliRunner
 
+from reducible.pipelines.cli import main
 from reducible.tasks.errors import UserError
 from reducible.tasks.fit.cost import Cost
 from reducible.tasks.fit.fit import fit_runs
 from reducible.tasks.fit.fit_spec import FitOptions
 from reducible.tasks.fit.laws.chinchilla import CHINCHILLA
+from reducible.tasks.fit.laws.data_constrained import WithUnique
 from reducible.tasks.fit.laws.registry import FORMS
 from reducible.tasks.fit.search import search
 
@@ -217,3 +221,45 @@ def test_a_form_that_takes_repeated_units_for_new_ones_says_so() -> None:
     assert any(f"{again} of 49 trainings read their data up to 100 times" in text for text in fit.notes)
     once = fit_runs(table.assign(unique_tokens=table.D), FitOptions(bootstrap=100))
     assert not any("times" in text for text in once.notes)
+
+
+def test_the_best_split_of_limited_data_is_that_of_brute_force() -> None:
+    """More compute than the data feed goes into repetition and size, up to a plateau that no compute leaves."""
+    truth = np.array([LAWS["data-constrained"][1]])
+    cost, unique = Cost(6, 0, 0.5, 0), 1e9
+    form = WithUnique(unique)
+    for C in (1e18, 1e21, 1e23):
+        sizes = np.geomspace(1e5, 1e13, 200_001)
+        units = cost.units(sizes, C)
+        losses = FORMS["data-constrained"].loss(truth[0], N=sizes, D=units, unique_tokens=np.full(len(sizes), unique))
+        N, D, loss = (float(value[0]) for value in form.optimal(truth, cost, C))
+        assert loss == pytest.approx(losses.min(), rel=1e-9)
+        assert form.loss(truth[0], N=N, D=D) == pytest.approx(loss, rel=1e-12)
+    assert 4 * unique < D  # at 1e23 FLOPs
+    free = CHINCHILLA.optimal(truth[:, :5], cost, 1e18)
+    np.testing.assert_allclose(form.optimal(truth, cost, 1e18), free, rtol=1e-4)  # the data are not used up
+    plateau = float(form.loss(truth[0], N=1e30, D=1e30))
+    reached = form.required(np.repeat(truth, 2, axis=0), cost, np.array([loss, 0.999 * plateau]))[2]
+    assert reached[0] == pytest.approx(1e23, rel=1e-4) and reached[1] == math.inf
+
+
+def test_predict_takes_the_unique_tokens(tmp_path: Path) -> None:
+    path = tmp_path / "runs.csv"
+    repeated().to_csv(path, index=False)
+    made = CliRunner().invoke(main, ["fit", str(path), "--form", "data-constrained", "--draws", "100"])
+    assert made.exit_code == 0, made.output
+    where = str(tmp_path / "runs-fit")
+    asked = ["--N", "1e9", "--D", "4e10", "--json"]
+    once, again = (
+        json.loads(CliRunner().invoke(main, ["predict", where, *asked, "--unique-tokens", units]).output)["loss"]
+        for units in ("40B", "1B")
+    )
+    expected = [FORMS["data-constrained"].loss(np.array(LAWS["data-constrained"][1]), N=1e9, D=4e10, unique_tokens=u)
+                for u in (4e10, 1e9)]  # fmt: skip
+    assert [once["value"], again["value"]] == pytest.approx(expected, rel=0.01)
+    best = CliRunner().invoke(main, ["predict", where, "--compute", "1e22", "--unique-tokens", "1B"])
+    assert best.exit_code == 0 and "D* " in best.output, best.output
+    plain = CliRunner().invoke(main, ["fit", str(path), "--ignore", "unique_tokens", "--draws", "100"])
+    assert plain.exit_code == 0, plain.output
+    refused = CliRunner().invoke(main, ["predict", where, "--compute", "1e22", "--unique-tokens", "1B"])
+    assert refused.exit_code == 2 and "fit with --form data-constrained" in refused.output
