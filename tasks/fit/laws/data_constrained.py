@@ -81,7 +81,7 @@ class DataConstrained(Form):
         E, A, B, alpha, beta, R_D, R_N = np.moveaxis(np.asarray(theta, dtype=float), -1, 0)
         with np.errstate(divide="ignore"):  # without a term in N or in D any size is too large, or too small
             log_best = (np.log(alpha * A) - np.log(beta * B) + beta * np.log(unique)) / alpha
-        taught = N * np.exp(np.clip(log_best - np.log(N), -TAUGHT, 0))
+        taught = N * np.exp(np.clip(log_best - np.log(N), -600, 0))  # above what a float cannot hold
         D_effective = unique * (1 - R_D * np.expm1(-(D / unique - 1) / R_D))
         N_effective = taught * (1 - R_N * np.expm1(-(N / taught - 1) / R_N))
         return E + A * N_effective**-alpha + B * D_effective**-beta
@@ -142,7 +142,8 @@ class WithUnique(DataConstrained):
     def required(self, theta: Floats, cost: Cost, loss: Floats) -> tuple[Floats, Floats, Floats]:
         """Infinite also where repetition leads to no such loss."""
         N, D, C = Form.required(self, theta, cost, loss)
-        beyond = 0.5 * math.exp(COMPUTES[1]) < C
+        sound = (theta[:, 1:3] > 0).all(axis=1)
+        beyond = sound & ~(C < 0.5 * math.exp(COMPUTES[1]))  # a nan is one whose optimum left every size
         return tuple(np.where(beyond, np.inf, value) for value in (N, D, C))  # type: ignore[return-value]
 
 

@@ -239,8 +239,9 @@ def test_the_best_split_of_limited_data_is_that_of_brute_force() -> None:
     free = CHINCHILLA.optimal(truth[:, :5], cost, 1e17)
     np.testing.assert_allclose(form.optimal(truth, cost, 1e17), free, rtol=1e-4)  # the data are not used up
     plateau = float(form.loss(truth[0], N=1e30, D=1e30))
-    reached = form.required(np.repeat(truth, 2, axis=0), cost, np.array([loss, 0.999 * plateau]))[2]
-    assert reached[0] == pytest.approx(1e23, rel=1e-4) and reached[1] == math.inf
+    goals = np.array([float(form.optimal(truth, cost, 1e20)[2][0]), 0.999 * plateau])
+    reached = form.required(np.repeat(truth, 2, axis=0), cost, goals)[2]
+    assert reached[0] == pytest.approx(1e20, rel=1e-4) and reached[1] == math.inf
 
 
 def test_predict_takes_the_unique_tokens(tmp_path: Path) -> None:
