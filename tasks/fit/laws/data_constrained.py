@@ -143,7 +143,7 @@ class WithUnique(DataConstrained):
         """Infinite also where repetition leads to no such loss."""
         N, D, C = Form.required(self, theta, cost, loss)
         sound = (theta[:, 1:3] > 0).all(axis=1)
-        beyond = sound & ~(C < 0.5 * math.exp(COMPUTES[1]))  # a nan is one whose optimum left every size
+        beyond = sound & ~(0.5 * math.exp(COMPUTES[1]) > C)  # a nan is one whose optimum left every size
         return tuple(np.where(beyond, np.inf, value) for value in (N, D, C))  # type: ignore[return-value]
 
 
