@@ -99,7 +99,12 @@ def test_the_files_that_a_change_opens_are_those_of_the_table(change: str) -> No
             for name in ("recurrent", "seq2seq", "ssm", "vae")
         ),
         ("tasks.train.optimizers.adamw", ["tasks/train/optimizers/registry.py"]),
-        ("tasks.fit.laws.chinchilla", ["tasks/fit/laws/registry.py"]),
+        *(
+            (f"tasks.fit.laws.{name}", ["tasks/fit/laws/registry.py"])
+            for name in ("tied", "compute", "overtraining", "farseer")
+        ),
+        # The law of repeated data is Chinchilla's where nothing is repeated.
+        ("tasks.fit.laws.chinchilla", ["tasks/fit/laws/data_constrained.py", "tasks/fit/laws/registry.py"]),
         ("tasks.dataset.series_kind", ["tasks/dataset/kind.py"]),
         ("tasks.dataset.pairs_kind", ["tasks/dataset/kind.py"]),
         ("pipelines.dataset.series_data", ["pipelines/dataset/kinds.py"]),
