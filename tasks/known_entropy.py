@@ -24,7 +24,7 @@ def agreement(known: KnownEntropy, fit: Fit) -> str:
     if fit.law is None:
         return "no law was fitted, so there is no E to compare"
     E, truth = fit.law.E, known.truth
-    if not fit.health.identified:
+    if not fit.health.bounded:
         return f"{truth:.4g}; these runs do not identify E"
     inside = E.low - known.error <= truth <= E.high + known.error
     if inside:

@@ -10,8 +10,8 @@ from dataclasses import replace
 import numpy as np
 from numpy.typing import NDArray
 
+from reducible.tasks.fit.noise import deviation
 from reducible.tasks.fit.objective import Floats, Problem, minimise, solve_linear
-from reducible.tasks.fit.profile import deviation
 from reducible.tasks.fit.search import Optimum
 
 EFFICIENT = 1.345  # deviations at which Huber's estimate has 95 % of the efficiency of least squares (Huber 1981)
@@ -50,7 +50,7 @@ def error_draws(problem: Problem, optimum: Optimum, cell: NDArray[np.intp], draw
     of_cell = np.eye(int(cell.max()) + 1)[cell]
     count = of_cell.sum(axis=0)
     mean = residuals @ of_cell / count
-    J = of_cell.T @ wide.jacobian(theta)[0][:, theta[0] > 0] / np.sqrt(count)[:, None]
+    J = of_cell.T @ wide.jacobian(theta)[0][:, theta[0] > wide.bounds[0]] / np.sqrt(count)[:, None]
     leverage = np.clip((np.linalg.qr(J)[0] ** 2).sum(axis=1), 0, 1 - 1e-6)
     freedom = max(1, J.shape[0] - J.shape[1])
     pooled = float((count * mean**2).sum()) / freedom

@@ -7,15 +7,13 @@ from typing import Literal
 from pydantic import Field, field_validator
 
 from reducible.tasks.fit.laws.registry import form_named
-from reducible.tasks.fit.objective import Floats, Problem
+from reducible.tasks.fit.objective import ABSOLUTE, Floats, Problem
 from reducible.tasks.workflow.frozen import Frozen
 
-VERSION = 3
+VERSION = 4
 """Raised when the same spec and inputs would give another fit."""
 AUTO = "auto"
 """In place of a form's name: the form that predicts best by back-test."""
-ABSOLUTE = 1e-6
-"""Huber's delta that stands for least absolute values: far below the noise of any run, and smooth enough to solve."""
 
 
 class FitOptions(Frozen):

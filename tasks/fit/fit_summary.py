@@ -7,10 +7,12 @@ from collections.abc import Mapping, Sequence
 from itertools import zip_longest
 
 from reducible.tasks.errors import UserError
+from reducible.tasks.fit.back_test import by_ratio
 from reducible.tasks.fit.best_loss import best_loss
 from reducible.tasks.fit.overtaking import Comparison
 from reducible.tasks.fit.predict import Gain, ModelPrediction, predict
 from reducible.tasks.fit.result import Estimate, Fit, Law, Prediction
+from reducible.tasks.words import plural
 
 MOST_EXCLUSIONS = 12  # that are named line by line
 
@@ -22,12 +24,10 @@ def summary(fit: Fit) -> str:
     law = fit.law
     if law is not None:
         lines.append(f"{law.form.formula}   (95 % intervals)")
-        if fit.health.identified:
-            lines.append(f"  E     = {law.E}")
-        else:
-            lines.append(f"  E     = {law.E.value:.4g}, not identified")
+        lines.append(f"  E     = {_E(fit, law)}")
         lines += _parameters(law)
     lines.append(f"{fit.health.verdict}.")
+    lines += [_sentence(text) for text in (*fit.health.findings, fit.health.advice) if text]
     best = best_loss(fit)
     if best is not None:
         source = "law" if best.source == "law" else "isoFLOP minima"
@@ -48,13 +48,8 @@ def summary(fit: Fit) -> str:
             f"{fit.health.gradient_norm:.0e}, condition {fit.health.condition_number:.0f}, "
             f"residuals {100 * fit.health.residual_deviation:.2f} %"
         )
-    if fit.back_tests:
-        worst = max(fit.back_tests, key=lambda test: abs(test.error))
-        mean = sum(abs(test.error) for test in fit.back_tests) / len(fit.back_tests)
-        lines.append(
-            f"back-test: mean error {100 * mean:.2f} % over {len(fit.back_tests)} predictions, worst "
-            f"{100 * worst.error:+.2f} % ({worst.run}, {worst.ratio:.3g} times the runs it was fitted on)"
-        )
+    lines += _back_test(fit)
+    lines += _sensitivity(fit)
     lines += [f"note: {text}" for text in (*fit.health.warnings, *fit.notes)]
     lines += _excluded(fit)
     return "\n".join(lines)
@@ -71,7 +66,7 @@ def families_summary(fits: Mapping[str, Fit], comparison: Comparison) -> str:
         if law is None or best is None:
             lines.append(f"{text}; {fit.health.verdict}")
             continue
-        E = f"E = {law.E}" if fit.health.identified else f"E = {law.E.value:.4g}, not identified"
+        E = f"E = {_E(fit, law)}"
         gamma = best.exponent(fit.largest_compute)
         exponents = "; ".join(f"{exponent} = {law[exponent]}" for exponent in law.form.exponents)
         lines.append(f"{text}; {E}; {exponents}; gamma = {gamma}")
@@ -167,6 +162,45 @@ def _ranking(fit: Fit) -> list[str]:
     if any(not row.reason for row in ranking.forms):
         lines.append(f"  mean of {ranking.levels} levels, on the {ranking.predictions} predictions that all made")
     return lines
+
+
+def _E(fit: Fit, law: Law) -> str:
+    """E with its interval, if it has one, and its level if that is not the best."""
+    if fit.health.identified:
+        return str(law.E)
+    return f"{law.E if fit.health.bounded else format(law.E.value, '.4g')}, {fit.health.level}"
+
+
+def _sentence(text: str) -> str:
+    return f"{text[0].upper()}{text[1:]}."
+
+
+def _back_test(fit: Fit) -> list[str]:
+    """The error to quote, by how far the prediction reached; one line each, and the levels that were left out."""
+    found = by_ratio(fit.back_tests)
+    lines = []
+    if found:
+        lines.append("back-test: fits to the cheaper runs, and how far they miss the dearer ones")
+        for row in found:
+            behind = f"{plural(row.predictions, 'prediction')} of {plural(row.levels, 'fit')}"
+            lines.append(
+                f"  {row.ratio:>3.0f} times the compute: median error {100 * row.median:.2f} %, worst "
+                f"{100 * row.worst:.2f} % ({row.worst_run}; {behind})"
+            )
+    return lines + [f"  {text}" if found else f"no back-test: {text}" for text in fit.untested]
+
+
+def _sensitivity(fit: Fit) -> list[str]:
+    """How far E, and N* at ten times the compute, move under other choices; report.html has the table."""
+    if len(fit.sensitivity) < 2:
+        return []
+    spans = []
+    for name, of in (("E", lambda one: one.E), ("N*", lambda one: one.N)):
+        rows = [one for one in fit.sensitivity if math.isfinite(of(one))]
+        if rows:
+            low, high = min(rows, key=of), max(rows, key=of)
+            spans.append(f"{name} from {of(low):.4g} ({low.label}) to {of(high):.4g} ({high.label})")
+    return [f"under other choices: {'; '.join(spans)}"] if spans else []
 
 
 def _excluded(fit: Fit, whose: str = "") -> list[str]:

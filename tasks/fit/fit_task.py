@@ -11,6 +11,7 @@ from typing import Any
 import pandas
 
 from reducible.tasks.errors import UserError
+from reducible.tasks.fit.back_test import by_ratio
 from reducible.tasks.fit.files import write_fit
 from reducible.tasks.fit.fit import fit_runs
 from reducible.tasks.fit.fit_spec import FitSpec
@@ -36,7 +37,7 @@ def run(context: Context) -> None:
         "fit",
         context.label,
         {"options": spec.options.model_dump(), "runs": len(fit.used), "excluded": len(fit.excluded)},
-        tags={**context.tags, "identified": str(fit.health.identified).lower()},
+        tags={**context.tags, "identified": fit.health.level},
     )
     record.row(0, metrics_of(fit) | ({"rates/at_edge": float(len(rates.at_edge))} if rates else {}))
     said = [summary(fit), *(rates.sentences if rates else ())]
@@ -120,6 +121,9 @@ def metrics_of(fit: Fit) -> dict[str, float]:
         metrics["law/a"] = fit.allocation.a.value
     if fit.isoflop is not None:
         metrics["isoflop/a"] = fit.isoflop.a.value
-    if fit.back_tests:
-        metrics["back_test/mean_error"] = sum(abs(test.error) for test in fit.back_tests) / len(fit.back_tests)
+    for row in by_ratio(fit.back_tests):
+        metrics |= {
+            f"back_test/median_error_at_{row.ratio:.0f}_times": row.median,
+            f"back_test/worst_error_at_{row.ratio:.0f}_times": row.worst,
+        }
     return {name: float(value) for name, value in metrics.items() if math.isfinite(value)}

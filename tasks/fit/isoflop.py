@@ -60,31 +60,38 @@ def minima(
     draws: int = 1000,
     seed: int = 0,
     noise: float | None = None,
-    fallback: float = math.nan,
+    about_law: tuple[float, float] = (math.nan, 0.0),
     curve: Curve = "parabola",
 ) -> Minima:
     """Every budget with three sizes or more gets its minimum or the reason why it has none.
 
     `noise` is the relative deviation of a run's loss. By default it is that about the parabolas, pooled over the
-    budgets; with fewer than three degrees of freedom it is `fallback`, the noise about the law.
+    budgets, or `about_law`, that about the law: the one with more degrees of freedom, which stand beside it. Noise
+    that was estimated is drawn anew with every draw (a chi-squared of as many degrees of freedom), so that a slope
+    gets Student's interval. Runs of one size share their noise: seeds differ less than sizes.
     """
     sized = [run for run in runs if math.isfinite(run.N) and math.isfinite(run.D)]
     groups = [group for group in budgets(sized) if len({run.N for run in group}) >= 3]
     shape_of = _shape if curve == "parabola" else _whole
     shapes = [shape_of(group, window, "N") for group in groups]
     lowest = _vertices if curve == "parabola" else _akima
+    freedom = math.inf
     if noise is None:
-        noise = _pooled(groups, shapes, fallback)
+        noise, freedom = max(_pooled(groups, shapes), about_law, key=lambda found: found[1])
     rng = np.random.default_rng(seed)
+    wide = np.ones((draws, 1))
+    if 0 < freedom < math.inf:
+        wide = np.sqrt(freedom / rng.chisquare(freedom, size=(draws, 1)))
     points, kept = [], []
     for group, shape in zip(groups, shapes, strict=True):
         x, loss = _axes(group)
-        normal = rng.standard_normal((draws, len(x)))
+        sizes, size_of, count = np.unique(x, return_inverse=True, return_counts=True)
+        errors = wide * (rng.standard_normal((draws, len(sizes))) / np.sqrt(count))[:, size_of]
         over_D = shape_of(group, window, "D")
         if (refused := shape.refused or over_D.refused) is not None:
             points.append(replace(_point(group, shape), refused=refused))
             continue
-        values = np.atleast_2d(loss if math.isnan(noise) else loss * np.exp(noise * normal))
+        values = np.atleast_2d(loss if math.isnan(noise) else loss * np.exp(noise * errors))
         y = _axes(group, "D")[0]
         (log_N, minimum), (log_D, _) = lowest(x, values, shape), lowest(y, values, over_D)
         (best_N, best_loss), (best_D, _) = lowest(x, loss[None], shape), lowest(y, loss[None], over_D)
@@ -138,6 +145,8 @@ def frontier(found: Minima) -> Frontier:
     best = _power(C, loss[None])[0]
     draws = found.draws[:, :, 2].T
     table = _power(C, draws[np.isfinite(draws).all(axis=1)])
+    if best[1] <= 0:
+        return Frontier(found.points, verdict="the loss of the budgets' minima does not fall with compute")
     E, K, gamma = (estimate(float(best[i]), table[:, i]) for i in range(3))
     if len(table) and E.low > 0:
         verdict = f"E of the frontier lies between {E.low:.4g} and {E.high:.4g}"
@@ -198,15 +207,17 @@ def _window(x: Floats, centre: float, window: float) -> NDArray[np.intp]:
     return np.flatnonzero(np.abs(x - centre) <= max(math.log(window), third) + 1e-12)
 
 
-def _pooled(groups: list[list[Run]], shapes: list[_Shape], fallback: float) -> float:
+def _pooled(groups: list[list[Run]], shapes: list[_Shape]) -> tuple[float, float]:
+    """Relative deviation of a run about its parabola and its degrees of freedom, both counted in sizes."""
     squares, freedom = 0.0, 0
     for group, shape in zip(groups, shapes, strict=True):
         if shape.curve is not None:
-            x, loss = _axes(group)
-            fitted = np.polyval(shape.curve[::-1], x[shape.inside] - shape.centre)
-            squares += float(((loss[shape.inside] / fitted - 1) ** 2).sum())
-            freedom += len(shape.inside) - 3
-    return math.sqrt(squares / freedom) if freedom >= 3 else fallback
+            x, loss = (axis[shape.inside] for axis in _axes(group))
+            error = loss / np.polyval(shape.curve[::-1], x - shape.centre) - 1
+            sizes, size_of, count = np.unique(x, return_inverse=True, return_counts=True)
+            squares += float((np.bincount(size_of, error) ** 2 / count).sum())
+            freedom += len(sizes) - 3
+    return (math.sqrt(squares / freedom), float(freedom)) if freedom else (math.nan, 0.0)
 
 
 def _point(group: list[Run], shape: _Shape) -> IsoFlop:

@@ -24,8 +24,8 @@ from reducible.tasks.fit.bootstrap import EFFICIENT, cells_of, law_draws
 from reducible.tasks.fit.fit_spec import FitOptions
 from reducible.tasks.fit.laws.form import Form
 from reducible.tasks.fit.laws.powers import SumOfPowers
+from reducible.tasks.fit.noise import deviation
 from reducible.tasks.fit.objective import Problem, minimise
-from reducible.tasks.fit.profile import deviation
 from reducible.tasks.fit.result import Estimate, Fit, Floats, estimate
 from reducible.tasks.fit.search import Optimum, search
 

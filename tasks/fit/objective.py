@@ -27,6 +27,9 @@ Floats = NDArray[np.float64]
 Parts = tuple[Floats, Floats]
 LAP = 8  # steps after which a start that is behind is given up
 CACHED = 50_000  # runs times starts that are brought to rest together; their arrays stay in a processor's cache
+GONE = 1e-7  # of the mean loss: a coefficient that is smaller, and would get smaller still, stands at 0
+ABSOLUTE = 1e-6  # Huber's delta that stands for least absolute values: below all noise, and smooth enough to solve
+EXACT = 1e-9  # relative residual below which runs count as met
 
 
 @dataclass(frozen=True)
@@ -230,8 +233,9 @@ def minimise(
 
     Damped Newton: (Hessian + damping * Hessian-above) step = -gradient. With damping 1 or more every step descends
     (the second matrix is the one of iteratively reweighted least squares); with damping 0 it is Newton's own. A
-    parameter at its bound stays there while the gradient pushes outward. `fixed` parameters never move (profiles).
-    `targets` (P, n): losses of each start's own, on the solver's scale.
+    parameter at its bound stays there while the gradient pushes outward, and a coefficient that is all but 0 counts
+    as at its bound: a step that would take it below 0 is none for the others (Bertsekas 1982). `fixed` parameters
+    never move (profiles). `targets` (P, n): losses of each start's own, on the solver's scale.
     """
     rests = [
         _minimise(
@@ -299,6 +303,7 @@ def _minimise(
     tolerance: float,
 ) -> Rest:
     low, high = problem.bounds
+    nearly = low + np.where(np.arange(problem.size) <= problem.terms, GONE, 0)
     movable = np.ones(problem.size, dtype=bool)
     movable[list(fixed)] = False
     theta = np.clip(starts, low, high)
@@ -312,10 +317,10 @@ def _minimise(
     for _ in range(iterations):
         here, w, y = theta[active], weights[active], None if targets is None else targets[active]
         value, g, uncancelled, hessian, above = problem.expansion(here, w, y, (model, powers))
-        at_low, at_high = (here <= low) & (g > 0), (here >= high) & (g < 0)
+        at_low, at_high = (here <= nearly) & (g > 0), (here >= high) & (g < 0)
         free = movable & ~at_low & ~at_high
         g = np.where(free, g, 0)
-        relative = np.linalg.norm(g, axis=1) / (uncancelled + 1e-13 * w.sum(axis=1))
+        relative = np.linalg.norm(g, axis=1) / (uncancelled + EXACT * w.sum(axis=1))
         objective[active], gradient[active] = value, relative
         going = (relative > tolerance) & (stalled[active] < 12)
         if not going.any():
@@ -345,7 +350,42 @@ def _minimise(
         model[better], powers[better] = new_model[better], new_powers[better]
         damping[active] = np.clip(damping[active] * np.where(better, 0.2, 6.0), 1e-9, 1e9)
         stalled[active] = np.where(better, 0, stalled[active] + 1)
-    return Rest(theta, problem.objective(theta, weights, targets), gradient)
+    return Rest(*_without_the_gone(problem, theta, np.where(movable, nearly, -1), weights, targets), gradient)
+
+
+def settled_by_newton(problem: Problem, rest: Rest, weights: Floats) -> Rest:
+    """One start (1, q) by Newton's own steps, judged by the gradient: in a flat valley the objective's last digits do
+    not tell a better place from a worse one, but its gradient does."""
+    low, high = problem.bounds
+    for _ in range(10):
+        _, g, uncancelled, hessian, _ = problem.expansion(rest.theta, weights)
+        free = np.flatnonzero((rest.theta[0] > low) & (rest.theta[0] < high))
+        step = np.zeros(problem.size)
+        step[free] = -np.linalg.lstsq(hessian[0][np.ix_(free, free)], g[0, free], rcond=None)[0]
+        there = np.clip(rest.theta + step, low, high)
+        value, g, uncancelled, _, _ = problem.expansion(there, weights)
+        at_low, at_high = (there <= low) & (g > 0), (there >= high) & (g < 0)
+        left = np.linalg.norm(np.where(at_low | at_high, 0, g), axis=1)
+        gradient = left / (uncancelled + EXACT * weights.sum(axis=1))
+        if not (gradient[0] < rest.gradient[0] and value[0] <= rest.objective[0] * (1 + 1e-9)):
+            break
+        rest = Rest(there, value, gradient)
+    return rest
+
+
+def _without_the_gone(
+    problem: Problem, theta: Floats, nearly: Floats, weights: Floats, targets: Floats | None
+) -> tuple[Floats, Floats]:
+    """Coefficients that are all but 0 set to 0 where that is no worse: parameters (P, q) and objective (P,)."""
+    objective = problem.objective(theta, weights, targets)
+    gone = (theta <= nearly).any(axis=1)
+    if gone.any():
+        there = np.where(theta[gone] <= nearly, problem.bounds[0], theta[gone])
+        reached = problem.objective(there, weights[gone], None if targets is None else targets[gone])
+        better = reached <= objective[gone]
+        theta[gone] = np.where(better[:, None], there, theta[gone])
+        objective[gone] = np.where(better, reached, objective[gone])
+    return theta, objective
 
 
 def solve_linear(problem: Problem, exponents: Floats, weights: Floats, rounds: int = 1) -> tuple[Floats, Floats]:

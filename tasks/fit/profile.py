@@ -5,20 +5,10 @@ from __future__ import annotations
 import math
 
 import numpy as np
-from scipy.special import erf, fdtri, ndtri
+from scipy.special import erf, fdtri
 
 from reducible.tasks.fit.objective import Floats, Problem, nonnegative, race
 from reducible.tasks.fit.search import Optimum
-
-
-def deviation(residuals: Floats, parameters: int) -> float:
-    """Robust standard deviation of residuals (median absolute, normal-consistent).
-
-    A fit that is close to least absolute values passes exactly through as many runs as it has parameters: those
-    zeros say nothing about the noise and are left out (Street, Carroll and Ruppert 1988).
-    """
-    size = np.sort(np.abs(residuals))[min(parameters, len(residuals) - 1) :]
-    return float(np.median(size) / ndtri(0.75))
 
 
 def profile_of_E(

@@ -69,7 +69,7 @@ class Run:
 
 @dataclass(frozen=True)
 class Law:
-    """A form with fitted parameters; E's interval is by profile, the others' by bootstrap."""
+    """A form with fitted parameters; intervals by bootstrap, E's the wider of that and of the profile on each side."""
 
     form: Form
     parameters: dict[str, Estimate]  # by name, in the form's order
@@ -209,10 +209,22 @@ class Health:
     residual_largest: float  # largest absolute log residual
     residual_largest_run: str
     r_squared: float  # of log reducible loss
-    identified: bool  # whether E is
+    identified: bool  # whether E is, so that its interval stands for itself
     splits: bool  # whether these runs say how to split compute between N and D; if not, nothing is predicted
     verdict: str  # one sentence about E
     warnings: tuple[str, ...] = ()  # sentences: outliers by name, few starts at the best, ...
+    weak: bool = False  # E is bounded, but for the reasons in the verdict its interval does not stand for itself
+    findings: tuple[str, ...] = ()  # sentences that speak against the law as a whole, gravest first
+    advice: str = ""  # the run that would tell most about E
+
+    @property
+    def bounded(self) -> bool:
+        """Whether the interval of E has two ends, so that it can be quoted."""
+        return self.identified or self.weak
+
+    @property
+    def level(self) -> str:
+        return "identified" if self.identified else "weakly identified" if self.weak else "not identified"
 
 
 @dataclass(frozen=True)
@@ -253,6 +265,16 @@ class Ranking:
 
 
 @dataclass(frozen=True)
+class Variant:
+    """What the fit says if one choice is another: E, and the best size and loss at ten times the largest compute."""
+
+    label: str
+    E: float
+    N: float  # nan if the form has no best size
+    loss: float
+
+
+@dataclass(frozen=True)
 class Fit:
     """Everything the fit found."""
 
@@ -269,6 +291,8 @@ class Fit:
     seconds: float
     options: dict[str, Any]
     ranking: Ranking | None = None  # of the forms, if the form was to be chosen
+    untested: tuple[str, ...] = ()  # sentences: levels of compute that cannot be back-tested, and why
+    sensitivity: tuple[Variant, ...] = ()
     notes: tuple[str, ...] = ()  # sentences for the reader: "C was absent and is taken as 6ND", ...
 
     @property

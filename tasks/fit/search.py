@@ -7,11 +7,12 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from reducible.tasks.fit.objective import Floats, Problem, Rest, minimise, race, solve_linear
+from reducible.tasks.fit.objective import Floats, Problem, Rest, minimise, race, settled_by_newton, solve_linear
 
 GRID = 12  # starts per exponent: 144 for two exponents
 ENOUGH = 2000  # runs by which all starts are judged
 AHEAD = 3  # of these that go on with all runs
+MET = 1e-6  # relative residual below which the runs are met exactly, and rounding hides the way to rest
 CLOSE = 1e-4  # a start this close to the best objective, relative, has found it
 
 
@@ -46,6 +47,7 @@ def search(problem: Problem, weights: Floats | None = None, grid: int = GRID) ->
     lasts = minimise(problem, ahead, np.repeat(w, len(ahead), axis=0), iterations=500, tolerance=1e-12)
     best = int(np.argmin(lasts.objective))
     last = Rest(lasts.theta[[best]], lasts.objective[[best]], lasts.gradient[[best]])
+    last = settled_by_newton(problem, last, w)
     theta, objective = last.theta[0], float(last.objective[0])
     # Without noise the best objective is about 1e-25 and nothing is within 1e-4 of it, hence the second term.
     lowest = objective if fewer is problem else float(rest.objective.min())
@@ -57,7 +59,7 @@ def search(problem: Problem, weights: Floats | None = None, grid: int = GRID) ->
         theta=theta,
         raw=problem.raw(theta),
         objective=objective,
-        gradient=float(last.gradient[0]),
+        gradient=float(last.gradient[0]) if objective > 0.5 * MET**2 * w.sum() else 0.0,
         starts=len(starts),
         share_at_best=float(at_best.mean()),
         basins=_basins(rest.theta[settled | at_best], rest.objective[settled | at_best], problem),

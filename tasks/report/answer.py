@@ -8,6 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from reducible.tasks.errors import UserError
+from reducible.tasks.fit.back_test import Extrapolation, by_ratio
 from reducible.tasks.fit.best_loss import BestLoss, best_loss, identified
 from reducible.tasks.fit.predict import predict
 from reducible.tasks.fit.result import Estimate, Fit, Prediction
@@ -43,6 +44,7 @@ class Answer:
 
     best: BestLoss | None
     identified: bool  # whether the E of `best` is; the E of the minima has its own interval
+    level: str  # of the E of `best`: identified, weakly identified, not identified
     smallest: float | None  # C of the cheapest run used
     largest: float | None  # C of the most expensive run used
     exponent: Estimate | None
@@ -52,6 +54,7 @@ class Answer:
     target: float | None  # the loss halfway from the best at `largest` to E
     half: Prediction | None  # the run that halves the reducible loss reached at `largest`
     tested: tuple[Tested, ...]
+    reached: tuple[Extrapolation, ...]  # the same errors by how far they reached
     checks: tuple[Check, ...]
     advice: tuple[str, ...]
 
@@ -66,10 +69,12 @@ def answer(fit: Fit) -> Answer:
         ten_times = _predicted(fit, 10 * largest)
         half = _predicted(fit, to_halve.value * largest)
         target = best.E.value + float(best.reducible(largest)[0]) / 2
-    tested = _tested(fit)
+    tested, known = _tested(fit), identified(fit)
+    by_law = best is not None and best.source == "law"
     return Answer(
         best=best,
-        identified=identified(fit),
+        identified=known,
+        level=fit.health.level if by_law else "identified" if known else "not identified",
         smallest=min(run.C for run in fit.used) if fit.used else None,
         largest=largest,
         exponent=exponent,
@@ -79,6 +84,7 @@ def answer(fit: Fit) -> Answer:
         target=target,
         half=half,
         tested=tested,
+        reached=by_ratio(fit.back_tests),
         checks=_checks(fit),
         advice=_advice(fit, tested),
     )
@@ -190,9 +196,9 @@ def _checks(fit: Fit) -> tuple[Check, ...]:
             "Flattering by nature: it hides a wrong E. The back-test below is the better judge.",
         ),
         Check(
-            "good" if health.identified else "bad",
+            "good" if health.identified else "look" if health.weak else "bad",
             "Is E identified?",
-            "yes" if health.identified else "no",
+            {"identified": "yes", "weakly identified": "weakly", "not identified": "no"}[health.level],
             health.verdict,
         ),
     )

@@ -39,9 +39,7 @@ def run(context: Context) -> None:
     record = Record(context.staging / "record", context.attempt)
     parameters = spec.model_dump(mode="json", exclude={"recipe"})
     # The run of the report speaks for the whole sweep in MLflow.
-    record.describe(
-        "sweep", f"sweep {spec.title}", parameters, {**context.tags, "identified": str(fit.health.identified).lower()}
-    )
+    record.describe("sweep", f"sweep {spec.title}", parameters, {**context.tags, "identified": fit.health.level})
     # A chain of laws has predicted a run each; a table of sweeps shows the newest.
     last = {f"final/{key}": value for found in confirmed[-1:] for key, value in confirmation_metrics(found).items()}
     record.row(0, metrics_of(fit) | last)
@@ -56,7 +54,7 @@ def note(fit: Fit, spec: ReportSpec, confirmed: Sequence[Confirmation] = ()) -> 
         return f"**No law.** {fit.health.verdict}.\n\n{spec.description}\n"
     law = fit.law
     written = {name: f"{estimate.value:.4g}" for name, estimate in law.parameters.items()}
-    written["E"] = f"{law.E}" if fit.health.identified else "E (not identified by these runs)"
+    written["E"] = f"{law.E}" if fit.health.bounded else "E (not identified by these runs)"
     head = f"**L{law.form.variables} = {' + '.join(law.form.terms(written))}**"
     page = "The page `report.html` is among the artifacts."
     held = "".join(f"{found.sentence[0].upper()}{found.sentence[1:]}.\n\n" for found in confirmed)

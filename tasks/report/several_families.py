@@ -66,8 +66,8 @@ def run(context: Context) -> None:
     report = write_families_report(fits, comparison, spec, context.staging, curves, origin, rates)
 
     record = Record(context.staging / "record", context.attempt)
-    known = all(fit.health.identified for fit in fits.values())
-    tags = {**context.tags, "identified": str(known).lower()}
+    least = min((fit.health for fit in fits.values()), key=lambda health: (health.bounded, health.identified))
+    tags = {**context.tags, "identified": least.level}
     parameters = spec.model_dump(mode="json", exclude={"recipe"})
     record.describe("sweep", f"sweep {spec.title}", parameters, tags)  # it speaks for the whole sweep in MLflow
     record.row(0, {f"{name}/{key}": value for name, fit in fits.items() for key, value in metrics_of(fit).items()})

@@ -72,7 +72,7 @@ def test_standardised_series_have_the_entropy_of_their_own_units() -> None:
 def test_agreement_says_whether_the_interval_contains_the_truth() -> None:
     def said(low: float, high: float, identified: bool = True, best: float | None = 1.5) -> str:
         fit: Any = SimpleNamespace(
-            law=SimpleNamespace(E=Estimate((low + high) / 2, low, high)), health=SimpleNamespace(identified=identified)
+            law=SimpleNamespace(E=Estimate((low + high) / 2, low, high)), health=SimpleNamespace(bounded=identified)
         )
         return agreement(KnownEntropy(1.4, 0.01, best), fit)
 

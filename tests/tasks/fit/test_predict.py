@@ -129,7 +129,7 @@ def test_summary_says_what_matters(fit: Fit) -> None:
     text = summary(fit)
     assert f"E     = {fit.law.E}" in text  # type: ignore[union-attr]
     assert "at 1e+22 FLOPs (10 times the largest run): N* = " in text
-    assert "starts at the best optimum" in text and "back-test: mean error" in text
+    assert "starts at the best optimum" in text and "times the compute: median error" in text
     few = summary(fit_runs(table_of(*isoflop_design(1, 4))))
     assert "E is not identified by these runs: 4 runs" in few
 

@@ -60,7 +60,7 @@ def test_the_task_leaves_page_figures_and_record(tmp_path: Path, monkeypatch: py
     names = {path.name for path in (staging / "figures").iterdir()}
     assert names == {path.name for path in (record / "figures").iterdir()} and len(names) == 11
     described = json.loads((record / "describe.json").read_text())
-    assert described["kind"] == "sweep" and described["tags"] == {"sweep": "demo", "identified": "true"}
+    assert described["kind"] == "sweep" and described["tags"] == {"sweep": "demo", "identified": "identified"}
     assert sound().health.verdict in (record / "note.md").read_text()
 
 

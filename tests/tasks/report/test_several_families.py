@@ -155,7 +155,7 @@ def test_the_tasks_leave_comparison_page_figures_and_record(tmp_path: Path, monk
     assert (record / "files" / "report.html").read_text() == page
     assert (record / "figures" / "families-loss.png").is_file() and (record / "figures" / "late" / "loss.png").is_file()
     described = json.loads((record / "describe.json").read_text())
-    assert described["kind"] == "sweep" and described["tags"] == {"sweep": "x", "identified": "true"}
+    assert described["kind"] == "sweep" and described["tags"] == {"sweep": "x", "identified": "identified"}
     metrics = json.loads(next(record.glob("metrics-*.jsonl")).read_text())["metrics"]
     law = fits()["late"].law
     assert law is not None and metrics["late/law/E"] == law.E.value
