@@ -32,7 +32,11 @@ def parse_number(value: Any) -> Any:
         try:
             return float(value)
         except ValueError:
+            pass
+        try:
             return parse_count(value)
+        except ValueError:
+            raise ValueError("a number such as 0.003, 3e-3 or 50M") from None
     return value
 
 

@@ -7,6 +7,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import replace
 
 import numpy as np
+from numpy.typing import NDArray
 
 from reducible.tasks.fit.carrying import Columns, on_one_line, too_few
 from reducible.tasks.fit.cost import Cost, cost_of
@@ -15,10 +16,9 @@ from reducible.tasks.fit.laws.form import Form
 from reducible.tasks.fit.noise import OUTLIER
 from reducible.tasks.fit.objective import ABSOLUTE, Floats, Problem
 from reducible.tasks.fit.result import Run, Variant
-from reducible.tasks.fit.search import Optimum, search
+from reducible.tasks.fit.search import Optimum, solve_subsets
 
 MOST = 5  # outliers that are left out one by one
-STARTS = 6  # of each exponent
 
 
 def sensitivity(
@@ -34,18 +34,23 @@ def sensitivity(
         ("least squares", math.inf),
     ):
         if delta != problem.delta:
-            rows.append(_variant(label, form, search(replace(problem, delta=delta), grid=STARTS).raw, cost, C))
+            rows.append(_variant(label, form, _solved(replace(problem, delta=delta)), cost, C))
     for label, kept in _subsets(problem, optimum, runs, sigma):
         some = {name: values[kept] for name, values in columns.items()}
         if not too_few(form, some) and not (form.splits and on_one_line(some)):
-            rows.append(_variant(label, form, search(problem, kept.astype(float), grid=STARTS).raw, cost, C))
+            rows.append(_variant(label, form, _solved(problem, kept), cost, C))
     return tuple(rows)
 
 
 def counted(form: Form, problem: Problem, columns: Columns, C: Floats, label: str) -> Variant:
     """The same if N counts something else."""
     cost = cost_of(columns["N"], columns["D"], C)
-    return _variant(label, form, search(problem, grid=STARTS).raw, cost, C)
+    return _variant(label, form, _solved(problem), cost, C)
+
+
+def _solved(problem: Problem, kept: NDArray[np.bool_] | None = None) -> Floats:
+    weights = np.ones(problem.loss.size) if kept is None else kept.astype(float)
+    return solve_subsets(problem, weights[None])[0]
 
 
 def _variant(label: str, form: Form, theta: Floats, cost: Cost, C: Floats) -> Variant:
@@ -56,7 +61,9 @@ def _variant(label: str, form: Form, theta: Floats, cost: Cost, C: Floats) -> Va
     return Variant(label, float(theta[0]), N, loss)
 
 
-def _subsets(problem: Problem, optimum: Optimum, runs: Sequence[Run], sigma: float) -> Iterator[tuple[str, np.ndarray]]:
+def _subsets(
+    problem: Problem, optimum: Optimum, runs: Sequence[Run], sigma: float
+) -> Iterator[tuple[str, NDArray[np.bool_]]]:
     """Which runs stay: without each that lies far from the law, and without the cheapest budget."""
     residuals = -problem.residuals(optimum.theta[None])[0]
     far = np.argsort(-np.abs(residuals))[:MOST]

@@ -89,7 +89,7 @@ def test_a_suffix_multiplies(number: int) -> None:
         ("train.seed=true", "train.seed: True is not allowed; it must be a number"),
         (
             "train.optimizer.learning_rate=yes",
-            "train.optimizer.learning_rate: True is not allowed; it must be a number",
+            "train.optimizer.learning_rate: 'yes' is not allowed; it must be a number such as 0.003",
         ),
         ("train.tokens=1.2.3M", "train.tokens: '1.2.3M' is not allowed; it must be a count such as 32768"),
         ("train.tokens={a: 1}", "train.tokens: {'a': 1} is not allowed; it must be a valid integer"),

@@ -18,15 +18,14 @@ def simulate(N: np.ndarray, D: np.ndarray) -> tuple[np.ndarray, dict[str, int], 
     """Values of E, hits of each interval, and whether E was called identified, with 0.3 % noise."""
     options = FitOptions(bootstrap=300)
     values, identified = [], []
-    hits = dict.fromkeys(("profile", "bootstrap", "alpha", "beta", "loss", "N"), 0)
+    hits = dict.fromkeys(("E", "alpha", "beta", "loss", "N"), 0)
     for seed in range(REPLICATES):
         fit = fit_runs(table_of(N, D, 0.003, seed), options)
-        assert fit.law is not None and fit.profile is not None
+        assert fit.law is not None
         values.append(fit.law.E.value)
         identified.append(fit.health.identified)
         pairs = {
-            "profile": (fit.profile.interval, E),
-            "bootstrap": (fit.profile.bootstrap, E),
+            "E": (fit.law.E, E),
             "alpha": (fit.law["alpha"], ALPHA),
             "beta": (fit.law["beta"], BETA),
         }
@@ -59,7 +58,7 @@ def test_isoflop_design_of_35_runs_over_4_decades() -> None:
 def test_isoflop_design_of_15_runs_over_2_decades() -> None:
     values, hits, identified = simulate(*isoflop_design(3, 5, 1e17, 1e19))
     assert 0.02 < values.std() < 0.08  # 0.047 is expected
-    assert hits["profile"] >= LEAST - 2 and hits["N"] >= LEAST - 2
+    assert hits["E"] >= LEAST - 2 and hits["N"] >= LEAST - 2
     assert np.mean(identified) > 0.9
 
 
@@ -68,7 +67,7 @@ def test_fixed_tokens_per_parameter_barely_tell_E() -> None:
     N = np.sqrt(np.geomspace(1e17, 1e21, 12) / 120)
     values, hits, identified = simulate(N, 20 * N)
     assert values.std() > 0.3  # 0.477 is expected: fifty times worse than the grid
-    assert hits["profile"] >= LEAST - 4
+    assert hits["E"] >= LEAST - 4
     assert not any(identified)
 
 
@@ -89,4 +88,48 @@ def few_runs(count: int, grid: bool) -> tuple[np.ndarray, np.ndarray]:
 def test_few_runs_have_intervals_that_hold_the_truth(count: int, grid: bool) -> None:
     _, hits, _ = simulate(*few_runs(count, grid))
     assert min(hits.values()) >= LEAST - 4
-    assert min(hits[name] for name in ("profile", "alpha", "beta")) >= LEAST - 2
+    assert min(hits[name] for name in ("E", "alpha", "beta")) >= LEAST - 2
+
+
+def shrinking(rng: np.random.Generator, N: np.ndarray, D: np.ndarray) -> np.ndarray:
+    C = np.log(N * D)
+    return 0.015 * 0.1 ** ((C - C.min()) / np.ptp(C)) * rng.normal(size=len(N))
+
+
+def shared_by_seeds(rng: np.random.Generator, N: np.ndarray, D: np.ndarray) -> np.ndarray:
+    return 0.005 * np.repeat(rng.normal(size=len(N) // 3), 3) + 0.003 * rng.normal(size=len(N))
+
+
+def with_tails(rng: np.random.Generator, N: np.ndarray, D: np.ndarray) -> np.ndarray:
+    return 0.003 * rng.standard_t(3, size=len(N)) / np.sqrt(3)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("design", "times", "noise"),
+    [
+        ((5, 6, 1e17, 1e21), 1, shrinking),
+        ((3, 4, 1e17, 1e20), 3, shared_by_seeds),
+        ((5, 6, 1e17, 1e21), 1, with_tails),
+    ],
+    ids=["noise that shrinks tenfold", "seeds that share noise", "t3 tails"],
+)
+def test_noise_that_is_not_alike_leaves_intervals_true(design, times, noise) -> None:  # type: ignore[no-untyped-def]
+    """The profile of E covered .88, .77 and .90 here, and the isoFLOP exponent .44 of the seeds and .82 of the tails."""
+    N, D = (np.repeat(column, times) for column in isoflop_design(*design))
+    hits = {"E": 0, "alpha": 0, "beta": 0, "isoFLOP a": 0}
+    tables = 40  # a true coverage of .95 gives 33 hits or fewer once in a hundred times
+    for seed in range(tables):
+        table = table_of(N, D)
+        table["loss"] *= np.exp(noise(np.random.default_rng(seed), N, D))
+        table["seed"] = np.arange(len(N)) % times
+        fit = fit_runs(table, FitOptions(bootstrap=200))
+        assert fit.law is not None
+        truths = {"E": (fit.law.E, E), "alpha": (fit.law["alpha"], ALPHA), "beta": (fit.law["beta"], BETA)}
+        if fit.isoflop is None:
+            hits["isoFLOP a"] += 1  # no minima, no claim
+        else:
+            truths["isoFLOP a"] = (fit.isoflop.a, BETA / (ALPHA + BETA))
+        for name, (interval, truth) in truths.items():
+            hits[name] += interval.low <= truth <= interval.high
+    assert min(hits.values()) > 33, hits
