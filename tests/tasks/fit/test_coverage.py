@@ -115,7 +115,7 @@ def with_tails(rng: np.random.Generator, N: np.ndarray, D: np.ndarray) -> np.nda
     ids=["noise that shrinks tenfold", "seeds that share noise", "t3 tails"],
 )
 def test_noise_that_is_not_alike_leaves_intervals_true(design, times, noise) -> None:  # type: ignore[no-untyped-def]
-    """The profile of E covered .88, .77 and .90 here, the isoFLOP exponent .44 with the seeds and .82 with the tails."""
+    """The profile of E covered .88, .77 and .90 here, the isoFLOP exponent .44 (seeds) and .82 (tails)."""
     N, D = (np.repeat(column, times) for column in isoflop_design(*design))
     hits = {"E": 0, "alpha": 0, "beta": 0, "isoFLOP a": 0}
     tables = 40  # a true coverage of .95 gives 33 hits or fewer once in a hundred times
