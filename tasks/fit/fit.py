@@ -172,7 +172,8 @@ def _counted_otherwise(
     table: pandas.DataFrame, runs: list[Run], form: Form, columns: Columns, options: FitOptions
 ) -> tuple[Variant, ...]:
     """The fit with N that counts embeddings if it did not, or the other way round, if the table has both."""
-    name, label = ("N", "N with embeddings") if options.counts != "parameters" else ("N_without_embeddings", "")
+    counts_all = options.counts == "parameters"
+    name, label = ("N_without_embeddings", "N without embeddings") if counts_all else ("N", "N with embeddings")
     if "N" not in form.columns or name not in table.columns:
         return ()
     used = [run.used for run in runs]
@@ -185,7 +186,7 @@ def _counted_otherwise(
     mine = [run for run in runs if run.used]
     C, loss = (np.array([getattr(run, key) for run in mine]) for key in ("C", "loss"))
     problem = options.posed(form.problem(other, loss, options.delta), _weights(mine))
-    return (counted(form, problem, other, C, label or "N without embeddings"),)
+    return (counted(form, problem, other, C, label),)
 
 
 def _weights(used: list[Run]) -> Floats | None:
