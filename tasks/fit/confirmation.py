@@ -10,6 +10,7 @@ from typing import Any
 
 from reducible.tasks.fit.predict import predict_model
 from reducible.tasks.fit.result import Estimate, Fit, plain, typed
+from reducible.tasks.words import upper_first
 from reducible.tasks.workflow.frozen import Frozen
 from reducible.tasks.workflow.record import Record
 from reducible.tasks.workflow.task import Context
@@ -124,7 +125,7 @@ def note(found: Confirmation) -> str:
     low, high = found.predicted.low, found.predicted.high
     actual = "none" if found.actual is None else f"{found.actual:.4f}"
     error = "" if found.error is None else f"{100 * found.error:+.2f} %"
-    lines = [f"**{found.sentence[0].upper()}{found.sentence[1:]}.**", ""]
+    lines = [f"**{upper_first(found.sentence)}.**", ""]
     lines += [
         "| N | D | FLOPs | predicted | 95 % interval | actual | error | held |",
         "|---:|---:|---:|---:|---|---:|---:|---|",

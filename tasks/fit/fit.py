@@ -27,7 +27,18 @@ from reducible.tasks.fit.objective import Floats, Problem
 from reducible.tasks.fit.profile import profile_of_E
 from reducible.tasks.fit.ranking import LEVELS, rank
 from reducible.tasks.fit.repeats import UNIQUE, repeats_note
-from reducible.tasks.fit.result import BackTest, Estimate, Fit, Law, ProfileOfE, Ranking, Run, Variant, estimate
+from reducible.tasks.fit.result import (
+    Allocation,
+    BackTest,
+    Estimate,
+    Fit,
+    Law,
+    ProfileOfE,
+    Ranking,
+    Run,
+    Variant,
+    estimate,
+)
 from reducible.tasks.fit.search import Optimum, search
 from reducible.tasks.fit.sensitivity import counted, sensitivity
 from reducible.tasks.fit.verdict import Evidence, gone, verdict
@@ -66,14 +77,15 @@ def fit_runs(table: pandas.DataFrame, options: FitOptions | None = None, notes: 
     if cost.worst > 0.05:
         notes += (f"FLOPs per unit are a function of N only to {100 * cost.worst:.0f} %: N* and D* share that error",)
 
-    def minima(about_law: tuple[float, float] = (math.nan, 0.0)) -> isoflop.Minima:
+    def minima(about_law: tuple[float, float] = (math.nan, 0.0)) -> tuple[isoflop.Minima, Allocation | None]:
         draws = options.noise_draws or options.bootstrap
-        return isoflop.minima(
+        found = isoflop.minima(
             runs, window=options.window, draws=draws, seed=options.seed, about_law=about_law, curve=options.isoflop
         )
+        return found, isoflop.exponents(found)
 
     if why_not := too_few(form, columns):
-        found = minima()
+        found, by_minima = minima()
         health = without_law(len(used), cell, why_not)
         law, profile, shares = None, None, None
         tests: tuple[BackTest, ...] = ()
@@ -86,13 +98,13 @@ def fit_runs(table: pandas.DataFrame, options: FitOptions | None = None, notes: 
         sigma = max(deviation(residuals, problem.size), 1e-9)
         law, profile = _law(form, problem, optimum, cell, sigma, options)
         runs = _with_residuals(runs, law.loss(**columns))
-        found = minima(cell_noise(residuals, cell, problem.size))
+        found, by_minima = minima(cell_noise(residuals, cell, problem.size))
         splits = form.splits and not on_one_line(columns) and not gone(law)
         shares = allocation(form, cost, optimum.raw, law.table, float(C.min()), 10 * float(C.max())) if splits else None
-        evidence = Evidence(columns, C, cell, problem, optimum, law, cost, sigma, shares, isoflop.exponents(found))
+        evidence = Evidence(columns, C, cell, problem, optimum, law, cost, sigma, shares, by_minima)
         health = health_of(used, evidence, verdict(evidence), splits)
         tests, untested = back_tests(form, problem, columns, used)
-        variants = sensitivity(form, problem, columns, optimum, used, sigma)
+        variants = sensitivity(evidence, used)
         variants += _counted_otherwise(table, runs, form, columns, options)
     return Fit(
         runs=tuple(runs),
@@ -103,7 +115,7 @@ def fit_runs(table: pandas.DataFrame, options: FitOptions | None = None, notes: 
         profile=profile,
         allocation=shares,
         frontier=isoflop.frontier(found),
-        isoflop=isoflop.exponents(found),
+        isoflop=by_minima,
         back_tests=tests,
         seconds=time.perf_counter() - started,
         options=options.model_dump(),

@@ -12,7 +12,7 @@ from reducible.tasks.fit.best_loss import best_loss
 from reducible.tasks.fit.overtaking import Comparison
 from reducible.tasks.fit.predict import Gain, ModelPrediction, predict
 from reducible.tasks.fit.result import Estimate, Fit, Law, Prediction
-from reducible.tasks.words import plural
+from reducible.tasks.words import plural, upper_first
 
 MOST_EXCLUSIONS = 12  # that are named line by line
 
@@ -27,7 +27,7 @@ def summary(fit: Fit) -> str:
         lines.append(f"  E     = {_E(fit, law)}")
         lines += _parameters(law)
     lines.append(f"{fit.health.verdict}.")
-    lines += [_sentence(text) for text in (*fit.health.findings, fit.health.advice) if text]
+    lines += [f"{upper_first(text)}." for text in (*fit.health.findings, fit.health.advice) if text]
     best = best_loss(fit)
     if best is not None:
         source = "law" if best.source == "law" else "isoFLOP minima"
@@ -85,9 +85,9 @@ def comparison_lines(comparison: Comparison) -> list[str]:
 
 def prediction_text(prediction: Prediction) -> str:
     """A prediction in five lines, or in three if the law does not say how to split compute."""
-    lines = [f"compute   {_count(prediction.compute)} FLOPs ({prediction.ratio:.3g} times the largest run)"]
+    lines = [f"compute   {prediction.compute.short} FLOPs ({prediction.ratio:.3g} times the largest run)"]
     if prediction.splits:
-        lines += [f"N*        {_count(prediction.N)} parameters", f"D*        {_count(prediction.D)} units"]
+        lines += [f"N*        {prediction.N.short} parameters", f"D*        {prediction.D.short} units"]
     lines += [
         f"loss      {prediction.loss}",
         f"reducible {prediction.reducible}",
@@ -106,8 +106,8 @@ def gain_text(gain: Gain) -> str:
     ]
     if after.splits:
         lines += [
-            f"N*        {before.N.value:.3g} -> {_count(after.N)} parameters",
-            f"D*        {before.D.value:.3g} -> {_count(after.D)} units",
+            f"N*        {before.N.value:.3g} -> {after.N.short} parameters",
+            f"D*        {before.D.value:.3g} -> {after.D.short} units",
         ]
     return "\n".join(lines + [f"note: {text}" for text in after.warnings])
 
@@ -125,7 +125,7 @@ def model_text(prediction: ModelPrediction) -> str:
         lines += [
             f"penalty   {prediction.penalty} above the best loss at this compute, {best.loss.value:.4g} with "
             f"N* = {best.N.value:.3g}, D* = {best.D.value:.3g}",
-            f"          {_count(prediction.waste)} times the compute that reaches the same loss",
+            f"          {prediction.waste.short} times the compute that reaches the same loss",
         ]
     return "\n".join(lines + [f"note: {text}" for text in prediction.warnings])
 
@@ -171,10 +171,6 @@ def _E(fit: Fit, law: Law) -> str:
     return f"{law.E if fit.health.bounded else format(law.E.value, '.4g')}, {fit.health.level}"
 
 
-def _sentence(text: str) -> str:
-    return f"{text[0].upper()}{text[1:]}."
-
-
 def _back_test(fit: Fit) -> list[str]:
     """The error to quote, by how far the prediction reached; one line each, and the levels that were left out."""
     found = by_ratio(fit.back_tests)
@@ -216,7 +212,7 @@ def _next_budget(fit: Fit) -> list[str]:
         best = predict(fit, compute=compute)
     except UserError as error:
         return [str(error)]
-    split = f"N* = {_count(best.N)}, D* = {_count(best.D)}, " if best.splits else ""
+    split = f"N* = {best.N.short}, D* = {best.D.short}, " if best.splits else ""
     return [f"at {compute:.3g} FLOPs (10 times the largest run): {split}loss {best.loss}"]
 
 
@@ -238,9 +234,3 @@ def _span(fit: Fit) -> str:
 def _percents(share: Estimate) -> str:
     interval = "" if math.isnan(share.low) else f" [{100 * share.low:.3g}, {100 * share.high:.3g}]"
     return f"{100 * share.value:.3g}{interval} %"
-
-
-def _count(estimate: Estimate) -> str:
-    if estimate.low == estimate.value == estimate.high or math.isnan(estimate.low):
-        return f"{estimate.value:.3g}"
-    return f"{estimate.value:.3g} [{estimate.low:.3g}, {estimate.high:.3g}]"

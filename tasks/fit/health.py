@@ -8,7 +8,7 @@ from collections.abc import Iterator
 import numpy as np
 from numpy.typing import NDArray
 
-from reducible.tasks.fit.noise import OUTLIER
+from reducible.tasks.fit.noise import far
 from reducible.tasks.fit.objective import Floats
 from reducible.tasks.fit.result import Health, Run
 from reducible.tasks.fit.search import search
@@ -87,7 +87,7 @@ def _warnings(used: list[Run], found: Evidence, residuals: Floats) -> Iterator[s
     if optimum.condition > SEPARABLE:
         yield f"the parameters are hardly separable: condition number {optimum.condition:.1g}"
     # Named, never dropped: Huber's loss bounds their pull, and only the owner knows why a run went wrong.
-    odd = np.flatnonzero(np.abs(residuals) > OUTLIER * max(found.sigma, 1e-3))
+    odd = np.flatnonzero(far(residuals, found.sigma))
     if len(odd) and len(residuals) - len(odd) > found.problem.size:
         weights = np.ones(len(residuals))
         weights[odd] = 0

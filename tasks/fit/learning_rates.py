@@ -15,8 +15,9 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from scipy.stats import t as student
+from scipy.special import stdtrit
 
+from reducible.tasks.fit.carrying import on_one_line
 from reducible.tasks.fit.result import Estimate, Floats, plain, typed
 from reducible.tasks.words import listed, plural
 
@@ -24,7 +25,6 @@ FILE = "learning_rates.json"
 SPARE = 3  # searches more than the law has parameters
 DISTINCT = 3  # values of N or D that a power of it needs
 WIDE = 2.0  # the factor that they must span
-ONE_LINE = 0.2  # deviation of log D about its regression on log N below which their powers cannot be told apart
 TOO_MANY = 0.25  # share of searches at an edge above which there is no law
 
 
@@ -66,7 +66,7 @@ class PowerLaw:
         given = {"N": N, "D": D}
         row = np.array([1.0, *(math.log(given[v] / c) for v, c in zip(self.variables, self.centre, strict=True))])
         middle = float(row @ np.array(self.coefficients))
-        wide = float(student.ppf(0.975, self.freedom)) * math.sqrt(float(row @ np.array(self.covariance) @ row))
+        wide = float(stdtrit(self.freedom, 0.975)) * math.sqrt(float(row @ np.array(self.covariance) @ row))
         return Estimate(math.exp(middle), math.exp(middle - wide), math.exp(middle + wide))
 
     def __str__(self) -> str:
@@ -196,9 +196,7 @@ def _variables(searches: Sequence[Search]) -> tuple[str, ...]:
     vary = tuple(name for name, x in logs.items() if len(np.unique(x)) >= DISTINCT and np.ptp(x) >= math.log(WIDE))
     if len(vary) < 2:
         return vary
-    x, y = logs["N"], logs["D"]
-    apart = float((y - np.polyval(np.polyfit(x, y, 1), x)).std())
-    return vary if apart >= ONE_LINE else ("N",)
+    return ("N",) if on_one_line({name: np.exp(x) for name, x in logs.items()}) else vary
 
 
 def _law(searches: Sequence[Search], bests: Sequence[Best], variables: tuple[str, ...]) -> PowerLaw:
@@ -212,7 +210,7 @@ def _law(searches: Sequence[Search], bests: Sequence[Best], variables: tuple[str
     rounding = float(np.mean([best.step for best in bests])) ** 2 / 12
     variance = max(float(((y - X @ coefficients) ** 2).sum()) / freedom, rounding)
     covariance = variance * np.linalg.inv(X.T @ X)
-    wide = float(student.ppf(0.975, freedom)) * np.sqrt(np.diag(covariance))
+    wide = float(stdtrit(freedom, 0.975)) * np.sqrt(np.diag(covariance))
     exponents = {
         name: Estimate(float(c), float(c - w), float(c + w))
         for name, c, w in zip(variables, coefficients[1:], wide[1:], strict=True)

@@ -15,16 +15,14 @@ from dataclasses import dataclass, fields, replace
 from typing import Any
 
 import numpy as np
-from scipy.special import erf
-from scipy.stats import f as f_distribution
-from scipy.stats import norm
+from scipy.special import fdtrc
 
 from reducible.tasks.fit.best_loss import BestLoss, best_loss
 from reducible.tasks.fit.bootstrap import EFFICIENT, cells_of, law_draws
 from reducible.tasks.fit.fit_spec import FitOptions
 from reducible.tasks.fit.laws.form import Form
 from reducible.tasks.fit.laws.powers import SumOfPowers
-from reducible.tasks.fit.noise import deviation
+from reducible.tasks.fit.noise import deviation, huber_scale
 from reducible.tasks.fit.objective import Problem, minimise
 from reducible.tasks.fit.result import Estimate, Fit, Floats, estimate
 from reducible.tasks.fit.search import Optimum, search
@@ -187,11 +185,9 @@ def _probability(fits: tuple[Fit, Fit], problem: Grouped, optimum: Optimum, cell
     starts = np.stack([optimum.theta, *(_started(fits, problem, which) for which in (0, 1))])
     rest = minimise(wide, starts, np.ones((len(starts), wide.loss.size)), iterations=500)
     worse = max(float(rest.objective.min()) - sum(own), 0.0)
-    delta = min(delta, 1e3 * sigma)  # least squares has no delta
-    inside = float(erf(delta / (sigma * math.sqrt(2))))
-    moment = sigma**2 * (inside - 2 * delta / sigma * float(norm.pdf(delta / sigma))) + delta**2 * (1 - inside)
     shared = sum(one.size for one in alone) - problem.size
-    return float(f_distribution.sf(2 * worse * inside / moment / shared, shared, freedom))
+    ratio = 2 * worse / huber_scale(delta, sigma, problem.above)
+    return float(fdtrc(shared, freedom, ratio / shared))
 
 
 def _started(fits: tuple[Fit, Fit], problem: Grouped, which: int) -> Floats:

@@ -16,6 +16,7 @@ are then of order one and the Jacobian's condition number is about 1e2 where the
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 from itertools import combinations
@@ -117,7 +118,7 @@ class Problem:
     def grid(self, points: int, near: bool = False) -> Floats:
         """All combinations of `points` of each exponent, evenly spaced in the logarithm: (nodes, exponents)."""
         axes = [np.geomspace(*(of.near if near else of.starts), points) for of in self.ranges]
-        return np.stack([a.ravel() for a in np.meshgrid(*axes, indexing="ij")], axis=1)
+        return all_of(axes)
 
     def residuals(self, theta: Floats, targets: Floats | None = None) -> Floats:
         """(P, size) -> (P, n): log model - log loss (or model - loss). targets: (P, n) losses in place of the runs'."""
@@ -196,6 +197,11 @@ class Problem:
             hessian[:, a, e] += mixed
             hessian[:, e, a] += mixed
             hessian[:, e, e] += theta[:, a] * np.einsum("pn,n,pn->p", pull, self.z[j] ** 2, powers[:, j])
+
+
+def all_of(axes: Sequence[Floats]) -> Floats:
+    """Every combination of one value of each axis: (combinations, axes)."""
+    return np.stack([axis.ravel() for axis in np.meshgrid(*axes, indexing="ij")], axis=1)
 
 
 def huber(r: Floats, delta: float) -> Floats:
@@ -317,10 +323,9 @@ def _minimise(
     for _ in range(iterations):
         here, w, y = theta[active], weights[active], None if targets is None else targets[active]
         value, g, uncancelled, hessian, above = problem.expansion(here, w, y, (model, powers))
-        at_low, at_high = (here <= nearly) & (g > 0), (here >= high) & (g < 0)
-        free = movable & ~at_low & ~at_high
+        free = movable & _inward(here, g, nearly, high)
         g = np.where(free, g, 0)
-        relative = np.linalg.norm(g, axis=1) / (uncancelled + EXACT * w.sum(axis=1))
+        relative = _relative(g, uncancelled, w)
         objective[active], gradient[active] = value, relative
         going = (relative > tolerance) & (stalled[active] < 12)
         if not going.any():
@@ -350,23 +355,34 @@ def _minimise(
         model[better], powers[better] = new_model[better], new_powers[better]
         damping[active] = np.clip(damping[active] * np.where(better, 0.2, 6.0), 1e-9, 1e9)
         stalled[active] = np.where(better, 0, stalled[active] + 1)
-    return Rest(*_without_the_gone(problem, theta, np.where(movable, nearly, -1), weights, targets), gradient)
+    gone = movable & (np.arange(problem.size) <= problem.terms) & (theta <= GONE)
+    return Rest(*_without_the_gone(problem, theta, gone, weights, targets), gradient)
+
+
+def _inward(theta: Floats, g: Floats, low: Floats, high: Floats) -> NDArray[np.bool_]:
+    """Parameters that their bounds do not hold: inside, or with a gradient that leads inside."""
+    held: NDArray[np.bool_] = ((theta <= low) & (g > 0)) | ((theta >= high) & (g < 0))
+    return ~held
+
+
+def _relative(g: Floats, uncancelled: Floats, weights: Floats) -> Floats:
+    """The length of each gradient (P, q), relative to what it would be if nothing cancelled."""
+    length: Floats = np.linalg.norm(g, axis=1) / (uncancelled + EXACT * weights.sum(axis=1))
+    return length
 
 
 def settled_by_newton(problem: Problem, rest: Rest, weights: Floats) -> Rest:
     """One start (1, q) by Newton's own steps, judged by the gradient: in a flat valley the objective's last digits do
     not tell a better place from a worse one, but its gradient does."""
     low, high = problem.bounds
+    _, g, _, hessian, _ = problem.expansion(rest.theta, weights)
     for _ in range(10):
-        _, g, uncancelled, hessian, _ = problem.expansion(rest.theta, weights)
         free = np.flatnonzero((rest.theta[0] > low) & (rest.theta[0] < high))
         step = np.zeros(problem.size)
         step[free] = -np.linalg.lstsq(hessian[0][np.ix_(free, free)], g[0, free], rcond=None)[0]
         there = np.clip(rest.theta + step, low, high)
-        value, g, uncancelled, _, _ = problem.expansion(there, weights)
-        at_low, at_high = (there <= low) & (g > 0), (there >= high) & (g < 0)
-        left = np.linalg.norm(np.where(at_low | at_high, 0, g), axis=1)
-        gradient = left / (uncancelled + EXACT * weights.sum(axis=1))
+        value, g, uncancelled, hessian, _ = problem.expansion(there, weights)
+        gradient = _relative(np.where(_inward(there, g, low, high), g, 0), uncancelled, weights)
         if not (gradient[0] < rest.gradient[0] and value[0] <= rest.objective[0] * (1 + 1e-9)):
             break
         rest = Rest(there, value, gradient)
@@ -374,17 +390,17 @@ def settled_by_newton(problem: Problem, rest: Rest, weights: Floats) -> Rest:
 
 
 def _without_the_gone(
-    problem: Problem, theta: Floats, nearly: Floats, weights: Floats, targets: Floats | None
+    problem: Problem, theta: Floats, gone: NDArray[np.bool_], weights: Floats, targets: Floats | None
 ) -> tuple[Floats, Floats]:
-    """Coefficients that are all but 0 set to 0 where that is no worse: parameters (P, q) and objective (P,)."""
+    """Coefficients that are `gone` (P, q) set to 0 where that is no worse: parameters (P, q) and objective (P,)."""
     objective = problem.objective(theta, weights, targets)
-    gone = (theta <= nearly).any(axis=1)
-    if gone.any():
-        there = np.where(theta[gone] <= nearly, problem.bounds[0], theta[gone])
-        reached = problem.objective(there, weights[gone], None if targets is None else targets[gone])
-        better = reached <= objective[gone]
-        theta[gone] = np.where(better[:, None], there, theta[gone])
-        objective[gone] = np.where(better, reached, objective[gone])
+    rows = gone.any(axis=1)
+    if rows.any():
+        there = np.where(gone[rows], 0, theta[rows])
+        reached = problem.objective(there, weights[rows], None if targets is None else targets[rows])
+        better = reached <= objective[rows]
+        theta[rows] = np.where(better[:, None], there, theta[rows])
+        objective[rows] = np.where(better, reached, objective[rows])
     return theta, objective
 
 

@@ -9,7 +9,8 @@ from typing import Any
 import numpy as np
 
 from reducible.tasks.errors import UserError
-from reducible.tasks.fit.noise import OUTLIER
+from reducible.tasks.fit.laws.form import SIZES
+from reducible.tasks.fit.noise import far
 from reducible.tasks.fit.objective import Floats
 from reducible.tasks.fit.result import Estimate, Fit, Law, Prediction, estimate, plain
 
@@ -45,9 +46,7 @@ def predict(fit: Fit, compute: float | None = None, loss: float | None = None) -
     """
     if (compute is None) == (loss is None):
         raise UserError("predict wants either a compute budget or a target loss, not both")
-    law = fit.law
-    if law is None:
-        raise UserError(f"no law was fitted, so nothing can be predicted. {fit.health.verdict}")
+    law = _law_of(fit)
     asked = compute if compute is not None else loss
     if asked is None or not math.isfinite(asked) or asked <= 0:
         raise UserError(f"{'compute' if loss is None else 'loss'} must be a positive number, not {asked}")
@@ -84,11 +83,9 @@ def gain(fit: Fit, factor: float, compute: float | None = None) -> Gain:
     """
     if not (math.isfinite(factor) and factor > 1):
         raise UserError(f"a gain is from more compute: the factor must be a number above 1, not {factor:g}")
-    if fit.law is None:
-        raise UserError(f"no law was fitted, so nothing can be predicted. {fit.health.verdict}")
+    law = _law_of(fit)
     start = fit.largest_compute if compute is None else compute
     before, after = predict(fit, compute=start), predict(fit, compute=factor * start)
-    law = fit.law
     rows = np.concatenate([law.theta[None], law.table])
     first, second = (law.form.optimal(rows, fit.cost, C)[2] for C in (start, factor * start))
     with np.errstate(all="ignore"):  # a draw may have no reducible loss left
@@ -110,7 +107,7 @@ def model_within(fit: Fit, compute: float, N: float | None = None, D: float | No
     if N is not None:
         return N, float(fit.cost.units(N, compute))
     assert D is not None
-    low, high = max(0.0, fit.cost.smallest), 46.0  # log N
+    low, high = max(SIZES[0], fit.cost.smallest), SIZES[1]
     for _ in range(80):
         middle = (low + high) / 2
         dear = float(fit.cost.per_unit(math.exp(middle))) * D > compute
@@ -127,9 +124,7 @@ def predict_model(fit: Fit, N: float, D: float) -> ModelPrediction:
     Raises UserError without a law, for a number that is not positive, for a form that needs more than N and D, and,
     if all runs lie along one line of (N, D), for a model that does not.
     """
-    law = fit.law
-    if law is None:
-        raise UserError(f"no law was fitted, so nothing can be predicted. {fit.health.verdict}")
+    law = _law_of(fit)
     for name, value in (("N", N), ("D", D)):
         if not (math.isfinite(value) and value > 0):
             raise UserError(f"{name} must be a positive number, not {value}")
@@ -162,6 +157,12 @@ def predict_model(fit: Fit, N: float, D: float) -> ModelPrediction:
         waste=waste,
         warnings=_warnings(fit, compute),
     )
+
+
+def _law_of(fit: Fit) -> Law:
+    if fit.law is None:
+        raise UserError(f"no law was fitted, so nothing can be predicted. {fit.health.verdict}")
+    return fit.law
 
 
 def _off_the_line(fit: Fit, N: float, D: float) -> bool:
@@ -220,7 +221,7 @@ def _noise(fit: Fit, parameters: int, draws: int) -> Floats:
     Without those that the fit names as far from the law: one in thirty would be more than the upper 2.5 %.
     """
     residuals = np.array([run.residual for run in fit.used if run.residual is not None])
-    near = np.abs(residuals) <= OUTLIER * max(fit.health.residual_deviation, 1e-3)
+    near = ~far(residuals, fit.health.residual_deviation)
     residuals = residuals[near] if near.sum() > parameters else residuals
     freedom = max(1, len(residuals) - parameters)
     rng = np.random.default_rng(1)

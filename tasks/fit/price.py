@@ -42,10 +42,10 @@ class Price:
     def text(self, compute: Estimate) -> str:
         """Two lines: what it costs, and what that rests on."""
         hours, money = self.hours(compute), self.money(compute)
-        cost = "" if money is None else f"{_said(money)}, that is "
+        cost = "" if money is None else f"{money.short}, that is "
         at = "" if self.per_hour is None else f" at {self.per_hour:g}"
         return (
-            f"cost      {cost}{_said(hours)} device-hours{at} ({duration(3600 * hours.value)} of one device)\n"
+            f"cost      {cost}{hours.short} device-hours{at} ({duration(3600 * hours.value)} of one device)\n"
             f"          a device reaches {self.device_flops:.3g} FLOP/s, {self.measured}"
         )
 
@@ -75,9 +75,3 @@ def price_of(fit: Fit, per_hour: float | None, device_flops: float | None = None
 
 def _times(estimate: Estimate, factor: float) -> Estimate:
     return Estimate(*(factor * end for end in (estimate.value, estimate.low, estimate.high)))
-
-
-def _said(estimate: Estimate) -> str:
-    if not estimate.low < estimate.high:
-        return f"{estimate.value:.3g}"
-    return f"{estimate.value:.3g} [{estimate.low:.3g}, {estimate.high:.3g}]"

@@ -5,8 +5,9 @@ from __future__ import annotations
 import math
 
 import numpy as np
-from scipy.special import erf, fdtri
+from scipy.special import fdtri
 
+from reducible.tasks.fit.noise import huber_scale
 from reducible.tasks.fit.objective import Floats, Problem, nonnegative, race
 from reducible.tasks.fit.search import Optimum
 
@@ -17,17 +18,11 @@ def profile_of_E(
     """The objective minimised over the rest on a grid of E: E, objective, threshold, and the interval's ends.
 
     The threshold turns a difference of objectives into a likelihood-ratio test for an M-estimator: with normal errors
-    of deviation sigma, 2 (S(E) - S) mean(psi') / mean(psi^2) is chi-squared with one degree of freedom (F with the
-    residual's degrees of freedom in the denominator, as sigma is estimated), psi being Huber's derivative.
+    of deviation sigma, 2 (S(E) - S) / huber_scale is chi-squared with one degree of freedom (F with the residual's
+    degrees of freedom in the denominator, as sigma is estimated).
     """
-    d = min(problem.delta, 1e3 * sigma)  # least squares has no delta
-    inside = float(erf(d / (sigma * math.sqrt(2))))
-    density = math.exp(-0.5 * (d / sigma) ** 2) / math.sqrt(2 * math.pi)
-    moment = sigma**2 * (inside - 2 * d / sigma * density) + d * d * (1 - inside)
-    # Where runs above the law weigh less, so do their squares; at 1 both sides are alike.
-    moment *= (1 + problem.above**2) / (1 + problem.above)
     quantile = float(fdtri(1, max(1, cells - problem.size), 0.95))
-    threshold = optimum.objective + 0.5 * quantile * moment / inside
+    threshold = optimum.objective + 0.5 * quantile * huber_scale(problem.delta, sigma, problem.above)
 
     best = float(optimum.raw[0])
     top = max(best, 0.999 * float(problem.loss.min()))

@@ -36,6 +36,11 @@ class Estimate:
     def __str__(self) -> str:
         return f"{self.value:.4g}" + ("" if math.isnan(self.low) else f" [{self.low:.4g}, {self.high:.4g}]")
 
+    @property
+    def short(self) -> str:
+        """Three digits, with the interval if it is known and has a width: for counts and costs."""
+        return f"{self.value:.3g}" + (f" [{self.low:.3g}, {self.high:.3g}]" if self.low < self.high else "")
+
 
 def estimate(value: float, draws: Floats) -> Estimate:
     """The 95 % percentile interval; infinite draws count, missing ones do not."""

@@ -13,21 +13,19 @@ from reducible.tasks.fit.carrying import Columns, on_one_line, too_few
 from reducible.tasks.fit.cost import Cost, cost_of
 from reducible.tasks.fit.isoflop import budgets
 from reducible.tasks.fit.laws.form import Form
-from reducible.tasks.fit.noise import OUTLIER
+from reducible.tasks.fit.noise import far
 from reducible.tasks.fit.objective import ABSOLUTE, Floats, Problem
 from reducible.tasks.fit.result import Run, Variant
-from reducible.tasks.fit.search import Optimum, solve_subsets
+from reducible.tasks.fit.search import solve_subsets
+from reducible.tasks.fit.verdict import Evidence
 
 MOST = 5  # outliers that are left out one by one
 
 
-def sensitivity(
-    form: Form, problem: Problem, columns: Columns, optimum: Optimum, runs: Sequence[Run], sigma: float
-) -> tuple[Variant, ...]:
+def sensitivity(found: Evidence, runs: Sequence[Run]) -> tuple[Variant, ...]:
     """E, N* and loss at ten times the largest compute: of the fit itself, then of each other choice."""
-    C = np.array([run.C for run in runs])
-    cost = cost_of(*(np.array([getattr(run, name) for run in runs]) for name in "NDC"))
-    rows = [_variant("as fitted", form, optimum.raw, cost, C)]
+    form, problem, cost, C = found.law.form, found.problem, found.cost, found.C
+    rows = [_variant("as fitted", form, found.optimum.raw, cost, C)]
     for label, delta in (
         ("Huber, delta 0.001", 1e-3),
         ("least absolute deviations", ABSOLUTE),
@@ -35,8 +33,8 @@ def sensitivity(
     ):
         if delta != problem.delta:
             rows.append(_variant(label, form, _solved(replace(problem, delta=delta)), cost, C))
-    for label, kept in _subsets(problem, optimum, runs, sigma):
-        some = {name: values[kept] for name, values in columns.items()}
+    for label, kept in _subsets(found, runs):
+        some = {name: values[kept] for name, values in found.columns.items()}
         if not too_few(form, some) and not (form.splits and on_one_line(some)):
             rows.append(_variant(label, form, _solved(problem, kept), cost, C))
     return tuple(rows)
@@ -61,13 +59,11 @@ def _variant(label: str, form: Form, theta: Floats, cost: Cost, C: Floats) -> Va
     return Variant(label, float(theta[0]), N, loss)
 
 
-def _subsets(
-    problem: Problem, optimum: Optimum, runs: Sequence[Run], sigma: float
-) -> Iterator[tuple[str, NDArray[np.bool_]]]:
+def _subsets(found: Evidence, runs: Sequence[Run]) -> Iterator[tuple[str, NDArray[np.bool_]]]:
     """Which runs stay: without each that lies far from the law, and without the cheapest budget."""
-    residuals = -problem.residuals(optimum.theta[None])[0]
-    far = np.argsort(-np.abs(residuals))[:MOST]
-    for i in far[np.abs(residuals[far]) > OUTLIER * max(sigma, 1e-3)]:
+    residuals = -found.problem.residuals(found.optimum.theta[None])[0]
+    largest = np.argsort(-np.abs(residuals))[:MOST]
+    for i in largest[far(residuals[largest], found.sigma)]:
         kept = np.ones(len(runs), dtype=bool)
         kept[i] = False
         yield f"without {runs[i].name} ({100 * residuals[i]:+.1f} %)", kept

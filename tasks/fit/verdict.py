@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator
 from dataclasses import dataclass
+from functools import cached_property
 
 import numpy as np
 from numpy.typing import NDArray
@@ -56,19 +57,42 @@ class Evidence:
     shares: Allocation | None  # N* and D* as the law has them
     minima: Allocation | None  # as the minima of the budgets have them
 
+    @cached_property
+    def falls(self) -> bool:
+        """Whether the fitted loss of the dearest third is below that of the cheapest by more than twice the noise."""
+        order = np.argsort(self.C)
+        third = max(1, len(order) // 3)
+        cheap, dear = order[:third], order[-third:]
+        if self.C[dear].max() < 2 * self.C[cheap].min():
+            return True  # one budget shows nothing of it
+        fitted = np.log(self.law.loss(**self.columns))
+        return bool(fitted[cheap].min() - fitted[dear].min() > 2 * self.sigma)
+
+    @cached_property
+    def misfit(self) -> str:
+        """Why the residuals are no noise, or nothing: too large, or a bend in them that chance would not make."""
+        if self.sigma > ROUGH:
+            return (
+                f"the runs lie {percent(self.sigma)} from it. One loss, one data set and one family should be in the "
+                "table, and the loss in nats"
+            )
+        bend, share, surely = _bend(self)
+        if surely and share > BENT:
+            return f"a bend along {bend} explains {percent(share)} of what is left between runs and law"
+        return ""
+
 
 def verdict(found: Evidence) -> Verdict:
     """The level of E, with the reason in words. A reason in the design comes before one in the data."""
     E, findings = found.law.E, tuple(_findings(found))
-    advice = _advice(found)
     if why_not := _not_identified(found):
-        return Verdict(False, False, f"E is not identified by these runs: {why_not}", findings, advice)
+        return Verdict(False, False, f"E is not identified by these runs: {why_not}", findings, _advice(found))
     span = f"[{E.low:.4g}, {E.high:.4g}]"
     if reasons := list(_weak(found)):
         sentence = f"E is weakly identified, it lies in {span}: {'; '.join(reasons)}"
-        return Verdict(False, True, sentence, findings, advice)
-    if _does_not_hold(found):
-        return Verdict(False, True, f"E is weakly identified, it lies in {span} if the law holds", findings, advice)
+        return Verdict(False, True, sentence, findings, _advice(found))
+    if found.misfit:
+        return Verdict(False, True, f"E is weakly identified, it lies in {span} if the law holds", findings, "")
     return Verdict(True, False, f"E lies in {span}", findings, "")
 
 
@@ -84,7 +108,7 @@ def _not_identified(found: Evidence) -> str:
         span = f"D/N from {ratio[0]:.3g} to {ratio[-1]:.3g}"
         terms = listed(list(law.form.coefficients))
         return f"N and D vary along one line only ({span}), so {terms} cannot be told apart; vary D at each N"
-    if not _falls(found):
+    if not found.falls:
         return "the loss does not fall with compute"
     if E.low <= 0 and math.isinf(E.high):
         return "its interval is open on both sides: any E fits them"
@@ -113,8 +137,7 @@ def _weak(found: Evidence) -> Iterator[str]:
 
 def _findings(found: Evidence) -> Iterator[str]:
     """What is wrong with the law as a whole, whatever E is."""
-    falls = _falls(found)
-    if not falls:
+    if not found.falls:
         fitted = found.law.loss(**found.columns)
         first, last = int(found.C.argmin()), int(found.C.argmax())
         yield (
@@ -122,36 +145,12 @@ def _findings(found: Evidence) -> Iterator[str]:
             f"{power_of_ten(float(found.C[first]))} FLOPs and {number(float(fitted[last]))} at "
             f"{power_of_ten(float(found.C[last]))}"
         )
-    elif why := _does_not_hold(found):
-        yield f"the form {found.law.form.formula} does not hold here: {why}"
-    if falls and (two := _disagreement(found)):
+    elif found.misfit:
+        yield f"the form {found.law.form.formula} does not hold here: {found.misfit}"
+    if found.falls and (two := _disagreement(found)):
         yield two
-    for hit in _at_bound(found) if falls else ():
+    for hit in _at_bound(found) if found.falls else ():
         yield f"{hit}, a bound: these runs do not show it"
-
-
-def _falls(found: Evidence) -> bool:
-    """Whether the fitted loss of the dearest third is below that of the cheapest by more than twice the noise."""
-    order = np.argsort(found.C)
-    third = max(1, len(order) // 3)
-    cheap, dear = order[:third], order[-third:]
-    if found.C[dear].max() < 2 * found.C[cheap].min():
-        return True  # one budget shows nothing of it
-    fitted = np.log(found.law.loss(**found.columns))
-    return bool(fitted[cheap].min() - fitted[dear].min() > 2 * found.sigma)
-
-
-def _does_not_hold(found: Evidence) -> str:
-    """Why the residuals are no noise, or nothing: too large, or a bend in them that chance would not make."""
-    if found.sigma > ROUGH:
-        return (
-            f"the runs lie {percent(found.sigma)} from it. One loss, one data set and one family should be in the "
-            "table, and the loss in nats"
-        )
-    bend, share, surely = _bend(found)
-    if surely and share > BENT:
-        return f"a bend along {bend} explains {percent(share)} of what is left between runs and law"
-    return ""
 
 
 def _bend(found: Evidence) -> tuple[str, float, bool]:
@@ -220,7 +219,7 @@ def _next_size(found: Evidence) -> Estimate | None:
 
 
 def _advice(found: Evidence) -> str:
-    if not _falls(found) or _does_not_hold(found):
+    if not found.falls or found.misfit:
         return ""  # another run of the same kind would not help
     best = most_telling(found.law.form, found.law.theta, found.columns, found.cost, found.C, max(found.sigma, 1e-6))
     if best is None:

@@ -10,6 +10,7 @@ import numpy as np
 from reducible.tasks.errors import UserError
 from reducible.tasks.fit.back_test import Extrapolation, by_ratio
 from reducible.tasks.fit.best_loss import BestLoss, best_loss, identified
+from reducible.tasks.fit.noise import far
 from reducible.tasks.fit.predict import predict
 from reducible.tasks.fit.result import Estimate, Fit, Prediction
 from reducible.tasks.words import listed, number, percent, plural, power_of_ten, spelled
@@ -149,7 +150,7 @@ def _checks(fit: Fit) -> tuple[Check, ...]:
     if fit.law is None:
         return tuple(checks)
     sigma, name = health.residual_deviation, health.residual_largest_run
-    far = health.residual_largest > 6 * max(sigma, 1e-3)
+    largest = bool(far(np.array(health.residual_largest), sigma))
     return (
         *checks,
         Check(
@@ -184,10 +185,10 @@ def _checks(fit: Fit) -> tuple[Check, ...]:
             "Robust standard deviation of the log residuals: noise between seeds and what the form cannot express.",
         ),
         Check(
-            "look" if far else "good",
+            "look" if largest else "good",
             "Largest distance",
             f"{percent(health.residual_largest)}: {name}",
-            "More than six typical distances away: look at this run." if far else "In line with the others.",
+            "More than six typical distances away: look at this run." if largest else "In line with the others.",
         ),
         Check(
             "good" if health.r_squared >= 0.95 else "look",

@@ -102,12 +102,12 @@ def environment() -> Environment:
         intervals.interval,
         intervals.with_interval,
         words.plural,
+        words.upper_first,
         words.signed,
         words.with_powers,
     ):
         made.filters[write.__name__] = write
     made.filters["agreement"] = agreement
-    made.filters["upper_first"] = lambda text: text[:1].upper() + text[1:]
     made.filters["greek"], made.filters["formula_html"] = greek, formula_html
     made.filters["law_in_numbers"] = law_in_numbers
     made.filters["interval_of_counts"] = lambda estimate: intervals.interval(estimate, words.count)

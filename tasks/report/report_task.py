@@ -15,6 +15,7 @@ from reducible.tasks.report.curves import curves_of
 from reducible.tasks.report.page import write_report
 from reducible.tasks.report.provenance import provenance
 from reducible.tasks.report.report_spec import ReportSpec
+from reducible.tasks.words import upper_first
 from reducible.tasks.workflow.record import Record
 from reducible.tasks.workflow.task import Context
 
@@ -57,5 +58,5 @@ def note(fit: Fit, spec: ReportSpec, confirmed: Sequence[Confirmation] = ()) -> 
     written["E"] = f"{law.E}" if fit.health.bounded else "E (not identified by these runs)"
     head = f"**L{law.form.variables} = {' + '.join(law.form.terms(written))}**"
     page = "The page `report.html` is among the artifacts."
-    held = "".join(f"{found.sentence[0].upper()}{found.sentence[1:]}.\n\n" for found in confirmed)
+    held = "".join(f"{upper_first(found.sentence)}.\n\n" for found in confirmed)
     return f"{head}\n\n{held}{spec.description} {page}\n\n```\n{summary(fit)}\n```\n"

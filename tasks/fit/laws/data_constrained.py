@@ -24,7 +24,8 @@ from reducible.tasks.fit.cost import Cost
 from reducible.tasks.fit.laws.chinchilla import CHINCHILLA
 from reducible.tasks.fit.laws.curved import CurvedProblem
 from reducible.tasks.fit.laws.form import COMPUTES, Form
-from reducible.tasks.fit.objective import Floats, Problem, Range
+from reducible.tasks.fit.objective import Floats, Problem, Range, all_of
+from reducible.tasks.fit.repeats import repeated
 
 RATES = Range(bounds=(1e-3, 10.0), starts=(0.03, 1.0), near=(0.05, 0.5))  # 1/R: from 1000 repetitions to a tenth
 TAUGHT = 20.0  # log of how far N may exceed what U units can teach before N' stays as it is
@@ -100,11 +101,12 @@ class DataConstrained(Form):
         return CHINCHILLA.required(theta[:, :5], cost, loss)
 
     def lacks(self, columns: Mapping[str, Floats]) -> str:
-        repeated = np.unique((columns["D"] / columns["unique_tokens"])[columns["D"] > 1.001 * columns["unique_tokens"]])
-        if len(repeated) >= 2:
+        D, unique = columns["D"], columns["unique_tokens"]
+        passes = np.unique((D / unique)[repeated(D, unique)])
+        if len(passes) >= 2:
             return ""
         return (
-            f"{len(repeated)} numbers of repetitions cannot show what repeating is worth (2 at least); "
+            f"{len(passes)} numbers of repetitions cannot show what repeating is worth (2 at least); "
             "the form chinchilla needs none"
         )
 
@@ -175,7 +177,7 @@ class RepeatedData(CurvedProblem):
         each = (min(points, 4), min(points, 4), min(points // 2, 3), 2)
         ends = [of.near if near else of.starts for of in self.ranges]
         axes = [np.geomspace(*end, count) for end, count in zip(ends, each, strict=True)]
-        return np.stack([axis.ravel() for axis in np.meshgrid(*axes, indexing="ij")], axis=1)
+        return all_of(axes)
 
     def powers(self, exponents: Floats) -> Floats:
         """With N' = N: what U units can teach is not known before A and B are."""

@@ -19,7 +19,7 @@ from numpy.typing import ArrayLike
 
 from reducible.tasks.fit.laws.curved import CurvedProblem
 from reducible.tasks.fit.laws.form import Form
-from reducible.tasks.fit.objective import Floats, Problem, Range
+from reducible.tasks.fit.objective import Floats, Problem, Range, all_of
 
 SIGNED = Range(bounds=(-3.0, 3.0))
 DRIFT = Range(bounds=(-0.5, 0.5))  # of the exponent with N
@@ -103,7 +103,7 @@ class Interaction(CurvedProblem):
         """Chinchilla's nodes, each with the interaction absent and of either sign."""
         first = [np.geomspace(*(of.near if near else of.starts), min(points, 6)) for of in self.ranges[:2]]
         axes = [*first, np.zeros(1), np.array([0.0, 0.03, -0.03])]
-        return np.stack([axis.ravel() for axis in np.meshgrid(*axes, indexing="ij")], axis=1)
+        return all_of(axes)
 
     def powers(self, exponents: Floats) -> Floats:
         z_N = self.z[0]

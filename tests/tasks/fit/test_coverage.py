@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 from law_cases import ALPHA, BETA, E, isoflop_design, table_of
 
+from benchmarks.coverage import cells, shrinking, tails
 from reducible.tasks.fit.cost import Cost
 from reducible.tasks.fit.fit import fit_runs
 from reducible.tasks.fit.fit_spec import FitOptions
@@ -91,26 +92,13 @@ def test_few_runs_have_intervals_that_hold_the_truth(count: int, grid: bool) -> 
     assert min(hits[name] for name in ("E", "alpha", "beta")) >= LEAST - 2
 
 
-def shrinking(rng: np.random.Generator, N: np.ndarray, D: np.ndarray) -> np.ndarray:
-    C = np.log(N * D)
-    return 0.015 * 0.1 ** ((C - C.min()) / np.ptp(C)) * rng.normal(size=len(N))
-
-
-def shared_by_seeds(rng: np.random.Generator, N: np.ndarray, D: np.ndarray) -> np.ndarray:
-    return 0.005 * np.repeat(rng.normal(size=len(N) // 3), 3) + 0.003 * rng.normal(size=len(N))
-
-
-def with_tails(rng: np.random.Generator, N: np.ndarray, D: np.ndarray) -> np.ndarray:
-    return 0.003 * rng.standard_t(3, size=len(N)) / np.sqrt(3)
-
-
 @pytest.mark.slow
 @pytest.mark.parametrize(
     ("design", "times", "noise"),
     [
         ((5, 6, 1e17, 1e21), 1, shrinking),
-        ((3, 4, 1e17, 1e20), 3, shared_by_seeds),
-        ((5, 6, 1e17, 1e21), 1, with_tails),
+        ((3, 4, 1e17, 1e20), 3, cells),
+        ((5, 6, 1e17, 1e21), 1, tails),
     ],
     ids=["noise that shrinks tenfold", "seeds that share noise", "t3 tails"],
 )
